@@ -1,0 +1,29 @@
+"""Personality steering for vLLM. This module imports neither torch nor vllm."""
+
+from vllm_palign.errors import (
+    PalignError,
+    PalignStartupError,
+    PersonaConflict,
+    PersonaExists,
+    PersonaForbidden,
+    PersonaIncompatible,
+    PersonaInvalid,
+    PersonaNotFound,
+)
+from vllm_palign.persona import Persona, load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PalignError",
+    "PalignStartupError",
+    "Persona",
+    "PersonaConflict",
+    "PersonaExists",
+    "PersonaForbidden",
+    "PersonaIncompatible",
+    "PersonaInvalid",
+    "PersonaNotFound",
+    "load",
+    "save",
+]

@@ -1,0 +1,79 @@
+"""Every error palign raises on purpose.
+
+    PalignError                  (a ValueError)
+    ├── PersonaInvalid           400 persona_invalid       a file or a request field that breaks the rules
+    ├── PersonaConflict          400 persona_conflict      two places of one request name different personas
+    ├── PersonaIncompatible      400 persona_incompatible  a sound persona that does not fit the served model
+    ├── PersonaForbidden         403 persona_forbidden     the caller may not use or change this persona
+    ├── PersonaNotFound          404 persona_not_found     no persona of that name
+    ├── PersonaExists            409 persona_exists        the name is taken by other bytes
+    └── PalignStartupError       -                         the server must not start; the message says why
+
+Each request error carries the HTTP ``status`` and the OpenAI error ``code`` of the contract. They are
+``ValueError``s because vLLM answers a ValueError from request processing with a 400 instead of a 500.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PalignError(ValueError):
+    """Root of the tree. ``param`` names the request field at fault, where there is one."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "palign_error"
+    type: ClassVar[str] = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def to_openai(self) -> dict[str, Any]:
+        """The OpenAI error object: ``{"error": {"message", "type", "param", "code"}}``."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class PersonaInvalid(PalignError):
+    status = 400
+    code = "persona_invalid"
+
+
+class PersonaConflict(PalignError):
+    status = 400
+    code = "persona_conflict"
+
+
+class PersonaIncompatible(PalignError):
+    status = 400
+    code = "persona_incompatible"
+
+
+class PersonaForbidden(PalignError):
+    status = 403
+    code = "persona_forbidden"
+    type = "permission_error"
+
+
+class PersonaNotFound(PalignError):
+    status = 404
+    code = "persona_not_found"
+    type = "not_found_error"
+
+
+class PersonaExists(PalignError):
+    status = 409
+    code = "persona_exists"
+    type = "conflict_error"
+
+
+class PalignStartupError(PalignError):
+    code = "palign_startup"
