@@ -1,0 +1,27 @@
+"""The two ways a fit ends without a persona.
+
+    InputError  exit 2: something the user gave breaks a rule; the message says which, and the fix
+    FitError    exit 1: the input is sound, the fit is not possible or the machine failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_MAX_SHOWN = 12
+
+
+class InputError(ValueError):
+    """A file or an option the user gave breaks a rule."""
+
+
+class FitError(RuntimeError):
+    """Sound input, but no persona can be made of it on this model or machine."""
+
+
+def refuse(source: str, problems: Sequence[str], advice: str) -> InputError:
+    """One error for all ``problems`` of ``source``, bounded in length however many there are."""
+    shown = [f"  - {problem[:300]}" for problem in problems[:_MAX_SHOWN]]
+    if len(problems) > _MAX_SHOWN:
+        shown.append(f"  - and {len(problems) - _MAX_SHOWN} more")
+    return InputError("\n".join([f"{source}: {len(problems)} problem(s)", *shown, advice]))

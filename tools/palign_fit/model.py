@@ -1,0 +1,124 @@
+"""A Hugging Face decoder, opened for fitting: its attention output projections and their geometry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palign_fit.errors import FitError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_PROJECTION_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo", "out_projection")
+_PROJECTION = re.compile(
+    rf"(?:.*\.)?(\d+)\.(?:\w+\.)*?\w*(?:attn|attention)\w*\.(?:\w+\.)*?({'|'.join(_PROJECTION_NAMES)})"
+)
+_OTHER_TOWER = re.compile(r"(vision|visual|audio|image|cross|encoder_attn)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class SubjectModel:
+    """A causal language model in eval mode.
+
+    ``projections`` holds the L attention output projections in layer order; the input of each is
+    [..., H * D], the concatenated head outputs.
+    """
+
+    model: Any
+    tokenizer: Any
+    projections: tuple[Any, ...]
+    num_heads: int
+    head_dim: int
+    base_model: str
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.projections)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+
+def open_model(
+    source: str, *, base_model: str | None = None, device: str = "auto", dtype: str = "auto"
+) -> SubjectModel:
+    """Load a checkpoint folder or hub name and find its projections.
+
+    ``dtype`` "auto" is the checkpoint's own. ``base_model`` is the name to record in personas;
+    a local folder is recorded by its folder name, so that no path of this machine leaves it.
+    Raises InputError where the model cannot be opened, FitError where it cannot be steered.
+    """
+    import torch
+    import transformers
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    try:
+        # trust_remote_code stays off: a checkpoint is data here, never a program.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"--model {source}: cannot be opened as a causal language model: {first[0][:300]}. "
+            "Give a Hugging Face name or a folder with config.json, a tokenizer and safetensors"
+        ) from error
+    name = base_model or (Path(source).resolve().name if Path(source).is_dir() else source)
+    return wrap(model.to(device), tokenizer, base_model=name)
+
+
+def wrap(model: Any, tokenizer: Any, *, base_model: str) -> SubjectModel:
+    """Find the projections of a loaded ``model``. Raises FitError, naming what does not fit."""
+    config = model.config.get_text_config(decoder=True)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise FitError(f"{base_model}: is an encoder-decoder model; wanted a decoder-only one")
+    num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
+    found = find_projections(model)
+    if [layer for layer, _ in found] != list(range(num_layers)):
+        raise FitError(
+            f"{base_model} ({type(model).__name__}): found attention output projections in layers "
+            f"{[layer for layer, _ in found]}, wanted one in each of {num_layers}; this "
+            "architecture cannot be steered head by head"
+        )
+    widths = {_in_features(module) for _, module in found}
+    width = min(widths)
+    head_dim = getattr(config, "head_dim", None) or width // num_heads
+    if widths != {num_heads * head_dim}:
+        raise FitError(
+            f"{base_model} ({type(model).__name__}): output projections take {sorted(widths)} "
+            f"inputs, wanted {num_heads} heads x head_dim {head_dim} = {num_heads * head_dim}"
+        )
+    return SubjectModel(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        projections=tuple(module for _, module in found),
+        num_heads=num_heads,
+        head_dim=head_dim,
+        base_model=base_model,
+    )
+
+
+def find_projections(model: Any) -> list[tuple[int, Any]]:
+    """(layer index, module) of every decoder self-attention output projection, in layer order."""
+    found = []
+    for path, module in model.named_modules():
+        match = _PROJECTION.fullmatch(path)
+        if match and not _OTHER_TOWER.search(path) and getattr(module, "weight", None) is not None:
+            found.append((int(match.group(1)), module))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _in_features(module: Any) -> int:
+    """Width of a projection's input; GPT-2's Conv1D stores its weight transposed."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features)
+    return int(module.weight.shape[0 if type(module).__name__ == "Conv1D" else 1])
