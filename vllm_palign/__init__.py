@@ -11,6 +11,7 @@ from vllm_palign.errors import (
     PersonaNotFound,
 )
 from vllm_palign.persona import Persona, load, save
+from vllm_palign.wire import persona_args
 
 __version__ = "0.1.0"
 
@@ -25,5 +26,6 @@ __all__ = [
     "PersonaInvalid",
     "PersonaNotFound",
     "load",
+    "persona_args",
     "save",
 ]

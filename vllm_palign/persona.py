@@ -158,16 +158,13 @@ class Persona:
         if problems:
             raise PersonaInvalid(f"{source}: " + "; ".join(problems))
         try:
-            return cls(
-                **{
-                    name: header[name]
-                    for name in _HEADER_FIELDS
-                    if name not in ("format", "format_version", "alpha")
-                },
-                **tensors,
-                alpha=_finite_float(header["alpha"]),
-                digest=digest_of(data),
-            )
+            fields: dict[str, Any] = {
+                name: header[name]
+                for name in _HEADER_FIELDS
+                if name not in ("format", "format_version")
+            }
+            fields["alpha"] = _finite_float(header["alpha"])
+            return cls(**fields, **tensors, digest=digest_of(data))
         except PersonaInvalid as error:
             raise PersonaInvalid(f"{source}: {error.message}") from None
 
@@ -214,7 +211,11 @@ def _problems(persona: Persona) -> Iterable[str]:
     if not math.isfinite(persona.alpha):
         yield f"alpha is {persona.alpha}, wanted a finite number"
     layers, heads, offsets = persona.layers, persona.heads, persona.offsets
-    for name, dtype, rank in (("layers", "int32", 1), ("heads", "int32", 1), ("offsets", "float32", 2)):
+    for name, dtype, rank in (
+        ("layers", "int32", 1),
+        ("heads", "int32", 1),
+        ("offsets", "float32", 2),
+    ):
         array = getattr(persona, name)
         if array.dtype != dtype or array.ndim != rank:
             shape_ok = False
@@ -231,7 +232,10 @@ def _problems(persona: Persona) -> Iterable[str]:
         return
     if offsets.shape[1] != persona.head_dim:
         yield f"offsets are {offsets.shape[1]} wide, wanted head_dim {persona.head_dim}"
-    for name, array, end in (("layers", layers, persona.num_layers), ("heads", heads, persona.num_heads)):
+    for name, array, end in (
+        ("layers", layers, persona.num_layers),
+        ("heads", heads, persona.num_heads),
+    ):
         wrong = array[(array < 0) | (array >= end)]
         if len(wrong):
             yield f"{name} holds {int(wrong[0])}, wanted 0 to {end - 1}"
@@ -260,7 +264,7 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
             "wanted safetensors (make one with palign-fit)"
         )
     try:
-        entries = dict(safetensors.deserialize(data))
+        entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         size = int.from_bytes(data[:8], "little")
         metadata = _strict_json(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
     except Exception as error:  # safetensors raises its own class, json and utf-8 theirs
@@ -273,9 +277,13 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
     try:
         header = _strict_json(metadata[_METADATA_KEY])
     except (ValueError, RecursionError) as error:
-        raise PersonaInvalid(f"{source}: metadata {_METADATA_KEY!r} is not JSON: {error}") from error
+        raise PersonaInvalid(
+            f"{source}: metadata {_METADATA_KEY!r} is not JSON: {error}"
+        ) from error
     if not isinstance(header, dict):
-        raise PersonaInvalid(f"{source}: metadata {_METADATA_KEY!r} is {_kind(header)}, wanted an object")
+        raise PersonaInvalid(
+            f"{source}: metadata {_METADATA_KEY!r} is {_kind(header)}, wanted an object"
+        )
     if header.get("format") != FORMAT:
         raise PersonaInvalid(f"{source}: format is {header.get('format')!r}, wanted {FORMAT!r}")
     version = header.get("format_version")
@@ -297,9 +305,9 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
     if problems:
         raise PersonaInvalid(f"{source}: " + "; ".join(problems))
     tensors = {
-        name: np.frombuffer(entries[name]["data"], dtype="<i4" if dtype == "I32" else "<f4").reshape(
-            entries[name]["shape"]
-        )
+        name: np.frombuffer(
+            entries[name]["data"], dtype="<i4" if dtype == "I32" else "<f4"
+        ).reshape(entries[name]["shape"])
         for name, (dtype, _) in _TENSORS.items()
     }
     return tensors, header

@@ -1,0 +1,96 @@
+"""The one configuration object, read from ``additional_config["palign"]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from vllm_palign.errors import PalignStartupError
+from vllm_palign.persona import is_persona_id
+
+MAX_STRENGTH = 3.0
+SUFFIX = ".safetensors"
+
+
+class PalignConfig(BaseModel):
+    """``{"personas": {"alice": "alice.safetensors"}, "max_strength": 3.0}``; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    personas: dict[str, str] = Field(default_factory=dict)
+    """Served name -> path of the persona file."""
+    max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
+    """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
+
+    @field_validator("personas")
+    @classmethod
+    def _names(cls, personas: dict[str, str]) -> dict[str, str]:
+        wrong = [name for name in personas if not is_persona_id(name)]
+        if wrong:
+            raise ValueError(
+                f"{wrong} cannot name personas; wanted 1 to 128 of A-Z a-z 0-9 . _ -, "
+                "beginning with a letter or digit"
+            )
+        return personas
+
+    @classmethod
+    def read(cls, additional_config: Any) -> PalignConfig:
+        """The ``palign`` entry of vLLM's ``additional_config``. Raises PalignStartupError."""
+        if not isinstance(additional_config, dict):
+            raise PalignStartupError(
+                f"additional_config is {type(additional_config).__name__}, palign needs a dict"
+            )
+        entry = additional_config.get("palign") or {}
+        try:
+            return cls.model_validate(
+                {
+                    name: str(value) if isinstance(value, Path) else value
+                    for name, value in entry.items()
+                }
+                | {
+                    "personas": {
+                        k: str(v) if isinstance(v, Path) else v
+                        for k, v in entry.get("personas", {}).items()
+                    }
+                }
+            )
+        except (ValidationError, AttributeError) as error:
+            problems = (
+                "; ".join(
+                    f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                    for problem in error.errors()
+                )
+                if isinstance(error, ValidationError)
+                else f"got {entry!r}, wanted an object"
+            )
+            raise PalignStartupError(f'additional_config["palign"]: {problems}') from None
+
+
+def parse_personas(values: list[str]) -> dict[str, str]:
+    """``NAME=PATH`` and ``DIR`` arguments to name -> path. A DIR serves each file under its own name.
+
+    Raises PalignStartupError, naming every argument that is neither.
+    """
+    personas: dict[str, str] = {}
+    problems = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        if equals and is_persona_id(name):
+            found = {name: path}
+        elif Path(value).is_dir():
+            found = {
+                file.name.removesuffix(SUFFIX): str(file)
+                for file in sorted(Path(value).glob(f"*{SUFFIX}"))
+            }
+            if not found:
+                problems.append(f"{value}: no {SUFFIX} files in this folder")
+        else:
+            problems.append(f"{value}: neither NAME=PATH nor an existing folder")
+            continue
+        problems += [f"{value}: {name!r} is named twice" for name in found if name in personas]
+        personas.update(found)
+    if problems:
+        raise PalignStartupError("--palign-personas: " + "; ".join(problems))
+    return personas

@@ -1,0 +1,221 @@
+"""Pure ASGI: whom does this request body ask for? A stamped body goes on to vLLM, or a 4xx comes back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from vllm_palign.admission import FrontEnd
+from vllm_palign.errors import PalignError, PersonaInvalid
+from vllm_palign.wire import (
+    HEADER,
+    XARG,
+    Selection,
+    agree,
+    header_value,
+    parse_metadata,
+    parse_model,
+    parse_persona,
+    reserved,
+)
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+STEERED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+
+# A body without any of these bytes cannot ask for a persona: no key or name of ours, no model suffix,
+# no JSON escape that could spell one, and no NUL (UTF-16 and UTF-32, which json.loads reads too).
+_TRACES = (b"persona", b"palign", b"@", b"\\u", b"\0")
+
+
+class PersonaMiddleware:
+    """Looks at every POST with a body. On the steered paths a persona is resolved and stamped into
+    ``vllm_xargs``; anywhere else asking for one is an error, because nothing would apply it."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        body, messages = await _read_body(receive)
+        if not any(trace in body for trace in _TRACES):
+            await self.app(scope, _replay(messages, receive), send)
+            return
+        try:
+            rewritten = _rewrite(body, scope)
+        except PalignError as error:
+            await _send_error(send, error)
+            return
+        if rewritten is None:
+            await self.app(scope, _replay(messages, receive), send)
+            return
+        body, header = rewritten
+        message = {"type": "http.request", "body": body, "more_body": False}
+        await self.app(
+            _with_length(scope, len(body)),
+            _replay([message], receive),
+            _adding_header(send, header),
+        )
+
+
+def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
+    """The stamped body and the reply header, or None if nobody is asked for. Raises PalignError."""
+    try:
+        fields = json.loads(body, object_pairs_hook=_Object)
+    except RecursionError:
+        raise PersonaInvalid("the request body is nested too deeply") from None
+    except (ValueError, UnicodeError):
+        return None  # not JSON: vLLM has its own answer for that
+    if not isinstance(fields, _Object):
+        return None
+    state = scope["app"].state
+    steered = _path(scope) in STEERED_PATHS
+    served = _served_models(state) if steered else []
+    _refuse_reserved(fields)
+    suffix = parse_model(fields.get("model"), served) if steered else None
+    selection = agree(
+        {
+            "persona": parse_persona(fields.get("persona")),
+            "metadata": parse_metadata(fields.get("metadata")),
+            "model": suffix[1] if suffix else None,
+        }
+    )
+    if selection is None:
+        return None
+    _refuse_repeated(fields)
+    if not steered:
+        raise PersonaInvalid(
+            f"persona: {_path(scope)} is not steered; use {', '.join(STEERED_PATHS)}",
+            param="persona",
+        )
+    if fields.get("use_beam_search"):
+        raise PersonaInvalid(
+            "persona: beam search is not steered, because vLLM gives its beams parameters of their own; "
+            "leave use_beam_search out",
+            param="use_beam_search",
+        )
+    return _stamp(fields, suffix[0] if suffix else None, selection, state.palign)
+
+
+def _stamp(
+    fields: _Object, model: str | None, selection: Selection, front_end: FrontEnd
+) -> tuple[bytes, str]:
+    store = front_end.store
+    resolved = store.resolve(selection)
+    # Composed here as well as at admission: what cannot be applied is refused before vLLM has begun.
+    store.stamp(resolved)
+    xargs = fields.get("vllm_xargs")
+    if xargs is not None and not isinstance(xargs, dict):
+        raise PersonaInvalid("vllm_xargs: wanted an object", param="vllm_xargs")
+    fields.pop("persona", None)
+    fields["vllm_xargs"] = {**(xargs or {}), XARG: front_end.seal.close(resolved)}
+    if model is not None:
+        fields["model"] = model
+    digests = {name: store.get(name).digest for name, _ in selection.parts}
+    return json.dumps(fields).encode(), header_value(selection, digests)
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which keys it was given twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.repeated: set[str] = set()
+        if len(self) != len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            self.repeated = {key for key, count in counts.items() if count > 1}
+
+
+def _refuse_repeated(fields: _Object) -> None:
+    """A key given twice means one thing to us and perhaps another to a proxy before us."""
+    for place, value in (
+        ("", fields),
+        *((key, fields.get(key)) for key in ("persona", "metadata")),
+    ):
+        objects = [value, value.get("mix")] if isinstance(value, _Object) else []
+        for item in objects:
+            if isinstance(item, _Object) and item.repeated:
+                key = f"{place}.{sorted(item.repeated)[0]}".lstrip(".")
+                raise PersonaInvalid(f"{key}: the key is there twice", param=key)
+
+
+def _refuse_reserved(fields: _Object) -> None:
+    """The reserved key, wherever a client could write ``extra_args`` by hand."""
+    for name in ("vllm_xargs", "extra_args", "sampling_params"):
+        value = fields.get(name)
+        nested = value.get("extra_args") if isinstance(value, dict) else None
+        if any(isinstance(item, dict) and XARG in item for item in (value, nested)):
+            raise reserved(name)
+
+
+def _served_models(state: Any) -> list[str]:
+    models = state.openai_serving_models
+    return [*(path.name for path in models.base_model_paths), *models.lora_requests]
+
+
+def _path(scope: Message) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
+
+
+async def _read_body(receive: Receive) -> tuple[bytes, list[Message]]:
+    """The whole body, and the messages it came in (the last may be a disconnect)."""
+    messages, chunks = [], []
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request":
+            break
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    return b"".join(chunks), messages
+
+
+def _replay(messages: list[Message], receive: Receive) -> Receive:
+    pending = iter(messages)
+
+    async def replay() -> Message:
+        for message in pending:
+            return message
+        return await receive()
+
+    return replay
+
+
+def _with_length(scope: Message, length: int) -> Message:
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name.lower() not in (b"content-length", b"transfer-encoding")
+    ]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+def _adding_header(send: Send, value: str) -> Send:
+    async def adding(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] < 400:
+            message["headers"] = [
+                *message.get("headers", []),
+                (HEADER.encode(), value.encode("ascii")),
+            ]
+        await send(message)
+
+    return adding
+
+
+async def _send_error(send: Send, error: PalignError) -> None:
+    body = json.dumps(error.to_openai()).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,84 @@
+"""The numbers of a served model that a persona has to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm_palign.errors import PersonaIncompatible
+from vllm_palign.persona import Persona
+from vllm_palign.wire import Stamp
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """``num_heads`` are query heads of the whole model; ``attention_layers`` the 0-based indices of
+    decoder layers that have self-attention (all of them, but for hybrid models); ``largest`` is the
+    largest finite number of the model's activation dtype."""
+
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    attention_layers: frozenset[int]
+    largest: float
+
+    @classmethod
+    def of(cls, model_config: Any) -> ModelShape:
+        """Read a vLLM ``ModelConfig``."""
+        import torch
+
+        num_layers = model_config.get_total_num_hidden_layers()
+        text_config = model_config.hf_text_config
+        return cls(
+            num_layers=num_layers,
+            num_heads=model_config.model_arch_config.total_num_attention_heads,
+            # The output projection's input is made of value heads, which MLA sizes apart.
+            head_dim=getattr(text_config, "v_head_dim", None) or model_config.get_head_size(),
+            attention_layers=frozenset(_attention_layers(model_config, num_layers)),
+            largest=float(torch.finfo(model_config.dtype).max),
+        )
+
+    def check(self, persona: Persona, name: str) -> None:
+        """Raises PersonaIncompatible, with every number that differs."""
+        problems = [
+            f"{field} is {getattr(persona, field)}, the served model has {getattr(self, field)}"
+            for field in ("num_layers", "num_heads", "head_dim")
+            if getattr(persona, field) != getattr(self, field)
+        ]
+        without = sorted(set(persona.layers.tolist()) - self.attention_layers)
+        if without and not problems:
+            problems.append(f"it steers layers {without}, which have no self-attention here")
+        if problems:
+            raise PersonaIncompatible(
+                f"persona {name!r} (fitted on {persona.base_model!r}) does not fit: "
+                + "; ".join(problems)
+                + "; fit it on the served model"
+            )
+
+    def check_range(self, stamp: Stamp) -> None:
+        """Raises PersonaIncompatible when offsets would leave the model's dtype (float16 ends at 65504)."""
+        most = float(np.abs(stamp.offsets).max())
+        if not most <= self.largest:
+            raise PersonaIncompatible(
+                f"effective offsets reach {most:g}, the served model's dtype ends at "
+                f"{self.largest:g}; ask for less strength",
+                param="persona.strength",
+            )
+
+
+def _attention_layers(model_config: Any, num_layers: int) -> list[int]:
+    """Indices of self-attention layers, as vLLM's ``ModelConfig.get_num_layers_by_block_type`` counts them."""
+    if not model_config.is_hybrid:
+        return list(range(num_layers))
+    config = model_config.hf_text_config
+    for field, kinds in (
+        ("layers_block_type", {"attention", "hybrid"}),
+        ("attn_type_list", {1}),
+        ("layer_types", {"attention", "full_attention", "sliding_attention"}),
+    ):
+        kinds_by_layer = getattr(config, field, None)
+        if kinds_by_layer is not None:
+            return [index for index, kind in enumerate(kinds_by_layer) if kind in kinds]
+    return list(range(num_layers))

@@ -1,0 +1,381 @@
+"""The one place that knows the request keys: what a client sends and what the worker reads.
+
+A client's wish becomes a ``Selection`` (names, weights, strength). Admission turns a selection into a
+``Stamp`` (effective offsets and their content key), which travels inside the request's own
+``SamplingParams.extra_args`` to whatever worker runs it: no worker ever looks a persona up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vllm_palign.errors import (
+    PalignStartupError,
+    PersonaConflict,
+    PersonaInvalid,
+)
+from vllm_palign.persona import FloatArray, IntArray, Persona, is_persona_id
+
+XARG = "palign"
+"""Reserved key of ``vllm_xargs`` / ``SamplingParams.extra_args``."""
+
+SALT_PREFIX = "palign:"
+"""Reserved beginning of a KV cache salt. Clients may not send it."""
+
+MAX_MIX = 8
+DIGEST_PREFIX = 12
+HEADER = "x-palign-persona"
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_WANTED = (
+    'an id ("alice"), {"id": ..., "strength": ...} or {"mix": {id: weight, ...}, "strength": ...}'
+)
+_KEYS = {"id", "mix", "strength"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Whom a request asks for: ``parts`` are (persona id, weight), sorted by id; a single persona
+    has weight 1. The effect is ``strength * sum_i(weight_i * alpha_i * offsets_i)``."""
+
+    parts: tuple[tuple[str, float], ...]
+    strength: float = 1.0
+
+    @property
+    def magnitude(self) -> float:
+        """What ``--palign-max-strength`` bounds: the larger of |strength| and sum |strength x weight|."""
+        return max(abs(self.strength), sum(abs(self.strength * weight) for _, weight in self.parts))
+
+
+def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
+    """The body field ``persona`` (contract, section 2). ``None`` asks for nobody.
+
+    Raises PersonaInvalid for anything that is not exactly one of the three forms.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Selection(((_id(value, param), 1.0),))
+    if not isinstance(value, Mapping):
+        raise PersonaInvalid(f"{param}: got {_show(value)}, wanted {_WANTED}", param=param)
+    unknown = sorted(set(map(str, value)) - _KEYS)
+    if unknown:
+        raise PersonaInvalid(
+            f"{param}: unknown keys {_show(unknown)}, wanted {_WANTED}", param=param
+        )
+    if ("id" in value) == ("mix" in value):
+        raise PersonaInvalid(
+            f"{param}: needs exactly one of 'id' and 'mix', wanted {_WANTED}", param=param
+        )
+    strength = _number(value.get("strength", 1.0), f"{param}.strength")
+    if "id" in value:
+        return Selection(((_id(value["id"], f"{param}.id"), 1.0),), strength)
+    mix = value["mix"]
+    if not isinstance(mix, Mapping) or not 1 <= len(mix) <= MAX_MIX:
+        count = f" with {len(mix)} entries" if isinstance(mix, Mapping) else ""
+        raise PersonaInvalid(
+            f"{param}.mix: got {_show(mix)}{count}, wanted an object of 1 to {MAX_MIX} ids with weights",
+            param=f"{param}.mix",
+        )
+    parts = tuple(
+        sorted(
+            (_id(name, f"{param}.mix"), _number(weight, f"{param}.mix.{name}"))
+            for name, weight in mix.items()
+        )
+    )
+    return Selection(parts, strength)
+
+
+def parse_metadata(metadata: object) -> Selection | None:
+    """OpenAI ``metadata``: ``{"persona": "alice", "persona_strength": "1.5"}``; other keys are not ours."""
+    if not isinstance(metadata, Mapping):
+        return None  # vLLM's own validation answers for the field as such
+    name, strength = metadata.get("persona"), metadata.get("persona_strength")
+    if name is None:
+        if strength is not None:
+            raise PersonaInvalid(
+                "metadata.persona_strength is set but metadata.persona is not; name the persona",
+                param="metadata.persona_strength",
+            )
+        return None
+    parts = ((_id(name, "metadata.persona"), 1.0),)
+    return Selection(
+        parts, 1.0 if strength is None else _number(strength, "metadata.persona_strength")
+    )
+
+
+def parse_model(model: object, served: Sequence[str]) -> tuple[str, Selection] | None:
+    """``MODEL@persona``: the served model and whom the suffix asks for, or None if there is no suffix.
+
+    A name that is itself served is taken as it is, ``@`` or not; a base that is not served is left to
+    vLLM, which answers that there is no such model.
+    """
+    if not isinstance(model, str) or model in served:
+        return None
+    base, at, name = model.rpartition("@")
+    if not at or base not in served:
+        return None
+    return base, Selection(((_id(name, "model"), 1.0),))
+
+
+def agree(found: Mapping[str, Selection | None]) -> Selection | None:
+    """The one selection of all places of a request that name a persona.
+
+    Raises PersonaConflict when two of them differ.
+    """
+    asked = {place: selection for place, selection in found.items() if selection is not None}
+    if not asked:
+        return None
+    (first_place, first), *others = asked.items()
+    for place, other in others:
+        if other != first:
+            raise PersonaConflict(
+                f"{first_place} asks for {_describe(first)}, {place} for {_describe(other)}; "
+                "name the persona in one place or the same in both",
+                param=place,
+            )
+    return first
+
+
+def check_strength(selection: Selection, most: float) -> None:
+    """Raises PersonaInvalid when ``selection`` is stronger than the server allows; never clamps."""
+    if selection.magnitude > most:
+        raise PersonaInvalid(
+            f"strength: {_describe(selection)} amounts to {selection.magnitude:g}, this server allows "
+            f"at most {most:g} (--palign-max-strength; for a blend the sum of |strength x weight| counts)",
+            param="persona.strength",
+        )
+
+
+def persona_args(persona: str | Mapping[str, Any], strength: float | None = None) -> dict[str, Any]:
+    """``SamplingParams(extra_args=persona_args("alice", strength=1.5))`` for the offline ``LLM`` class.
+
+    Takes what the body field ``persona`` takes. Raises PersonaInvalid for anything else, and
+    PalignStartupError when vLLM is in use without the plugin, because the request would then be
+    answered plainly.
+    """
+    if "vllm" in sys.modules and XARG not in os.environ.get("VLLM_PLUGINS", "").split(","):
+        raise PalignStartupError(
+            "the palign plugin is not enabled in this process, so the persona would be ignored; "
+            'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'
+        )
+    if strength is not None:
+        if isinstance(persona, Mapping) and "strength" in persona:
+            raise PersonaConflict("strength is given twice: in the object and as an argument")
+        persona = (
+            {**persona, "strength": strength}
+            if isinstance(persona, Mapping)
+            else {"id": persona, "strength": strength}
+        )
+    selection = parse_persona(persona)
+    if selection is None:
+        return {}
+    return {XARG: json.dumps({"mix": dict(selection.parts), "strength": selection.strength})}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A selection whose names have become content: ``parts`` are (digest, scale), sorted by digest,
+    with scale = strength x weight; personas with scale 0 are left out, equal digests are added up."""
+
+    parts: tuple[tuple[str, float], ...]
+
+
+class Seal:
+    """Passes a resolved selection from the middleware to admission in the same process.
+
+    The body field it travels in can be reached by clients on endpoints the middleware does not
+    rewrite, so the value carries a token that only this process knows.
+    """
+
+    def __init__(self) -> None:
+        self._token = secrets.token_hex(16)
+
+    def close(self, resolved: Resolved) -> str:
+        return json.dumps({"seal": self._token, "parts": resolved.parts})
+
+    def open(self, value: object) -> Resolved | None:
+        """The resolved selection inside ``value``, or None if ``value`` is not sealed by this process."""
+        data = _loads(value)
+        if not isinstance(data, dict) or "seal" not in data:
+            return None
+        if not hmac.compare_digest(str(data["seal"]).encode(), self._token.encode()):
+            raise reserved("vllm_xargs")
+        return Resolved(tuple((digest, scale) for digest, scale in data["parts"]))
+
+
+def open_named(value: object) -> Selection:
+    """The selection that ``persona_args`` packed. Raises PersonaInvalid for any other value."""
+    selection = parse_persona(_loads(value), param=f"extra_args[{XARG!r}]")
+    if selection is None:
+        raise PersonaInvalid(
+            f"extra_args[{XARG!r}] is empty; make it with vllm_palign.persona_args"
+        )
+    return selection
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What the worker reads: effective offsets for K' steered heads, and their identity.
+
+    ``layers``, ``heads`` int32 [K'], ``offsets`` float32 [K', D] in activation units with strength,
+    weights and alphas multiplied in. ``key`` is a sha256 over the digests, the scales and the
+    offsets; equal keys mean equal effect, in KV blocks as in device slots.
+    """
+
+    key: str
+    parts: tuple[tuple[str, float], ...]
+    layers: IntArray
+    heads: IntArray
+    offsets: FloatArray
+
+    @classmethod
+    def compose(cls, personas: Sequence[tuple[Persona, float]]) -> Stamp:
+        """Add up ``scale * alpha * offsets`` over (persona, scale), in float64, in digest order."""
+        rows: dict[tuple[int, int], Any] = {}
+        for persona, scale in sorted(personas, key=lambda pair: pair[0].digest):
+            scaled = persona.offsets.astype(np.float64) * (scale * persona.alpha)
+            for layer, head, row in zip(
+                persona.layers.tolist(), persona.heads.tolist(), scaled, strict=True
+            ):
+                rows[layer, head] = rows[layer, head] + row if (layer, head) in rows else row
+        places = np.array(sorted(rows), dtype=np.int32)
+        with np.errstate(over="ignore"):
+            offsets = np.stack([rows[place] for place in sorted(rows)]).astype(np.float32)
+        parts = tuple(sorted((persona.digest, scale) for persona, scale in personas))
+        layers, heads = np.ascontiguousarray(places.T)
+        return cls(_key(parts, layers, heads, offsets), parts, layers, heads, offsets)
+
+    def pack(self) -> dict[str, Any]:
+        """Plain values for ``extra_args``, which msgpack and pickle carry between vLLM's processes."""
+        return {
+            "key": self.key,
+            "parts": [list(part) for part in self.parts],
+            "layers": self.layers.tobytes(),
+            "heads": self.heads.tobytes(),
+            "offsets": self.offsets.tobytes(),
+        }
+
+    @classmethod
+    def unpack(cls, value: object) -> Stamp:
+        """Read a packed stamp and check its content against its key.
+
+        Raises PersonaInvalid; on a worker that stops the engine, because a request got past admission.
+        """
+        if not isinstance(value, dict) or "offsets" not in value:
+            raise PersonaInvalid(
+                f"a request reached the worker with {_show(value)} instead of admitted offsets; "
+                "it did not pass vLLM's InputProcessor"
+            )
+        layers = np.frombuffer(value["layers"], dtype=np.int32)
+        heads = np.frombuffer(value["heads"], dtype=np.int32)
+        offsets = np.frombuffer(value["offsets"], dtype=np.float32).reshape(len(layers), -1)
+        parts = tuple((digest, scale) for digest, scale in value["parts"])
+        if _key(parts, layers, heads, offsets) != value["key"]:
+            raise PersonaInvalid("admitted offsets do not match their key: they changed on the way")
+        return cls(value["key"], parts, layers, heads, offsets)
+
+
+def salted(client_salt: str | None, key: str) -> str:
+    """The KV cache salt of a steered request: blocks are shared only under the same persona content
+    *and* the same client salt."""
+    mixed = hashlib.sha256(f"{key}\0{client_salt or ''}".encode(errors="surrogatepass"))
+    return SALT_PREFIX + mixed.hexdigest()
+
+
+def check_salt(client_salt: str | None) -> None:
+    """Raises PersonaInvalid for a client salt that could name a persona's KV blocks."""
+    if client_salt is not None and client_salt.startswith(SALT_PREFIX):
+        raise PersonaInvalid(
+            f"cache_salt may not begin with {SALT_PREFIX!r}: that is how persona KV is kept apart",
+            param="cache_salt",
+        )
+
+
+def reserved(param: str) -> PersonaInvalid:
+    """The error for a client that writes the reserved key itself."""
+    return PersonaInvalid(
+        f'{param}: the key {XARG!r} is reserved; ask with the field "persona"', param=param
+    )
+
+
+def header_value(selection: Selection, digests: Mapping[str, str]) -> str:
+    """``alice@0123456789ab;strength=1.5``; a blend lists its parts with their weights."""
+    names = [f"{name}@{digests[name][:DIGEST_PREFIX]}" for name, _ in selection.parts]
+    if selection.parts != ((selection.parts[0][0], 1.0),):
+        names = [
+            f"{text}*{weight!r}" for text, (_, weight) in zip(names, selection.parts, strict=True)
+        ]
+    return f"{'+'.join(names)};strength={selection.strength!r}"
+
+
+def _key(
+    parts: tuple[tuple[str, float], ...], layers: IntArray, heads: IntArray, offsets: FloatArray
+) -> str:
+    content = hashlib.sha256(json.dumps(parts).encode())
+    for array in (layers, heads, offsets):
+        content.update(array.tobytes())
+    return content.hexdigest()
+
+
+def _loads(value: object) -> Any:
+    if not isinstance(value, str):
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _id(value: object, param: str) -> str:
+    if not is_persona_id(value):
+        raise PersonaInvalid(
+            f"{param}: got {_show(value)}, wanted a persona id: 1 to 128 of A-Z a-z 0-9 . _ -, "
+            "beginning with a letter or digit",
+            param=param,
+        )
+    assert isinstance(value, str)
+    return value
+
+
+def _number(value: object, param: str) -> float:
+    number = math.nan
+    if isinstance(value, str) and len(value) <= 64 and _NUMBER.fullmatch(value):
+        number = float(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+    if not math.isfinite(number):
+        raise PersonaInvalid(f"{param}: got {_show(value)}, wanted a finite number", param=param)
+    # -0.0 and 0.0 are one strength: they must not become two identities.
+    return number + 0.0
+
+
+def _show(value: object) -> str:
+    """A value for an error message, short whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # int too long to print, nesting too deep
+        text = type(value).__name__
+    # Lone surrogates cannot be written to a log or a reply.
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _describe(selection: Selection) -> str:
+    names = " + ".join(f"{weight:g} x {name}" for name, weight in selection.parts)
+    return f"{names} at strength {selection.strength:g}"
