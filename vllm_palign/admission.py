@@ -16,12 +16,15 @@ class FrontEnd:
     """What one front-end process needs to admit requests. Hangs on its ``VllmConfig``; engine and worker
     processes get a copy of that config without it, because content travels inside the requests."""
 
-    def __init__(self, store: PersonaStore) -> None:
+    def __init__(self, store: PersonaStore, *, over_http: bool) -> None:
         self.store = store
         self.seal = Seal()
-        self.over_http = False
-        """Set by the HTTP endpoint: from then on only sealed selections are admitted, so that no
-        endpoint lets a client write the reserved key."""
+        self.over_http = over_http
+        """An HTTP server admits sealed selections only, so that no endpoint lets a client write the
+        reserved key."""
+        self.has_middleware = False
+        """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
+        without this the server would go on and answer plainly."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(None), ())
@@ -31,6 +34,11 @@ class FrontEnd:
 
         Raises PalignError; vLLM turns it into a 400 before anything has run.
         """
+        if self.over_http and not self.has_middleware:
+            raise PalignStartupError(
+                "this server runs without palign's middleware, so personas would be ignored; "
+                "look for 'Failed to load plugin palign' in its log"
+            )
         check_salt(request.cache_salt)
         params = request.sampling_params
         if params is None or not params.extra_args or XARG not in params.extra_args:
@@ -50,7 +58,7 @@ class FrontEnd:
         params.extra_args = extra or None
 
 
-def front_end(config: PalignConfig, model_config: Any) -> FrontEnd:
+def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
     """Load and check every configured persona. Raises PalignStartupError with all problems."""
     from vllm.logger import init_logger
 
@@ -76,4 +84,4 @@ def front_end(config: PalignConfig, model_config: Any) -> FrontEnd:
     if problems:
         raise PalignStartupError("personas cannot be served: " + "; ".join(problems))
     logger.info("palign: serving %d personas", len(store.names))
-    return FrontEnd(store)
+    return FrontEnd(store, over_http=over_http)

@@ -26,5 +26,5 @@ class PalignEndpoint:
             raise PalignStartupError(
                 "palign needs the API server's own engine config; a render-only server cannot steer"
             )
-        front_end.over_http = True
+        front_end.has_middleware = True
         state.palign = front_end

@@ -14,6 +14,7 @@ from vllm_palign.wire import (
     XARG,
     Selection,
     agree,
+    check_salt,
     header_value,
     parse_metadata,
     parse_model,
@@ -79,6 +80,7 @@ def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     steered = _path(scope) in STEERED_PATHS
     served = _served_models(state) if steered else []
     _refuse_reserved(fields)
+    check_salt(fields.get("cache_salt"))
     suffix = parse_model(fields.get("model"), served) if steered else None
     selection = agree(
         {

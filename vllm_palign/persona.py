@@ -164,7 +164,7 @@ class Persona:
                 if name not in ("format", "format_version")
             }
             fields["alpha"] = _finite_float(header["alpha"])
-            return cls(**fields, **tensors, digest=digest_of(data))
+            return cls(**fields | tensors, digest=digest_of(data))
         except PersonaInvalid as error:
             raise PersonaInvalid(f"{source}: {error.message}") from None
 

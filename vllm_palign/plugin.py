@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -15,7 +16,7 @@ from typing import Any
 
 from vllm_palign.admission import front_end
 from vllm_palign.config import MAX_STRENGTH, PalignConfig, parse_personas
-from vllm_palign.errors import PalignStartupError
+from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.hooks import Hook, install
 from vllm_palign.ops import TRACED
 
@@ -181,7 +182,11 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.additional_config = given
         refuse_unsupported(vllm_config, usage_context)
-        vllm_config.palign = front_end(config, vllm_config.model_config)
+        over_http = getattr(usage_context, "name", "") == "OPENAI_API_SERVER"
+        if over_http:
+            # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
+            importlib.import_module("vllm_palign.endpoint")
+        vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
         return vllm_config
 
     return create_engine_config
@@ -227,7 +232,16 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
                 "EngineArgs.create_engine_config"
             )
         request = original(self, *args, **kwargs)
-        palign.admit(request)
+        try:
+            palign.admit(request)
+        except PalignError as error:
+            if not palign.over_http:
+                raise
+            # The class vLLM's server answers with a 400 instead of a 500. Only endpoints outside the
+            # middleware's reach get here; the others have refused the request already.
+            from vllm.exceptions import VLLMValidationError
+
+            raise VLLMValidationError(error.message, parameter=error.param) from error
         return request
 
     return process_inputs

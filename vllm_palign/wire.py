@@ -295,9 +295,9 @@ def salted(client_salt: str | None, key: str) -> str:
     return SALT_PREFIX + mixed.hexdigest()
 
 
-def check_salt(client_salt: str | None) -> None:
+def check_salt(client_salt: object) -> None:
     """Raises PersonaInvalid for a client salt that could name a persona's KV blocks."""
-    if client_salt is not None and client_salt.startswith(SALT_PREFIX):
+    if isinstance(client_salt, str) and client_salt.startswith(SALT_PREFIX):
         raise PersonaInvalid(
             f"cache_salt may not begin with {SALT_PREFIX!r}: that is how persona KV is kept apart",
             param="cache_salt",
