@@ -1,0 +1,203 @@
+"""Shared by all tests: the demo model, a tiny model, one offline engine and two servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.personas import SMOLLM2, random_persona
+from vllm_palign import Persona, save
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
+
+
+def pytest_configure() -> None:
+    os.environ.update(ENVIRONMENT)
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """SmolLM2-135M-Instruct as a safetensors checkpoint."""
+    path = ROOT / ".demo" / "SmolLM2-135M-Instruct"
+    subprocess.run([sys.executable, ROOT / "tools" / "demo_model.py", path], check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random float32 Llama with heads x head_dim = 128 and hidden size 64, and SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    path = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=TINY["num_layers"],
+        num_attention_heads=TINY["num_heads"],
+        num_key_value_heads=2,
+        head_dim=TINY["head_dim"],
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).float().save_pretrained(path)
+    AutoTokenizer.from_pretrained(demo_model).save_pretrained(path)
+    return path
+
+
+def write_personas(
+    folder: Path, count: int, shape: dict[str, int], **kwargs: Any
+) -> dict[str, Persona]:
+    """``count`` random personas p0, p1, ... as files ``folder/NAME.safetensors``."""
+    personas = {
+        f"p{seed}": random_persona(seed, **shape, name=f"p{seed}", **kwargs)
+        for seed in range(count)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, persona in personas.items():
+        save(persona, folder / f"{name}.safetensors")
+    return personas
+
+
+@pytest.fixture(scope="session")
+def smol_personas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Persona]]:
+    folder = tmp_path_factory.mktemp("smol-personas")
+    return folder, write_personas(folder, 8, SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def tiny_personas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Persona]]:
+    folder = tmp_path_factory.mktemp("tiny-personas")
+    return folder, write_personas(folder, 24, TINY, steered=6, scale=0.5)
+
+
+@dataclass
+class Server:
+    """A running ``vllm serve``."""
+
+    url: str
+    model: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json={"model": self.model, **body}, timeout=120)
+
+
+def start_server(model: Path, log: Path, *options: str, **environment: str) -> Server:
+    """Start the real command line on a free port and wait until it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        Path(sys.executable).with_name("vllm"), "serve", model, "--served-model-name", "base",
+        "--host", "127.0.0.1", "--port", str(port), *options,
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", "base", log, process)
+    for _ in range(600):
+        if process.poll() is not None:
+            raise AssertionError(f"vllm serve ended early:\n{log.read_text()[-4000:]}")
+        try:
+            if httpx.get(f"{server.url}/health").status_code == 200:
+                return server
+        except httpx.TransportError:
+            time.sleep(0.5)
+    stop_server(server)
+    raise AssertionError(f"vllm serve did not come up:\n{log.read_text()[-4000:]}")
+
+
+def stop_server(server: Server) -> None:
+    server.process.send_signal(signal.SIGINT)
+    try:
+        server.process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(
+    demo_model: Path,
+    smol_personas: tuple[Path, dict[str, Persona]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """SmolLM2, bfloat16, torch.compile and prefix caching on, 8 personas."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    running = start_server(
+        demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
+        "--max-model-len", "1024", "--max-num-seqs", "16",
+    )  # fmt: skip
+    yield running
+    stop_server(running)
+
+
+@pytest.fixture(scope="session")
+def tiny_server(
+    tiny_model: Path,
+    tiny_personas: tuple[Path, dict[str, Persona]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """The tiny model, float32, eager, 24 personas and few sequences at a time, so that slots are reused."""
+    log = tmp_path_factory.mktemp("server") / "tiny.log"
+    running = start_server(
+        tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
+        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
+        "--enable-prompt-tokens-details", "--block-size", "16",
+    )  # fmt: skip
+    yield running
+    stop_server(running)
+
+
+def run_python(code: str, timeout: float = 300, **environment: str | None) -> Any:
+    """Run ``code`` in a fresh interpreter at the repository root; its last line of output is JSON."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name, value in environment.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
