@@ -1,7 +1,7 @@
 """The two ways a fit ends without a persona.
 
-    InputError  exit 2: something the user gave breaks a rule; the message says which, and the fix
-    FitError    exit 1: the input is sound, the fit is not possible or the machine failed
+InputError  exit 2: something the user gave breaks a rule; the message says which, and the fix
+FitError    exit 1: the input is sound, the fit is not possible or the machine failed
 """
 
 from __future__ import annotations

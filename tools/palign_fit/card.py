@@ -1,0 +1,125 @@
+"""What ``palign-fit inspect`` shows of a persona file, for people and for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vllm_palign.persona import Persona
+
+TOP_HEADS = 10
+_MAX_TEXT = 200
+
+
+def as_json(persona: Persona) -> dict[str, Any]:
+    """Everything the file holds but the offsets themselves, whose norms stand in."""
+    return {
+        **persona.header,
+        "digest": persona.digest,
+        "heads": [
+            {"layer": layer, "head": head, "norm": norm, "score": score}
+            for layer, head, norm, score in head_rows(persona)
+        ],
+    }
+
+
+def head_rows(persona: Persona) -> Iterator[tuple[int, int, float, float | None]]:
+    """(layer, head, norm of alpha x offset in activation units, recorded score) of every head."""
+    scores = persona.fit.get("scores")
+    known = isinstance(scores, list) and len(scores) == len(persona.layers)
+    norms = np.linalg.norm(np.float32(persona.alpha) * persona.offsets, axis=1)
+    for k, (layer, head) in enumerate(zip(persona.layers, persona.heads, strict=True)):
+        score = scores[k] if known and isinstance(scores[k], (int, float)) else None
+        yield int(layer), int(head), float(f"{norms[k]:.6g}"), score
+
+
+def card(persona: Persona) -> RenderableType:
+    """The card of one persona. ``fit`` is free-form in the format: what is not there is left out."""
+    parts: list[RenderableType] = [_facts(persona)]
+    trials = persona.fit.get("alphas")
+    if isinstance(trials, list) and all(isinstance(trial, dict) for trial in trials) and trials:
+        parts += [Text(), _alphas(persona, trials)]
+    parts += [Text(), _heads(persona)]
+    for warning in _list(persona.fit.get("warnings")):
+        parts += [Text(), Text(f"warning: {_plain(warning)}", style="bold yellow")]
+    return Group(*parts)
+
+
+def _facts(persona: Persona) -> Table:
+    table = Table.grid(padding=(0, 2))
+    fit = persona.fit
+    inventory = fit.get("inventory") if isinstance(fit.get("inventory"), dict) else {}
+    lines = {
+        "persona": persona.name,
+        "description": persona.description,
+        "digest": persona.digest,
+        "model": persona.base_model,
+        "shape": f"{persona.num_layers} layers x {persona.num_heads} heads x {persona.head_dim}",
+        "method": persona.method,
+        "steers": f"{len(persona.layers)} heads in {len(np.unique(persona.layers))} layers",
+        "alpha": f"{persona.alpha:g}"
+        + (f" (from {fit['alpha_from']})" if "alpha_from" in fit else ""),
+        "answers": f"{fit['answered']} of {inventory.get('items')} items of {inventory.get('name')}"
+        if "answered" in fit and inventory
+        else "",
+        "alignment": f"{_number(fit.get('alignment'))} held-out correlation with the answers"
+        + (" - WEAK" if fit.get("weak") is True else "")
+        if "alignment" in fit
+        else "",
+        "perplexity": f"{_number(fit.get('perplexity'))} of neutral text "
+        f"(plain {_number(fit.get('perplexity_plain'))})"
+        if "perplexity" in fit
+        else "",
+        "made by": fit.get("tool", ""),
+    }
+    for name, value in lines.items():
+        if value:
+            table.add_row(Text(name, style="bold"), escape(_plain(value)))
+    return table
+
+
+def _alphas(persona: Persona, trials: list[dict[str, Any]]) -> Table:
+    table = Table(title="What each alpha did on held-out items", title_justify="left")
+    for name in ("alpha", "effect (nats/token)", "alignment r", "perplexity"):
+        table.add_column(name, justify="right")
+    for trial in trials[:50]:
+        chosen = trial.get("alpha") == persona.alpha
+        cells = [
+            _number(trial.get(name)) for name in ("alpha", "effect", "alignment", "perplexity")
+        ]
+        table.add_row(*cells, style="bold green" if chosen else None)
+    return table
+
+
+def _heads(persona: Persona) -> Table:
+    rows = sorted(head_rows(persona), key=lambda row: -(row[3] if row[3] is not None else row[2]))
+    kind = _plain(persona.fit.get("score", "score"))
+    title = f"Top {min(TOP_HEADS, len(rows))} of {len(rows)} heads"
+    table = Table(title=title, title_justify="left")
+    for name in ("layer", "head", escape(kind), "norm of alpha x offset"):
+        table.add_column(name, justify="right")
+    for layer, head, norm, score in rows[:TOP_HEADS]:
+        table.add_row(str(layer), str(head), _number(score), f"{norm:.3g}")
+    return table
+
+
+def _list(value: object) -> list[Any]:
+    return value[:20] if isinstance(value, list) else []
+
+
+def _number(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-"
+    return f"{value:.3g}"
+
+
+def _plain(value: object) -> str:
+    """Text from a file as one short line: control characters must not reach the terminal."""
+    text = str(value)[:_MAX_TEXT]
+    return "".join(character if character.isprintable() else " " for character in text)

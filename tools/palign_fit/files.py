@@ -1,0 +1,90 @@
+"""Reading what users hand in: bounded, strict, one clear error; writing it back whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from palign_fit.errors import InputError
+
+MAX_BYTES = 64 * 1024 * 1024
+_MAX_CELL = 10_000
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of ``path``, a byte order mark removed. Raises InputError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path}: is larger than {MAX_BYTES // 2**20} MiB, the most that is read")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def strict_json(text: str, source: str) -> Any:
+    """json.loads that refuses NaN, Infinity and repeated keys. Raises InputError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {twice[:40]!r} is there twice")
+        return result
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except RecursionError as error:
+        raise InputError(f"{source}: is nested too deeply to be read as JSON") from error
+    except ValueError as error:
+        raise InputError(f"{source}: is not valid JSON: {error}") from error
+
+
+def csv_rows(text: str, source: str, most: int) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row by column name) of CSV text with a header line. Raises InputError."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if len(set(header)) != len(header) or not header:
+            raise InputError(f"{source}: line 1: column names {header[:8]} are empty or repeat")
+        rows: list[tuple[int, dict[str, str]]] = []
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(header) or max(map(len, cells)) > _MAX_CELL:
+                raise InputError(
+                    f"{source}: line {reader.line_num}: has {len(cells)} cells, wanted "
+                    f"{len(header)} as in the header, none over {_MAX_CELL} characters"
+                )
+            if len(rows) == most:
+                raise InputError(f"{source}: has more than {most} rows, the most that is read")
+            rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise InputError(f"{source}: line {reader.line_num}: is not valid CSV: {error}") from error
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` in one step: the file is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
