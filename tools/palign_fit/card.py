@@ -31,12 +31,13 @@ def as_json(persona: Persona) -> dict[str, Any]:
 
 def head_rows(persona: Persona) -> Iterator[tuple[int, int, float, float | None]]:
     """(layer, head, norm of alpha x offset in activation units, recorded score) of every head."""
-    scores = persona.fit.get("scores")
-    known = isinstance(scores, list) and len(scores) == len(persona.layers)
+    recorded = persona.fit.get("scores")
+    scores = recorded if isinstance(recorded, list) else []
+    scores = scores if len(scores) == len(persona.layers) else [None] * len(persona.layers)
     norms = np.linalg.norm(np.float32(persona.alpha) * persona.offsets, axis=1)
     for k, (layer, head) in enumerate(zip(persona.layers, persona.heads, strict=True)):
-        score = scores[k] if known and isinstance(scores[k], (int, float)) else None
-        yield int(layer), int(head), float(f"{norms[k]:.6g}"), score
+        number = isinstance(scores[k], (int, float)) and not isinstance(scores[k], bool)
+        yield int(layer), int(head), float(f"{norms[k]:.6g}"), scores[k] if number else None
 
 
 def card(persona: Persona) -> RenderableType:

@@ -121,6 +121,7 @@ def run(
     settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed)
     for subject in subjects:
         check_subject(subject, items)
+    _quiet_transformers()
     started = perf_counter()
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
     reports = []
@@ -190,11 +191,19 @@ def main() -> None:
     app()
 
 
+def _quiet_transformers() -> None:
+    """Its loading bars go to stderr even when that is a file."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
 @contextmanager
 def _fitting(
     model: Any, items: Inventory, subjects: Sequence[Subject], settings: Settings
 ) -> Iterator[Iterator[Persona]]:
-    """The personas being fitted, with two progress bars if stderr is a terminal."""
+    """The personas being fitted, with progress bars if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -210,7 +219,8 @@ def _fitting(
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         reading = progress.add_task("reading activations", total=None)
         trying = progress.add_task("alphas tried", total=None)
-        yield fit_personas(
+        done = progress.add_task("personas", total=len(subjects))
+        personas = fit_personas(
             model,
             items,
             subjects,
@@ -218,6 +228,13 @@ def _fitting(
             prepare_tick=lambda count: progress.advance(reading, count),
             alpha_tick=lambda count: progress.advance(trying, count),
         )
+        yield _counted(personas, lambda: progress.advance(done))
+
+
+def _counted(personas: Iterator[Persona], tick: Callable[[], None]) -> Iterator[Persona]:
+    for persona in personas:
+        tick()
+        yield persona
 
 
 def _alpha(text: str) -> float | None:

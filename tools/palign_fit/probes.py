@@ -109,8 +109,8 @@ def correlation(values: Weights, weights: Weights) -> Weights:
     values = np.asarray(values - values.mean(0))
     weights = np.asarray(weights - weights.mean())
     scale = np.sqrt((values**2).sum(0)) * np.sqrt((weights**2).sum())
-    found: Weights = np.tensordot(weights, values, axes=1)
-    return np.where(scale > _TINY, found / np.maximum(scale, _TINY), 0.0)
+    found = np.tensordot(weights, values, axes=1)
+    return np.asarray(np.where(scale > _TINY, found / np.maximum(scale, _TINY), 0.0))
 
 
 def choose_heads(
