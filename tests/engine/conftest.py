@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import models
+
+HERE = Path(__file__).parent
+
+ENVIRONMENT = {
+    "VLLM_PLUGINS": "palign",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+ENGINE = dict(
+    dtype="float32",
+    enforce_eager=True,
+    skip_tokenizer_init=True,
+    max_model_len=64,
+    max_num_seqs=8,
+    max_logprobs=-1,
+    kv_cache_memory_bytes=16 << 20,
+    seed=0,
+)
+"""Engine arguments of every test unless it says otherwise."""
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+def run_engines(
+    folder: Path,
+    engines: list[dict[str, Any]],
+    *,
+    environment: dict[str, str] | None = None,
+    script: str = "driver.py",
+    timeout: float = 400,
+) -> list[dict[str, Any]]:
+    """Run the engines in one subprocess; a result each. ``kwargs`` are added to ``ENGINE``."""
+    job, result = folder / "job.json", folder / "result.json"
+    for engine in engines:
+        engine["kwargs"] = ENGINE | engine.get("kwargs", {})
+    job.write_text(json.dumps({"engines": engines}))
+    with (folder / "log.txt").open("w") as log:
+        # Our own group, so that a timeout leaves no engine behind.
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / script), str(job), str(result)],
+            env=os.environ
+            | ENVIRONMENT
+            | {"VLLM_CACHE_ROOT": str(folder / "cache")}
+            | (environment or {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+        )
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            code = "timeout"
+    log_text = (folder / "log.txt").read_text(errors="replace")
+    results = json.loads(result.read_text()) if result.exists() else []
+    assert code == 0 and len(results) == len(engines), f"exit {code}\n{log_text[-6000:]}"
+    return results
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a list of engines in a subprocess of its own and returns their results."""
+
+    def run(jobs: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        return run_engines(tmp_path_factory.mktemp("engines"), jobs, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``checkpoint("llama")``: the folder of that family's tiny random model, built once."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def of(name: str) -> Path:
+        path = folder / name
+        return path if path.exists() else models.build(name, folder)
+
+    return of
