@@ -1,0 +1,90 @@
+"""A tiny random Llama with a word-level tokenizer: fits run in a second on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from palign_fit import prompts
+from palign_fit.inventory import Inventory, built_in
+
+LAYERS, HEADS, HEAD_DIM = 3, 4, 16
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} <end> {% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def words() -> list[str]:
+    """Every word and mark the fit's own texts are made of."""
+    from tokenizers.pre_tokenizers import Whitespace
+
+    texts = [*prompts.OPENINGS, prompts.NEUTRAL_TEXT, prompts.OPTION_PROMPT, "I am Question Answer"]
+    texts += [word for poles in prompts.ADJECTIVES.values() for word in poles]
+    texts += [item.text for item in built_in().items]
+    split = Whitespace()
+    return sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """heads x head_dim is 64, hidden size 48; grouped-query attention; float32."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("fit") / "tiny-fit"
+    special = ["[UNK]", "<user>", "<assistant>", "<end>"]
+    vocabulary = {word: place for place, word in enumerate([*special, *words()])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", eos_token="<end>")
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        head_dim=HEAD_DIM,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).float().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: Path) -> Any:
+    from palign_fit.model import open_model
+
+    return open_model(str(tiny_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def inventory() -> Inventory:
+    return built_in()
+
+
+def answer_sheet(inventory: Inventory, seed: int, missing: int = 0) -> dict[str, int | None]:
+    """Random answers to every item, the first ``missing`` left out."""
+    values = np.random.default_rng(seed).integers(1, 6, len(inventory.items))
+    return {
+        item.id: None if place < missing else int(value)
+        for place, (item, value) in enumerate(zip(inventory.items, values, strict=True))
+    }
+
+
+@pytest.fixture
+def answers_file(inventory: Inventory, tmp_path: Path) -> Path:
+    """One random subject, "ann", two answers missing."""
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({"id": "ann", "answers": answer_sheet(inventory, 1, missing=2)}))
+    return path
