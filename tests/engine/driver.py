@@ -34,8 +34,11 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     try:
         with tamper():
             llm = LLM(job["model"], **kwargs)
+        batches = [_answer(llm, batch) for batch in job.get("batches", [])]
+        # vLLM tells its workers which requests are over with the next step, if there is one.
+        llm.llm_engine.step()
         result = {
-            "batches": [_answer(llm, batch) for batch in job.get("batches", [])],
+            "batches": batches,
             "config_hash": llm.llm_engine.vllm_config.compute_hash(),
             "bank": llm.collective_rpc(_inspect_bank),
             "preemptions": _preemptions(llm),
@@ -173,7 +176,15 @@ def _free() -> None:
         cleanup_dist_env_and_memory()
 
 
+def _inspect_models_here() -> None:
+    """vLLM looks at each model class in a fresh process, six seconds each, to keep CUDA out of this one."""
+    from vllm.model_executor.models import registry
+
+    registry._run_in_subprocess = lambda function: function()
+
+
 def main() -> None:
+    _inspect_models_here()
     job_file, result_file = map(Path, sys.argv[1:3])
     job = json.loads(job_file.read_text())
     results = []

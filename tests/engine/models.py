@@ -30,6 +30,8 @@ class Family:
     projection: str = "model.layers.{}.self_attn.o_proj"
     heads: int = 2
     engine: dict[str, Any] = field(default_factory=dict)
+    exact_gelu: bool = False
+    """vLLM computes the exact GELU where Hugging Face's own class approximates it by tanh."""
 
 
 _WIDE = dict(
@@ -144,10 +146,47 @@ FAMILIES: dict[str, Family] = {
         "BloomConfig",
         dict(vocab_size=VOCAB, hidden_size=64, n_layer=LAYERS, n_head=2),
         projection="transformer.h.{}.self_attention.dense",
+        exact_gelu=True,
     ),
     "granite": Family("GraniteConfig", _NARROW | {"attention_multiplier": 0.2}),
     "olmo2": Family("Olmo2Config", _NARROW | {"pad_token_id": 0}),
     "starcoder2": Family("Starcoder2Config", _NARROW),
+    "glm4": Family("Glm4Config", _WIDE | {"pad_token_id": 0, "partial_rotary_factor": 0.5}, heads=4),
+    "stablelm": Family("StableLmConfig", _NARROW),
+    "gptj": Family(
+        "GPTJConfig",
+        dict(vocab_size=VOCAB, n_embd=64, n_layer=LAYERS, n_head=2, n_positions=128, rotary_dim=16),
+        projection="transformer.h.{}.attn.out_proj",
+    ),
+    "olmoe": Family("OlmoeConfig", _NARROW | dict(num_experts=4, num_experts_per_tok=2)),
+    "smollm3": Family("SmolLM3Config", _NARROW | {"pad_token_id": 0}),
+    "nemotron": Family("NemotronConfig", _WIDE, heads=4),
+    "deepseek_v3": Family(
+        "DeepseekV3Config",
+        dict(
+            vocab_size=VOCAB,
+            hidden_size=64,
+            intermediate_size=96,
+            moe_intermediate_size=32,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_shared_experts=1,
+            n_group=1,
+            topk_group=1,
+            first_k_dense_replace=1,
+            topk_method="noaux_tc",
+            kv_lora_rank=32,
+            q_lora_rank=32,
+            qk_rope_head_dim=32,
+            qk_nope_head_dim=32,
+            v_head_dim=32,
+            max_position_embeddings=128,
+            tie_word_embeddings=False,
+        ),
+    ),
     "cohere": Family("CohereConfig", _NARROW | {"tie_word_embeddings": True, "logit_scale": 1.0}),
 }
 

@@ -16,13 +16,19 @@ Blend = Mapping[Persona, float]
 """Persona -> strength x weight."""
 
 
-def load_hf(path: Path) -> Any:
+def load_hf(path: Path, *, exact_gelu: bool = False) -> Any:
     """The checkpoint as Hugging Face runs it, float32, plain attention."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float32, attn_implementation="eager"
     ).eval()
+    if exact_gelu:
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child).__name__ == "BloomGelu":
+                    setattr(parent, name, torch.nn.GELU())
+    return model
 
 
 def displacement(blend: Blend, layer: int, heads: int, head_dim: int) -> torch.Tensor:
