@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from palign_fit import prompts
 from palign_fit.inventory import Inventory, built_in
+
+# A loaded machine is slow, not wrong; the same examples every run.
+settings.register_profile("fit", deadline=None, derandomize=True)
+settings.load_profile("fit")
 
 LAYERS, HEADS, HEAD_DIM = 3, 4, 16
 TEMPLATE = (

@@ -215,14 +215,33 @@ def test_the_search_stops_after_the_first_alpha_beyond_the_bound(
     ("sheet", "message"),
     [
         ([3.0] * 120, "describes nobody"),
-        ([np.nan] * 110 + [1.0, 2.0] * 5, "wanted at least 20"),
+        ([np.nan] * 115 + [1.0, 2.0, 3.0, 4.0, 5.0], "wanted at least 6"),
     ],
 )
-def test_answers_that_describe_nobody_are_refused(
-    inventory: Inventory, sheet: list[float], message: str
-) -> None:
+def test_answers_that_describe_nobody_are_refused(sheet: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_subject(Subject("x", np.array(sheet)), inventory)
+        check_subject(Subject("x", np.array(sheet)))
+
+
+def test_agreeing_a_little_with_everything_is_no_personality(
+    tiny: Any, inventory: Inventory
+) -> None:
+    """Usual answers to C are 3.5 and 2.5 by keying: half a point above both says nothing."""
+    sheet = [
+        (4.0 if item.sign > 0 else 3.0) if item.trait == "C" else np.nan for item in inventory.items
+    ]
+    with pytest.raises(InputError, match="nothing to steer towards"):
+        next(fit_personas(tiny, inventory, [Subject("x", np.array(sheet))], Settings(heads=4)))
+
+
+@pytest.mark.parametrize("method", ["palign", "pas-reference"])
+def test_very_few_answers_make_a_weak_persona(method: str, tiny: Any, inventory: Inventory) -> None:
+    sheet = np.full(120, np.nan)
+    sheet[:10] = [5, 1, 4, 2, 5, 1, 2, 4, 5, 1]
+    (one,) = fit_personas(
+        tiny, inventory, [Subject("x", sheet)], Settings(method, heads=4, alpha=1)
+    )
+    assert one.fit["answered"] == 10 and one.offsets.any()
 
 
 def test_the_reference_refuses_a_subject_who_takes_no_side(tiny: Any, inventory: Inventory) -> None:

@@ -141,4 +141,5 @@ def choose_trial(trials: Sequence[Trial], plain_perplexity: float) -> Trial:
 def _effect(change: Weights, wanted: Weights) -> float:
     """Mean change in the wanted direction; centred, so that agreeing with everything counts nothing."""
     centred = wanted - wanted.mean()
-    return float((change * centred).sum() / np.abs(centred).sum())
+    total = np.abs(centred).sum()
+    return float((change * centred).sum() / total) if total else 0.0

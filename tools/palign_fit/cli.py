@@ -120,7 +120,7 @@ def run(
 
     settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed)
     for subject in subjects:
-        check_subject(subject, items)
+        check_subject(subject)
     _quiet_transformers()
     started = perf_counter()
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib import resources
@@ -88,7 +87,6 @@ def parse_inventory(text: str, *, source: str, name: str) -> Inventory:
         problems += [f"{place}: {what}" for what in wrong]
         if item is not None:
             items[item.id] = item
-    problems += _imbalance(list(items.values())) if not problems else []
     if problems:
         raise refuse(source, problems, _ADVICE)
     return Inventory(name=name, items=tuple(items.values()))
@@ -130,14 +128,6 @@ def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
         return None, wrong
     sign = 1 if cells["key"] == "+" else -1
     return Item(cells["id"], text, cells["trait"], cells["facet"], sign), []
-
-
-def _imbalance(items: Sequence[Item]) -> list[str]:
-    """Without both keyings, agreeing with everything would look like a personality."""
-    signs = {item.sign for item in items}
-    if len(signs) == 2:
-        return []
-    return [f"all items have key {'+' if 1 in signs else '-'}, wanted both keyings"]
 
 
 def _csv_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
