@@ -177,14 +177,15 @@ def tiny_server(
     running = start_server(
         tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
         "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
-        "--enable-prompt-tokens-details", "--block-size", "16",
+        "--enable-prompt-tokens-details", "--block-size", "32",
     )  # fmt: skip
     yield running
     stop_server(running)
 
 
 def run_python(code: str, timeout: float = 300, **environment: str | None) -> Any:
-    """Run ``code`` in a fresh interpreter at the repository root; its last line of output is JSON."""
+    """Run ``code`` in a fresh interpreter at the repository root; it prints ``RESULT`` and JSON on one
+    line, among whatever vLLM logs."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name, value in environment.items():
         if value is None:
@@ -200,4 +201,5 @@ def run_python(code: str, timeout: float = 300, **environment: str | None) -> An
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    (result,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    return json.loads(result.removeprefix("RESULT "))

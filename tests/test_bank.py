@@ -1,0 +1,143 @@
+"""Slots: every token gets its own request's offsets, whatever comes and goes, and nothing leaks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.personas import random_persona
+from vllm_palign.bank import BankShape, OffsetBank
+from vllm_palign.ops import add_offsets
+from vllm_palign.wire import Stamp
+
+LAYERS, HEADS, HEAD_DIM, SLOTS, TOKENS = 3, 4, 2, 3, 16
+MODEL = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": HEAD_DIM}
+STAMPS = [
+    Stamp.compose([(random_persona(seed, **MODEL, steered=5), scale)])
+    for seed in range(4)
+    for scale in (1.0, -0.5)
+]
+
+
+def bank(
+    first_head: int = 0, num_heads: int = HEADS, layers: tuple[int, ...] = (0, 1, 2)
+) -> OffsetBank:
+    shape = BankShape(layers, num_heads, first_head, HEAD_DIM, SLOTS, TOKENS)
+    return OffsetBank(shape, torch.float32, torch.device("cpu"))
+
+
+def dense(stamp: Stamp | None) -> np.ndarray:
+    """What ``stamp`` adds, [L, H, D]."""
+    rows = np.zeros((LAYERS, HEADS, HEAD_DIM), np.float32)
+    if stamp is not None:
+        rows[stamp.layers, stamp.heads] = stamp.offsets
+    return rows
+
+
+def run(of: OffsetBank, batch: list[tuple[str, int]]) -> None:
+    """One step with (request, number of tokens) in this order."""
+    starts = torch.tensor(np.cumsum([0, *(count for _, count in batch)]), dtype=torch.int32)
+    of.step([name for name, _ in batch], starts, int(starts[-1]))
+
+
+def effect(of: OffsetBank, layer: int, tokens: int = TOKENS) -> np.ndarray:
+    zeros = torch.zeros(tokens, of.shape.num_heads * HEAD_DIM)
+    added = add_offsets(zeros, of.token_slots, of.rows[layer])
+    return added.reshape(tokens, of.shape.num_heads, HEAD_DIM).numpy()
+
+
+def check(of: OffsetBank, batch: list[tuple[str, int]], running: dict[str, Stamp | None]) -> None:
+    for layer in range(LAYERS):
+        got, at = effect(of, layer), 0
+        for name, count in batch:
+            wanted = dense(running[name])[layer]
+            np.testing.assert_array_equal(
+                got[at : at + count], np.broadcast_to(wanted, (count, *wanted.shape))
+            )
+            at += count
+        assert not got[at:].any(), "padding after the last token must stay neutral"
+
+
+def test_each_token_gets_its_requests_offsets_and_padding_none() -> None:
+    one = bank()
+    one.admit("a", STAMPS[0])
+    one.admit("b", STAMPS[2])
+    batch = [("a", 3), ("plain", 2), ("b", 1), ("a2", 4)]
+    one.admit("a2", STAMPS[1])
+    run(one, batch)
+    check(one, batch, {"a": STAMPS[0], "plain": None, "b": STAMPS[2], "a2": STAMPS[1]})
+
+
+def test_a_rank_takes_only_its_own_heads_and_layers() -> None:
+    part = bank(first_head=2, num_heads=2, layers=(1, 2))
+    part.admit("a", STAMPS[0])
+    run(part, [("a", 2)])
+    for index, layer in enumerate((1, 2)):
+        np.testing.assert_array_equal(effect(part, index)[0], dense(STAMPS[0])[layer, 2:4])
+
+
+def test_requests_with_the_same_effect_share_a_row() -> None:
+    shared = bank()
+    for name in "abc":
+        shared.admit(name, STAMPS[0])
+    run(shared, [("a", 1), ("b", 1), ("c", 1)])
+    assert shared.num_resident == 1
+
+
+def test_a_step_without_steering_leaves_every_token_neutral() -> None:
+    used = bank()
+    used.admit("a", STAMPS[0])
+    run(used, [("a", 9)])
+    run(used, [("plain", 5)])
+    assert not used.token_slots.any()
+
+
+def test_rows_are_allocated_in_the_models_dtype_with_a_neutral_one() -> None:
+    shape = BankShape((0, 1, 2), HEADS, 0, HEAD_DIM, SLOTS, TOKENS)
+    half = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
+    assert half.rows.shape == (LAYERS, SLOTS + 1, HEADS * HEAD_DIM)
+    assert half.rows.dtype == torch.bfloat16
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.DataObject) -> None:
+    """Arrivals, steps over any part of them in any order, preemption, aborts, ids that come back."""
+    used = bank()
+    alive: dict[str, Stamp | None] = {}
+    addresses = used.rows.data_ptr(), used.token_slots.data_ptr()
+    for _ in range(data.draw(st.integers(1, 25))):
+        action = data.draw(st.sampled_from(["arrive", "arrive", "step", "step", "step", "end"]))
+        if action == "arrive":
+            name = data.draw(st.sampled_from("abcdefgh"))
+            stamp = data.draw(st.none() | st.sampled_from(STAMPS))
+            used.forget(name)
+            alive[name] = stamp
+            if stamp is not None:
+                used.admit(name, stamp)
+        elif action == "end" and alive:
+            name = data.draw(st.sampled_from(sorted(alive)))
+            used.forget(name)
+            del alive[name]
+        elif alive:
+            names = data.draw(
+                st.lists(st.sampled_from(sorted(alive)), unique=True, min_size=1, max_size=SLOTS)
+            )
+            batch = [(name, data.draw(st.sampled_from([1, 1, 1, 2, 5]))) for name in names]
+            run(used, batch)
+            check(used, batch, alive)
+    assert used.num_requests == sum(stamp is not None for stamp in alive.values())
+    assert used.num_resident <= SLOTS
+    assert (used.rows.data_ptr(), used.token_slots.data_ptr()) == addresses
+    assert not used.rows[:, 0].any()
+
+
+@pytest.mark.parametrize("tokens", [1, 5, TOKENS])
+def test_the_op_reads_as_many_slots_as_there_are_tokens(tokens: int) -> None:
+    used = bank()
+    used.admit("a", STAMPS[0])
+    run(used, [("a", tokens)])
+    assert effect(used, 0, tokens).shape == (tokens, HEADS, HEAD_DIM)

@@ -1,0 +1,359 @@
+"""Exactness on the real engine: against plain Hugging Face, against stock vLLM, alone against in a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import run_python, write_personas
+from tests.oracle import logprobs
+from tests.personas import SMOLLM2
+from vllm_palign import Persona, persona_args
+
+TEXTS = (
+    "It is Friday evening. What do you feel like doing?",
+    "Tell me about yourself.",
+    "A friend invites you to a big party. How do you feel about going there?",
+    "Write one sentence about the sea.",
+)
+BOUND = 1e-4
+NEW_TOKENS = 12
+
+# Everything one LLM needs; also run in a process without the plugin, so that both are the same but for it.
+STOCK = r"""
+import json, sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    llm = LLM({model!r}, dtype={dtype!r}, enforce_eager=True, max_model_len=256, max_num_seqs=16, block_size=32, seed=0)
+    params = SamplingParams(temperature=0, max_tokens={new}, logprobs=0, prompt_logprobs=0)
+    result = []
+    for batch in json.loads({batches!r}):
+        outs = llm.generate([{{"prompt_token_ids": ids}} for ids in batch], params, use_tqdm=False)
+        result.append([[list(out.outputs[0].token_ids),
+            [list(lp.values())[0].logprob for lp in out.outputs[0].logprobs],
+            [lp[token].logprob for lp, token in zip(out.prompt_logprobs[1:], out.prompt_token_ids[1:])]] for out in outs])
+    print("\nRESULT " + json.dumps(result), flush=True)
+"""
+
+
+@dataclass
+class Answer:
+    tokens: list[int]
+    logprobs: list[float]
+    prompt_logprobs: list[float]
+    cached: int
+
+    @property
+    def all(self) -> np.ndarray:
+        return np.array([*self.prompt_logprobs, *self.logprobs])
+
+
+@dataclass
+class Engine:
+    """One offline LLM with the plugin, its Hugging Face twin, and the prompts as tokens."""
+
+    llm: Any
+    reference: Any
+    path: Path
+    dtype: str
+    personas: dict[str, Persona]
+    prompts: list[list[int]]
+
+    def ask(
+        self,
+        requests: Sequence[tuple[list[int], Any]],
+        prompt_logprobs: bool = True,
+        **options: Any,
+    ) -> list[Answer]:
+        """Greedy answers to (prompt tokens, persona or None), all in one batch."""
+        from vllm import SamplingParams
+
+        params = [
+            SamplingParams(
+                temperature=0,
+                max_tokens=NEW_TOKENS,
+                logprobs=0,
+                prompt_logprobs=0 if prompt_logprobs else None,
+                extra_args=None if persona is None else persona_args(persona),
+                **options,
+            )
+            for _, persona in requests
+        ]
+        outs = self.llm.generate(
+            [{"prompt_token_ids": ids} for ids, _ in requests], params, use_tqdm=False
+        )
+        return [
+            Answer(
+                list(out.outputs[0].token_ids),
+                [next(iter(entry.values())).logprob for entry in out.outputs[0].logprobs],
+                [
+                    entry[token].logprob
+                    for entry, token in zip(
+                        out.prompt_logprobs[1:], out.prompt_token_ids[1:], strict=True
+                    )
+                ]
+                if prompt_logprobs
+                else [],
+                out.num_cached_tokens,
+            )
+            for out in outs
+        ]
+
+    def oracle(
+        self, ids: list[int], answer: Answer, parts: Sequence[tuple[str, float]]
+    ) -> np.ndarray:
+        return logprobs(
+            self.reference,
+            [*ids, *answer.tokens],
+            [(self.personas[name], scale) for name, scale in parts],
+        )
+
+    def stock(self, batches: list[list[list[int]]]) -> list[list[Answer]]:
+        """The same engine in a process that has the package installed but the plugin not enabled."""
+        code = STOCK.format(
+            model=str(self.path), dtype=self.dtype, new=NEW_TOKENS, batches=json.dumps(batches)
+        )
+        return [
+            [Answer(*answer, cached=0) for answer in batch]
+            for batch in run_python(code, VLLM_PLUGINS=None)
+        ]
+
+
+def make_engine(path: Path, dtype: str, folder: Path, personas: dict[str, Persona]) -> Engine:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    os.environ["VLLM_PLUGINS"] = "palign"
+    from vllm import LLM
+
+    files = {name: str(folder / f"{name}.safetensors") for name in personas}
+    llm = LLM(
+        str(path), dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=16, block_size=32,
+        seed=0, additional_config={"palign": {"personas": files}},
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+        for text in TEXTS
+    ]
+    reference = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    return Engine(llm, reference, path, dtype, personas, prompts)
+
+
+@pytest.fixture(scope="module")
+def smol(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("oracle")
+    # Weak enough that the model still speaks: a ruined model saturates and hides differences.
+    yield make_engine(demo_model, "float32", folder, write_personas(folder, 8, SMOLLM2, scale=0.03))
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]) -> Iterator[Engine]:
+    yield make_engine(tiny_model, "float32", *tiny_personas)
+
+
+CASES: list[tuple[Any, list[tuple[str, float]]]] = [
+    (None, []),
+    ("p0", [("p0", 1.0)]),
+    ({"id": "p1", "strength": 1.7}, [("p1", 1.7)]),
+    ({"id": "p2", "strength": -0.9}, [("p2", -0.9)]),
+    ({"id": "p3", "strength": 0}, []),
+    ({"mix": {"p0": 0.7, "p1": 0.3}}, [("p0", 0.7), ("p1", 0.3)]),
+    (
+        {"mix": {"p2": 1.2, "p3": -0.4, "p4": 0.1}, "strength": -1.5},
+        [("p2", -1.8), ("p3", 0.6), ("p4", -0.15)],
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("model", ["smol", "tiny"])
+def test_logprobs_equal_the_reference_method_in_hugging_face(
+    model: str, case: int, request: pytest.FixtureRequest
+) -> None:
+    engine: Engine = request.getfixturevalue(model)
+    persona, parts = CASES[case]
+    for ids in engine.prompts[:2]:
+        (answer,) = engine.ask([(ids, persona)])
+        difference = np.abs(answer.all - engine.oracle(ids, answer, parts)).max()
+        print(f"{model} {persona}: max |dlogprob| {difference:.2e}")
+        assert difference <= BOUND
+        if parts:  # and the reference itself says that steering changed something
+            assert np.abs(answer.all - engine.oracle(ids, answer, [])).max() > 100 * BOUND
+
+
+@pytest.fixture(scope="module")
+def stock(smol: Engine) -> list[list[Answer]]:
+    """Stock vLLM's answers: each prompt alone, then the 16 of the mixed batch together."""
+    return smol.stock([*([ids] for ids in smol.prompts), [smol.prompts[i % 4] for i in range(16)]])
+
+
+def test_strength_zero_and_no_persona_equal_stock_vllm_bit_for_bit(
+    smol: Engine, stock: list[list[Answer]]
+) -> None:
+    for ids, (plain,) in zip(smol.prompts, stock[:-1], strict=True):
+        for persona in (None, {"id": "p0", "strength": 0}, {"mix": {"p1": 0, "p2": 0}}):
+            (answer,) = smol.ask([(ids, persona)])
+            assert answer.tokens == plain.tokens
+            assert answer.logprobs == plain.logprobs
+            assert answer.prompt_logprobs == plain.prompt_logprobs
+
+
+MIXED: list[Any] = [
+    None, "p0", {"id": "p1", "strength": 0.5}, "p2", None, {"id": "p3", "strength": -1}, "p4",
+    {"mix": {"p5": 0.5, "p6": 0.5}}, None, "p7", {"id": "p0", "strength": 2}, None, "p1",
+    {"id": "p2", "strength": -0.3}, {"mix": {"p7": 1.0, "p0": -1.0}}, None,
+]  # fmt: skip
+
+
+def test_a_mixed_batch_of_16_answers_each_as_alone_and_plain_ones_as_stock(
+    smol: Engine, stock: list[list[Answer]]
+) -> None:
+    requests = [(smol.prompts[index % 4], persona) for index, persona in enumerate(MIXED)]
+    together = smol.ask(requests)
+    for (ids, persona), answer, plain in zip(requests, together, stock[-1], strict=True):
+        (alone,) = smol.ask([(ids, persona)])
+        assert answer.tokens == alone.tokens
+        assert np.abs(answer.all - alone.all).max() <= BOUND
+        if persona is None:
+            assert answer.tokens == plain.tokens
+            assert (answer.all == plain.all).all()
+        else:
+            assert (
+                np.abs(np.array(answer.prompt_logprobs) - plain.prompt_logprobs).max() > 10 * BOUND
+            )
+
+
+def test_the_same_persona_reuses_kv_and_any_other_does_not(smol: Engine) -> None:
+    ids = (smol.prompts[0] * 4)[:100]
+    smol.llm.reset_prefix_cache()
+
+    def cached(persona: Any) -> int:
+        return smol.ask([(ids, persona)], prompt_logprobs=False)[0].cached
+
+    different = [
+        None,
+        "p0",
+        "p1",
+        {"id": "p0", "strength": 1.5},
+        {"id": "p0", "strength": -1.0},
+        {"mix": {"p0": 0.5, "p1": 0.5}},
+    ]
+    assert [cached(persona) for persona in different] == [0] * len(different)
+    same = [
+        None,
+        "p0",
+        {"id": "p1"},
+        {"mix": {"p0": 1.0}, "strength": 1.5},
+        {"id": "p0", "strength": -1},
+        {"mix": {"p1": 0.5, "p0": 0.5}},
+    ]
+    assert all(cached(persona) > 0 for persona in same)
+    assert cached({"id": "p3", "strength": 0}) > 0, (
+        "strength 0 has the effect of no persona: stock KV"
+    )
+
+
+def test_answers_with_prefix_cache_equal_answers_without(smol: Engine) -> None:
+    ids = (smol.prompts[2] * 4)[:90]
+    for persona in (None, "p0", {"id": "p1", "strength": -0.7}):
+        smol.llm.reset_prefix_cache()
+        (cold,) = smol.ask([(ids, persona)], prompt_logprobs=False)
+        (warm,) = smol.ask([(ids, persona)], prompt_logprobs=False)
+        assert cold.cached == 0
+        assert warm.cached > 0
+        assert warm.tokens == cold.tokens
+        assert np.abs(warm.all - cold.all).max() <= BOUND
+
+
+def test_a_clients_own_salt_still_keeps_its_kv_apart(smol: Engine) -> None:
+    from vllm import SamplingParams
+
+    ids = (smol.prompts[1] * 5)[:100]
+    smol.llm.reset_prefix_cache()
+
+    def cached(salt: str | None, persona: str | None) -> int:
+        params = SamplingParams(max_tokens=1, extra_args=persona_args(persona) if persona else None)
+        prompt = {"prompt_token_ids": ids, **({"cache_salt": salt} if salt else {})}
+        return int(smol.llm.generate([prompt], params, use_tqdm=False)[0].num_cached_tokens)
+
+    for salt, persona in (("mine", "p0"), ("yours", "p0"), ("mine", None), (None, "p0")):
+        assert cached(salt, persona) == 0
+        assert cached(salt, persona) > 0
+
+
+def test_sampling_params_can_be_reused_and_are_not_changed(tiny: Engine) -> None:
+    from vllm import SamplingParams
+
+    params = SamplingParams(max_tokens=3, temperature=0, extra_args=persona_args("p0"))
+    before = dict(params.extra_args)
+    prompts = [{"prompt_token_ids": ids} for ids in tiny.prompts]
+    first = [out.outputs[0].token_ids for out in tiny.llm.generate(prompts, params, use_tqdm=False)]
+    assert params.extra_args == before
+    again = [out.outputs[0].token_ids for out in tiny.llm.generate(prompts, params, use_tqdm=False)]
+    assert first == again
+
+
+def test_every_sample_of_n_is_steered(tiny: Engine) -> None:
+    from vllm import SamplingParams
+
+    def samples(persona: str | None) -> list[Any]:
+        params = SamplingParams(
+            max_tokens=6, temperature=1.0, seed=3, n=4, logprobs=0,
+            extra_args=persona_args(persona) if persona else None,
+        )  # fmt: skip
+        (out,) = tiny.llm.generate([{"prompt_token_ids": tiny.prompts[0]}], params, use_tqdm=False)
+        return list(out.outputs)
+
+    ids = tiny.prompts[0]
+    for sample in samples("p0"):
+        tokens = list(sample.token_ids)
+        got = np.array([next(iter(entry.values())).logprob for entry in sample.logprobs])
+        wanted = logprobs(tiny.reference, [*ids, *tokens], [(tiny.personas["p0"], 1.0)])
+        assert np.abs(got - wanted[len(ids) - 1 :]).max() <= BOUND
+
+
+def test_an_unknown_persona_raises_before_anything_runs(tiny: Engine) -> None:
+    from vllm_palign import PersonaInvalid, PersonaNotFound
+
+    with pytest.raises(PersonaNotFound):
+        tiny.ask([(tiny.prompts[0], None), (tiny.prompts[0], "nobody")])
+    with pytest.raises(PersonaInvalid):
+        tiny.ask([(tiny.prompts[0], {"id": "p0", "strength": 3.5})])
+    (after,) = tiny.ask([(tiny.prompts[0], "p0")])
+    assert after.tokens
+
+
+def test_bfloat16_differs_from_hugging_face_no_more_than_vanilla_does(
+    demo_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("bfloat16")
+    engine = make_engine(
+        demo_model, "bfloat16", folder, write_personas(folder, 2, SMOLLM2, scale=0.05)
+    )
+    vanilla, steered = [], []
+    (stock,) = engine.stock([engine.prompts])
+    for ids, plain in zip(engine.prompts, stock, strict=True):
+        vanilla.append(np.abs(plain.all - engine.oracle(ids, plain, [])))
+        for name in ("p0", "p1"):
+            (answer,) = engine.ask([(ids, name)])
+            steered.append(np.abs(answer.all - engine.oracle(ids, answer, [(name, 1.0)])))
+    mean = [float(np.concatenate(rows).mean()) for rows in (vanilla, steered)]
+    most = [float(np.concatenate(rows).max()) for rows in (vanilla, steered)]
+    print(
+        f"bfloat16 |dlogprob| vanilla mean {mean[0]:.4f} max {most[0]:.4f}, steered {mean[1]:.4f} {most[1]:.4f}"
+    )
+    assert mean[1] <= 1.5 * mean[0]
+    assert most[1] <= 2 * most[0]

@@ -1,0 +1,286 @@
+"""What a client may ask for, and what the worker is given."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.personas import random_persona
+from vllm_palign import PalignError, PersonaConflict, PersonaInvalid, PersonaNotFound, persona_args
+from vllm_palign.shape import ModelShape
+from vllm_palign.store import PersonaStore
+from vllm_palign.wire import (
+    Seal,
+    Selection,
+    Stamp,
+    agree,
+    check_salt,
+    header_value,
+    open_named,
+    parse_metadata,
+    parse_model,
+    parse_persona,
+    salted,
+)
+
+SHAPE = {"num_layers": 3, "num_heads": 4, "head_dim": 8}
+MODEL = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=3e38)
+
+
+def store(max_strength: float = 3.0) -> PersonaStore:
+    filled = PersonaStore(MODEL, max_strength)
+    for seed, name in enumerate(("alice", "bob", "carol")):
+        filled.add(name, random_persona(seed, **SHAPE, steered=5, name=name))
+    return filled
+
+
+@pytest.mark.parametrize(
+    ("value", "parts", "strength"),
+    [
+        ("alice", (("alice", 1.0),), 1.0),
+        ({"id": "alice", "strength": 1.5}, (("alice", 1.0),), 1.5),
+        ({"id": "alice", "strength": "-1.5e0"}, (("alice", 1.0),), -1.5),
+        ({"mix": {"bob": 0.3, "alice": 0.7}}, (("alice", 0.7), ("bob", 0.3)), 1.0),
+        ({"mix": {"alice": 1}, "strength": 2}, (("alice", 1.0),), 2.0),
+    ],
+)
+def test_the_three_forms_are_understood(value: Any, parts: Any, strength: float) -> None:
+    assert parse_persona(value) == Selection(parts, strength)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", " alice", "a/b", "../a", "ü", "a" * 129, "-a", ".a", "alice\n", "аlice",  # Cyrillic a
+        True, False, 0, 1, 1.5, [], ["alice"], {}, {"id": None}, {"id": "alice", "mix": {"alice": 1}},
+        {"mix": {}}, {"mix": []}, {"mix": {f"p{i}": 0.1 for i in range(9)}}, {"mix": {"alice": None}},
+        {"mix": {"": 1}}, {"id": "alice", "power": 2}, {"name": "alice"},
+        *({"id": "alice", "strength": bad} for bad in (
+            math.nan, math.inf, -math.inf, True, False, None, "", "x", "nan", "inf", "1_0", " 1", "0x1",
+            "١", [], {}, 10**400, "1e999", "9" * 65,
+        )),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_anything_else_is_persona_invalid(value: Any) -> None:
+    with pytest.raises(PersonaInvalid) as refused:
+        parse_persona(value)
+    assert refused.value.status == 400
+    assert len(refused.value.message) < 500
+
+
+def test_null_asks_for_nobody() -> None:
+    assert parse_persona(None) is None
+    assert parse_metadata(None) is None
+    assert parse_metadata({"persona": None}) is None
+
+
+def test_metadata_names_persona_and_strength() -> None:
+    assert parse_metadata(
+        {"persona": "alice", "persona_strength": "1.5", "user": "7"}
+    ) == Selection((("alice", 1.0),), 1.5)
+    with pytest.raises(PersonaInvalid, match="name the persona"):
+        parse_metadata({"persona_strength": "1.5"})
+
+
+def test_a_model_suffix_counts_only_after_a_served_model() -> None:
+    served = ["base", "org/model", "odd@name"]
+    assert parse_model("base@alice", served) == ("base", Selection((("alice", 1.0),)))
+    assert parse_model("odd@name@alice", served) == ("odd@name", Selection((("alice", 1.0),)))
+    assert parse_model("odd@name", served) is None
+    assert parse_model("base", served) is None
+    assert parse_model("other@alice", served) is None
+    for suffix in ("", " ", "a b", "ü", "a/b"):
+        with pytest.raises(PersonaInvalid):
+            parse_model(f"base@{suffix}", served)
+
+
+def test_places_that_disagree_are_a_conflict() -> None:
+    alice, bob = parse_persona("alice"), parse_persona("bob")
+    assert agree({"persona": alice, "metadata": None, "model": alice}) == alice
+    assert agree({"persona": None, "metadata": None}) is None
+    for other in (bob, parse_persona({"id": "alice", "strength": 2})):
+        with pytest.raises(PersonaConflict):
+            agree({"persona": alice, "model": other})
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        ({"id": "alice", "strength": 3}, True),
+        ({"id": "alice", "strength": -3}, True),
+        ({"id": "alice", "strength": 3.0001}, False),
+        ({"mix": {"alice": 1.5, "bob": -1.5}}, True),
+        ({"mix": {"alice": 1.5, "bob": -1.6}}, False),
+        ({"mix": {"alice": 0.1}, "strength": 3.1}, False),
+        ({"mix": {"alice": 2}, "strength": 2}, False),
+    ],
+)
+def test_strength_is_bounded_and_never_clamped(value: Any, allowed: bool) -> None:
+    selection = parse_persona(value)
+    assert selection is not None
+    if allowed:
+        store().resolve(selection)
+    else:
+        with pytest.raises(PersonaInvalid, match="at most 3"):
+            store().resolve(selection)
+
+
+def test_an_unknown_persona_is_404() -> None:
+    with pytest.raises(PersonaNotFound) as refused:
+        store().resolve(Selection((("nobody", 1.0),)))
+    assert refused.value.status == 404
+    assert refused.value.to_openai()["error"]["code"] == "persona_not_found"
+
+
+def resolve(value: Any) -> Stamp | None:
+    selection = parse_persona(value)
+    assert selection is not None
+    personas = store()
+    return personas.stamp(personas.resolve(selection))
+
+
+def test_the_effect_is_the_contracts_formula() -> None:
+    stamp = resolve({"mix": {"alice": 0.7, "bob": -0.3}, "strength": 1.5})
+    assert stamp is not None
+    wanted = np.zeros((3, 4, 8))
+    for name, weight in (("alice", 0.7), ("bob", -0.3)):
+        persona = store().get(name)
+        for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
+            wanted[layer, head] += 1.5 * weight * persona.alpha * offset.astype(np.float64)
+    got = np.zeros_like(wanted)
+    got[stamp.layers, stamp.heads] = stamp.offsets
+    np.testing.assert_array_equal(got.astype(np.float32), wanted.astype(np.float32))
+
+
+def test_identity_is_content_strength_and_weights_and_nothing_else() -> None:
+    alice = resolve("alice")
+    assert alice is not None
+    same = [
+        {"mix": {"alice": 1.0}},
+        {"mix": {"alice": 2.0}, "strength": 0.5},
+        {"mix": {"alice": 1, "bob": 0}},
+    ]
+    assert {resolve(value).key for value in same} == {alice.key}  # type: ignore[union-attr]
+    others = [
+        "bob",
+        {"id": "alice", "strength": 1.0000001},
+        {"id": "alice", "strength": -1},
+        {"mix": {"alice": 0.5, "bob": 0.5}},
+    ]
+    keys = {resolve(value).key for value in others}  # type: ignore[union-attr]
+    assert len(keys) == len(others)
+    assert alice.key not in keys
+
+
+def test_two_names_for_the_same_bytes_are_one_persona() -> None:
+    personas = store()
+    personas.add("alias", personas.get("alice"))
+    one = personas.resolve(Selection((("alice", 0.5), ("alias", 0.5))))
+    assert one == personas.resolve(Selection((("alice", 1.0),)))
+
+
+def test_strength_zero_is_no_steering_at_all() -> None:
+    assert resolve({"id": "alice", "strength": 0}) is None
+    assert resolve({"id": "alice", "strength": -0.0}) is None
+    assert resolve({"mix": {"alice": 0, "bob": 0}}) is None
+
+
+def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
+    stamp = resolve("alice")
+    assert stamp is not None
+    packed = stamp.pack()
+    assert Stamp.unpack(packed).key == stamp.key
+    np.testing.assert_array_equal(Stamp.unpack(packed).offsets, stamp.offsets)
+    broken = bytearray(packed["offsets"])
+    broken[3] ^= 1
+    for wrong in (
+        {**packed, "offsets": bytes(broken)},
+        {**packed, "parts": [["0" * 64, 1.0]]},
+        "alice",
+        None,
+        {},
+    ):
+        with pytest.raises(PersonaInvalid):
+            Stamp.unpack(wrong)
+
+
+def test_only_this_process_can_seal_a_selection() -> None:
+    seal, resolved = Seal(), store().resolve(Selection((("alice", 1.5),)))
+    assert seal.open(seal.close(resolved)) == resolved
+    forged = json.dumps({"seal": "0" * 32, "parts": resolved.parts})
+    for foreign in (forged, Seal().close(resolved), json.dumps({"seal": None, "parts": []})):
+        with pytest.raises(PersonaInvalid, match="reserved"):
+            seal.open(foreign)
+    for other in ("alice", 1, None, "{", json.dumps(["x"])):
+        assert seal.open(other) is None
+
+
+def test_salts_differ_by_persona_and_by_client_salt_and_clients_cannot_write_them() -> None:
+    salts = {salted(client, key) for client in (None, "a", "b") for key in ("k1", "k2")}
+    assert len(salts) == 6
+    assert all(len(salt) <= 128 and not set(salt) & set("@/\\\0") for salt in salts)
+    with pytest.raises(PersonaInvalid):
+        check_salt(salted(None, "k1"))
+    check_salt("a client's own")
+    check_salt(None)
+
+
+def test_the_header_names_digest_and_strength_and_a_blend_its_parts() -> None:
+    digests = {"alice": "a" * 64, "bob": "b" * 64}
+    assert (
+        header_value(Selection((("alice", 1.0),), 1.5), digests) == f"alice@{'a' * 12};strength=1.5"
+    )
+    assert (
+        header_value(Selection((("alice", 0.7), ("bob", 0.3))), digests)
+        == f"alice@{'a' * 12}*0.7+bob@{'b' * 12}*0.3;strength=1.0"
+    )
+
+
+def test_persona_args_takes_what_the_body_field_takes() -> None:
+    for value in ("alice", {"id": "alice", "strength": 2}, {"mix": {"alice": 0.7, "bob": 0.3}}):
+        assert open_named(persona_args(value)["palign"]) == parse_persona(value)
+    assert open_named(persona_args("alice", strength=1.5)["palign"]).strength == 1.5
+    with pytest.raises(PersonaConflict):
+        persona_args({"id": "alice", "strength": 1}, strength=2)
+    with pytest.raises(PersonaInvalid):
+        persona_args("no such id!")
+
+
+def test_offsets_beyond_the_models_dtype_are_refused() -> None:
+    half = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=65504.0)
+    personas = PersonaStore(half, 3.0)
+    personas.add("loud", random_persona(0, **SHAPE, scale=1e5))
+    with pytest.raises(PalignError, match="65504"):
+        personas.stamp(personas.resolve(Selection((("loud", 1.0),))))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "mix", "strength", "alice", "x"]) | st.text(max_size=8),
+            inner,
+            max_size=9,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(json_values)
+def test_no_value_gets_anything_but_a_selection_or_a_4xx(value: Any) -> None:
+    for parse in (parse_persona, parse_metadata, lambda model: parse_model(model, ["base"])):
+        try:
+            parse(value)
+        except PalignError as error:
+            assert error.status in (400, 404)
+            json.dumps(error.to_openai()).encode()
