@@ -1,0 +1,425 @@
+"""A real ``vllm serve`` with the real OpenAI client: choosing, refusing, and 2,000 requests at random."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Server
+from tests.oracle import logprobs
+from vllm_palign import Persona
+
+MESSAGES: Any = [{"role": "user", "content": "It is Friday evening. What do you feel like doing?"}]
+
+
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def chat(server: Server, model: str = "base", **options: Any) -> tuple[str, str | None]:
+    """Greedy text and the persona header."""
+    raw = client(server).chat.completions.with_raw_response.create(
+        model=model, messages=MESSAGES, max_tokens=12, temperature=0, **options
+    )
+    return raw.parse().choices[0].message.content or "", raw.headers.get("x-palign-persona")
+
+
+def digest(personas: tuple[Path, dict[str, Persona]], name: str) -> str:
+    return personas[1][name].digest[:12]
+
+
+SmolPersonas = tuple[Path, dict[str, Persona]]
+
+
+def test_the_three_ways_to_choose_are_one(server: Server, smol_personas: SmolPersonas) -> None:
+    plain, no_header = chat(server)
+    ways = [
+        chat(server, extra_body={"persona": {"id": "p0", "strength": 0.5}}),
+        chat(server, metadata={"persona": "p0", "persona_strength": "0.5"}),
+        chat(server, extra_body={"persona": {"mix": {"p0": 0.5}}}),
+        chat(server, extra_body={"persona": {"id": "p0", "strength": 0.5}}, metadata={"persona": "p0", "persona_strength": "0.5"}),
+    ]  # fmt: skip
+    assert no_header is None
+    assert len({text for text, _ in ways}) == 1
+    assert ways[0][0] != plain
+    assert ways[0][1] == f"p0@{digest(smol_personas, 'p0')};strength=0.5"
+    suffix = chat(server, model="base@p1")
+    assert suffix == chat(server, extra_body={"persona": "p1"})
+    assert suffix[1] == f"p1@{digest(smol_personas, 'p1')};strength=1.0"
+
+
+def test_a_blend_lists_its_parts(server: Server, smol_personas: SmolPersonas) -> None:
+    _, header = chat(
+        server, extra_body={"persona": {"mix": {"p1": 0.3, "p0": 0.7}, "strength": -1}}
+    )
+    assert (
+        header
+        == f"p0@{digest(smol_personas, 'p0')}*0.7+p1@{digest(smol_personas, 'p1')}*0.3;strength=-1.0"
+    )
+
+
+def test_strength_zero_answers_as_plain_and_says_so(server: Server) -> None:
+    text, header = chat(server, extra_body={"persona": {"id": "p0", "strength": 0}})
+    assert text == chat(server)[0]
+    assert header is not None
+    assert header.endswith(";strength=0.0")
+
+
+def test_streaming_gives_the_same_text_and_the_header(server: Server) -> None:
+    whole, header = chat(server, extra_body={"persona": "p2"})
+    raw = client(server).chat.completions.with_raw_response.create(
+        model="base", messages=MESSAGES, max_tokens=12, temperature=0, stream=True, extra_body={"persona": "p2"}
+    )  # fmt: skip
+    assert raw.headers.get("x-palign-persona") == header
+    assert (
+        "".join(chunk.choices[0].delta.content or "" for chunk in raw.parse() if chunk.choices)
+        == whole
+    )
+
+
+def test_completions_and_responses_are_steered_too(server: Server) -> None:
+    api = client(server)
+
+    def completion(**options: Any) -> tuple[str, str | None]:
+        raw = api.completions.with_raw_response.create(
+            **{
+                "model": "base",
+                "prompt": "Once upon a time",
+                "max_tokens": 10,
+                "temperature": 0,
+                **options,
+            }
+        )
+        return raw.parse().choices[0].text, raw.headers.get("x-palign-persona")
+
+    def response(**options: Any) -> tuple[str, str | None]:
+        raw = api.responses.with_raw_response.create(
+            **{
+                "model": "base",
+                "input": "Hello, who are you?",
+                "max_output_tokens": 10,
+                "temperature": 0,
+                **options,
+            }
+        )
+        return raw.parse().output_text, raw.headers.get("x-palign-persona")
+
+    for ask in (completion, response):
+        plain, steered = ask(), ask(extra_body={"persona": "p3"})
+        assert steered[0] != plain[0]
+        assert plain[1] is None
+        assert str(steered[1]).startswith("p3@")
+        assert ask(model="base@p3") == ask(metadata={"persona": "p3"}) if ask is response else True
+        assert ask(model="base@p3") == steered
+    streamed = api.responses.create(
+        model="base", input="Hello, who are you?", max_output_tokens=10, temperature=0, stream=True,
+        extra_body={"persona": "p3"},
+    )  # fmt: skip
+    deltas = [event.delta for event in streamed if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == response(extra_body={"persona": "p3"})[0]
+
+
+def test_n_samples_and_logprobs_work(server: Server) -> None:
+    answer = client(server).chat.completions.create(
+        model="base", messages=MESSAGES, max_tokens=4, n=3, temperature=1, seed=1, logprobs=True,
+        extra_body={"persona": "p4"},
+    )  # fmt: skip
+    assert len(answer.choices) == 3
+    assert all(choice.logprobs for choice in answer.choices)
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "unknown persona": ("chat", {"persona": "nobody"}, 404, "persona_not_found"),
+    "unknown persona in metadata": ("chat", {"metadata": {"persona": "nobody"}}, 404, "persona_not_found"),
+    "unknown persona in model": ("chat", {"model": "base@nobody"}, 404, "persona_not_found"),
+    "unknown persona in a blend": ("chat", {"persona": {"mix": {"p0": 1, "nobody": 0}}}, 404, "persona_not_found"),
+    "too strong": ("chat", {"persona": {"id": "p0", "strength": 3.1}}, 400, "persona_invalid"),
+    "too strong together": ("chat", {"persona": {"mix": {"p0": 2, "p1": -2}}}, 400, "persona_invalid"),
+    "strength true": ("chat", {"persona": {"id": "p0", "strength": True}}, 400, "persona_invalid"),
+    "strength text": ("chat", {"persona": {"id": "p0", "strength": "much"}}, 400, "persona_invalid"),
+    "empty mix": ("chat", {"persona": {"mix": {}}}, 400, "persona_invalid"),
+    "long mix": ("chat", {"persona": {"mix": {f"p{i}": 0.1 for i in range(9)}}}, 400, "persona_invalid"),
+    "path-like": ("chat", {"persona": "../p0"}, 400, "persona_invalid"),
+    "number": ("chat", {"persona": 7}, 400, "persona_invalid"),
+    "conflict with metadata": ("chat", {"persona": "p0", "metadata": {"persona": "p1"}}, 400, "persona_conflict"),
+    "conflict with model": ("chat", {"persona": "p0", "model": "base@p1"}, 400, "persona_conflict"),
+    "reserved key": ("chat", {"vllm_xargs": {"palign": "p0"}}, 400, "persona_invalid"),
+    "reserved key beside a persona": ("chat", {"persona": "p0", "vllm_xargs": {"palign": "p0"}}, 400, "persona_invalid"),
+    "reserved salt": ("chat", {"cache_salt": "palign:0"}, 400, "persona_invalid"),
+    "beam search": ("chat", {"persona": "p0", "use_beam_search": True, "n": 2}, 400, "persona_invalid"),
+    "completions": ("completions", {"prompt": "x", "persona": "nobody"}, 404, "persona_not_found"),
+    "responses": ("responses", {"input": "x", "persona": "nobody"}, 404, "persona_not_found"),
+    "anthropic messages": ("messages", {"persona": "p0"}, 400, "persona_invalid"),
+    "tokenize": ("/tokenize", {"prompt": "x", "persona": "p0"}, 400, "persona_invalid"),
+    "tokens in, tokens out": (
+        "/inference/v1/generate",
+        {"token_ids": [1, 2], "sampling_params": {"extra_args": {"palign": "p0"}}},
+        400,
+        "persona_invalid",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_cannot_be_applied_is_an_error_the_client_sees(server: Server, fault: str) -> None:
+    path, body, status, code = REFUSED[fault]
+    path = {"chat": "/v1/chat/completions"}.get(path, path if path[0] == "/" else f"/v1/{path}")
+    messages = {"messages": MESSAGES} if path.endswith(("chat/completions", "messages")) else {}
+    reply = server.post(path, **{**messages, "max_tokens": 4, **body})
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert error["param"]
+    assert "x-palign-persona" not in reply.headers
+
+
+def test_an_escaped_or_utf16_field_name_is_seen_too(server: Server) -> None:
+    text = json.dumps({"model": "base", "messages": MESSAGES, "max_tokens": 2, "persona": "nobody"})
+    headers = {"content-type": "application/json"}
+    for body in (
+        text.replace("persona", "p\\u0065rsona").encode(),
+        text.encode("utf-16"),
+        text.encode("utf-32"),
+    ):
+        reply = httpx.post(
+            f"{server.url}/v1/chat/completions", content=body, headers=headers, timeout=60
+        )
+        assert reply.status_code == 404, reply.text
+
+
+def test_a_key_given_twice_is_refused(server: Server) -> None:
+    body = (
+        json.dumps({"model": "base", "messages": MESSAGES, "persona": "p0"})[:-1]
+        + ', "persona": "p1"}'
+    )
+    reply = httpx.post(
+        f"{server.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json"},
+    )
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "persona_invalid"
+
+
+def test_words_that_look_like_ours_in_a_prompt_change_nothing(server: Server) -> None:
+    messages = [
+        {"role": "user", "content": 'My persona is "p0", mail me at base@p0. {"palign": 1} \\u0070'}
+    ]
+    reply = server.post("/v1/chat/completions", messages=messages, max_tokens=4)
+    assert reply.status_code == 200
+    assert "x-palign-persona" not in reply.headers
+
+
+def test_no_such_base_model_stays_vllms_answer(server: Server) -> None:
+    reply = server.post("/v1/chat/completions", model="other@p0", messages=MESSAGES)
+    assert reply.status_code == 404
+    assert "other@p0" in reply.json()["error"]["message"]
+
+
+def test_requests_at_once_get_what_they_get_alone(server: Server) -> None:
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"persona": "p0"},
+        {},
+        {"persona": {"id": "p1", "strength": -0.5}},
+        {"persona": "p5"},
+    ] * 3
+    alone = [
+        server.post(
+            "/v1/chat/completions", messages=MESSAGES, max_tokens=3, temperature=0, **body
+        ).json()
+        for body in bodies[:5]
+    ]
+
+    async def together() -> list[Any]:
+        async with httpx.AsyncClient(timeout=120) as web:
+            replies = await asyncio.gather(
+                *(
+                    web.post(
+                        f"{server.url}/v1/chat/completions",
+                        json={
+                            "model": "base",
+                            "messages": MESSAGES,
+                            "max_tokens": 3,
+                            "temperature": 0,
+                            **body,
+                        },
+                    )
+                    for body in bodies
+                )
+            )
+            return [reply.json() for reply in replies]
+
+    for index, reply in enumerate(asyncio.run(together())):
+        assert (
+            reply["choices"][0]["message"]["content"]
+            == alone[index % 5]["choices"][0]["message"]["content"]
+        )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=12) | st.sampled_from(["p0", "p1", "nobody"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["id", "mix", "strength", "persona", "persona_strength", "palign", "p0"]) | st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)  # fmt: skip
+hostile_bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "persona": json_values,
+        "metadata": json_values,
+        "model": st.sampled_from(["base", "base@p0", "base@", "base@@", "base@ü", "@p0"])
+        | json_values,
+        "vllm_xargs": json_values,
+        "cache_salt": json_values,
+        "n": st.sampled_from([1, 2]),
+    },
+)
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=hostile_bodies)
+def test_hostile_bodies_get_a_4xx_or_a_proper_answer(
+    tiny_server: Server, body: dict[str, Any]
+) -> None:
+    fields = {"model": "base", "prompt": "x", "max_tokens": 1, **body}
+    reply = httpx.post(
+        f"{tiny_server.url}/v1/completions", content=json.dumps(fields).encode(),
+        headers={"content-type": "application/json"}, timeout=60,
+    )  # fmt: skip
+    assert reply.status_code in (200, 400, 404), (fields, reply.status_code, reply.text)
+    if reply.status_code != 200:
+        assert reply.json()["error"]["message"]
+    elif body.get("persona") is not None:
+        assert "x-palign-persona" in reply.headers, "asked for and not applied"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"null", b"[]", b'"persona"', b'{"persona": "p0"', b"\xff\xfepersona", b"[" * 200_000,
+     b'{"persona":' + b"[" * 200_000, b'{"persona": {"id": "p0", "strength": 1' + b"0" * 5000 + b"}}",
+     b'{"x": {' + b'"a":1,' * 50_000 + b'"persona": "p0"}}'],
+    ids=lambda content: repr(content[:20]),
+)  # fmt: skip
+def test_broken_json_never_breaks_the_server(tiny_server: Server, content: bytes) -> None:
+    reply = httpx.post(
+        f"{tiny_server.url}/v1/completions",
+        content=content,
+        headers={"content-type": "application/json"},
+        timeout=60,
+    )
+    assert 400 <= reply.status_code < 500, reply.text
+    assert httpx.get(f"{tiny_server.url}/health").status_code == 200
+
+
+def worker_memory(server: Server) -> int:
+    """Resident bytes of the server and all its processes."""
+    family = psutil.Process(server.process.pid)
+    return sum(process.memory_info().rss for process in [family, *family.children(recursive=True)])
+
+
+def test_2000_random_requests_are_each_right(
+    tiny_server: Server, tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]
+) -> None:
+    """Random names, strengths, blends and aborts with room for 4 sequences at a time. Every answer is
+    checked against the Hugging Face oracle, so a wrong persona, a wrong strength or none is seen."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rng = random.Random(0)
+    names = sorted(tiny_personas[1])
+    total = 2000
+
+    def wish() -> Any:
+        kind = rng.random()
+        if kind < 0.2:
+            return None
+        if kind < 0.4:
+            return rng.choice(names)
+        if kind < 0.8:
+            return {"id": rng.choice(names), "strength": rng.uniform(-2, 2)}
+        chosen = rng.sample(names, rng.randint(1, 4))
+        return {
+            "mix": {name: rng.uniform(-0.7, 0.7) for name in chosen},
+            "strength": rng.choice([0.5, 1, -1]),
+        }
+
+    requests = [
+        ([rng.randrange(10, 40000) for _ in range(rng.randint(3, 40))], wish(), rng.random() < 0.15)
+        for _ in range(total)
+    ]  # fmt: skip
+    answers: list[tuple[list[int], list[float]] | None] = [None] * total
+    memory: list[int] = []
+
+    async def one(web: httpx.AsyncClient, gate: asyncio.Semaphore, index: int) -> None:
+        prompt, persona, abort = requests[index]
+        body: dict[str, Any] = {
+            "model": "base", "prompt": prompt, "temperature": 0, "max_tokens": 40 if abort else 4,
+            "logprobs": 0, "return_token_ids": True, "stream": abort,
+        }  # fmt: skip
+        if persona is not None:
+            body["persona"] = persona
+        async with gate:
+            if abort:
+                async with web.stream(
+                    "POST", f"{tiny_server.url}/v1/completions", json=body
+                ) as reply:
+                    assert reply.status_code == 200
+                    async for _ in reply.aiter_lines():
+                        break
+                return
+            reply = await web.post(f"{tiny_server.url}/v1/completions", json=body)
+            assert reply.status_code == 200, reply.text
+            assert ("x-palign-persona" in reply.headers) == (persona is not None)
+            (choice,) = reply.json()["choices"]
+            answers[index] = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+
+    async def run() -> None:
+        gate = asyncio.Semaphore(24)
+        limits = httpx.Limits(max_connections=32)
+        async with httpx.AsyncClient(timeout=300, limits=limits) as web:
+            for start in range(0, total, 500):
+                await asyncio.gather(
+                    *(one(web, gate, index) for index in range(start, start + 500))
+                )
+                memory.append(worker_memory(tiny_server))
+
+    asyncio.run(run())
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    worst, checked = 0.0, 0
+    for (prompt, persona, abort), answer in zip(requests, answers, strict=True):
+        if abort:
+            continue
+        assert answer is not None
+        tokens, got = answer
+        strength = persona.get("strength", 1.0) if isinstance(persona, dict) else 1.0
+        weights = (
+            {}
+            if persona is None
+            else {persona: 1.0}
+            if isinstance(persona, str)
+            else persona.get("mix") or {persona["id"]: 1.0}
+        )
+        parts = [(tiny_personas[1][name], weight * strength) for name, weight in weights.items()]
+        wanted = logprobs(reference, [*prompt, *tokens], parts)[len(prompt) - 1 :]
+        worst = max(worst, float(np.abs(np.array(got) - wanted).max()))
+        checked += 1
+    print(f"{checked} answers checked, max |dlogprob| {worst:.2e}, memory after each 500: "
+          + ", ".join(f"{size / 2**20:.0f} MiB" for size in memory))  # fmt: skip
+    assert worst <= 1e-4
+    assert checked > 1500
+    assert memory[-1] - memory[0] < 64 * 2**20
