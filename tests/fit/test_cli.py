@@ -62,9 +62,7 @@ def test_no_path_of_this_machine_is_in_the_file(
     fitted: tuple[Path, dict[str, Any]], tiny_checkpoint: Path
 ) -> None:
     data = (fitted[0] / "ann.safetensors").read_bytes()
-    assert (
-        str(tiny_checkpoint.parent).encode() not in data and b"/" not in data[:4000].split(b"}")[0]
-    )
+    assert str(tiny_checkpoint.parent).encode() not in data
 
 
 def test_one_subject_may_go_to_a_named_file(
