@@ -193,6 +193,15 @@ def test_a_file_written_by_another_program_is_read() -> None:
     np.testing.assert_array_equal(persona.offsets, TENSORS["offsets"])
 
 
+def test_a_header_of_any_length_is_read_even_if_the_file_begins_like_a_pickle() -> None:
+    firsts = set()
+    for length in range(300):
+        data = pack(description="x" * length)
+        firsts.add(data[0])
+        assert len(Persona.from_bytes(data).description) == length
+    assert 0x80 in firsts
+
+
 def test_the_digest_is_the_sha256_of_the_files_own_bytes() -> None:
     data = pack()
     assert Persona.from_bytes(data).digest == hashlib.sha256(data).hexdigest()

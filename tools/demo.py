@@ -38,8 +38,8 @@ BIN = Path(sys.executable).parent
 START_SECONDS = 600
 
 QUESTIONS = (
-    "It's Friday evening. What do you feel like doing?",
-    "A friend invites you to a big party. How do you feel about it?",
+    "A friend invites you to a big party. How do you feel?",
+    "How do you feel about meeting new people?",
 )
 STRENGTH = 1.0
 
@@ -137,7 +137,7 @@ async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
         text = raw.parse().choices[0].message.content or ""
         return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "-")
 
-    return await asyncio.gather(one(None), one("alice"), one("bob"))
+    return list(await asyncio.gather(one(None), one("alice"), one("bob")))
 
 
 def show(question: str, answers: list[tuple[str, str, str]]) -> None:

@@ -258,16 +258,17 @@ def _problems(persona: Persona) -> Iterable[str]:
 
 def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """The tensors and the palign header of safetensors bytes, with names, dtypes and ranks checked."""
-    if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
-        raise PersonaInvalid(
-            f"{source}: looks like a pickle or a torch.save archive, which is never opened; "
-            "wanted safetensors (make one with palign-fit)"
-        )
     try:
         entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         size = int.from_bytes(data[:8], "little")
         metadata = _strict_json(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
     except Exception as error:  # safetensors raises its own class, json and utf-8 theirs
+        # Only now: a safetensors file may begin with a pickle's first byte, the header's length decides.
+        if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
+            raise PersonaInvalid(
+                f"{source}: looks like a pickle or a torch.save archive, which is never opened; "
+                "wanted safetensors (make one with palign-fit)"
+            ) from None
         raise PersonaInvalid(f"{source}: is not a safetensors file: {error}") from error
     if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
         held = sorted(metadata) if isinstance(metadata, dict) else "none"

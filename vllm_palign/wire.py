@@ -166,7 +166,9 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
     PalignStartupError when vLLM is in use without the plugin, because the request would then be
     answered plainly.
     """
-    if sys.modules.get("vllm") is not None and XARG not in os.environ.get("VLLM_PLUGINS", "").split(","):
+    if sys.modules.get("vllm") is not None and XARG not in os.environ.get("VLLM_PLUGINS", "").split(
+        ","
+    ):
         raise PalignStartupError(
             "the palign plugin is not enabled in this process, so the persona would be ignored; "
             'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'
