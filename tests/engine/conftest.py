@@ -48,11 +48,18 @@ def run_engines(
     folder: Path,
     engines: list[dict[str, Any]],
     *,
-    environment: dict[str, str] | None = None,
+    environment: dict[str, str | None] | None = None,
     script: str = "driver.py",
     timeout: float = 400,
 ) -> list[dict[str, Any]]:
-    """Run the engines in one subprocess; a result each. ``kwargs`` are added to ``ENGINE``."""
+    """Run the engines in one subprocess; a result each. ``kwargs`` are added to ``ENGINE``; a
+    variable of ``environment`` that is None is unset."""
+    variables = (
+        os.environ
+        | ENVIRONMENT
+        | {"VLLM_CACHE_ROOT": str(folder / "cache")}
+        | (environment or {})
+    )
     job, result = folder / "job.json", folder / "result.json"
     for engine in engines:
         engine["kwargs"] = ENGINE | engine.get("kwargs", {})
@@ -61,10 +68,7 @@ def run_engines(
         # Our own group, so that a timeout leaves no engine behind.
         process = subprocess.Popen(
             [sys.executable, str(HERE / script), str(job), str(result)],
-            env=os.environ
-            | ENVIRONMENT
-            | {"VLLM_CACHE_ROOT": str(folder / "cache")}
-            | (environment or {}),
+            env={name: value for name, value in variables.items() if value is not None},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

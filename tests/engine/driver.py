@@ -21,9 +21,9 @@ from typing import Any
 def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     """Start one engine, answer its batches in order, and say what the bank holds afterwards.
 
-    A refusal to start is a result, ``{"error": {"type", "message"}}``, and so is one of a batch.
+    An exception, of the start or of a request, is a result: ``{"error": {"type", "message"}}``.
     """
-    from vllm import LLM
+    from vllm import LLM, EngineArgs
 
     started = time.monotonic()
     kwargs = dict(job.get("kwargs", {}))
@@ -33,6 +33,9 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     llm = None
     try:
         with tamper():
+            if job.get("only_config"):
+                config = EngineArgs(job["model"], **kwargs).create_engine_config()
+                return {"config_hash": config.compute_hash()}
             llm = LLM(job["model"], **kwargs)
         batches = [_answer(llm, batch) for batch in job.get("batches", [])]
         # vLLM tells its workers which requests are over with the next step, if there is one.
@@ -52,17 +55,13 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     return {**result, "seconds": time.monotonic() - started}
 
 
-def _answer(llm: Any, batch: list[dict[str, Any]]) -> Any:
-    try:
-        outputs = llm.generate(
-            [{"prompt_token_ids": request["prompt"]} for request in batch],
-            [_sampling(request) for request in batch],
-            lora_request=[_lora(request) for request in batch],
-            use_tqdm=False,
-        )
-    except Exception as error:
-        traceback.print_exc()
-        return {"error": {"type": type(error).__name__, "message": str(error)}}
+def _answer(llm: Any, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    outputs = llm.generate(
+        [{"prompt_token_ids": request["prompt"]} for request in batch],
+        [_sampling(request) for request in batch],
+        lora_request=[_lora(request) for request in batch],
+        use_tqdm=False,
+    )
     return [_plain(output) for output in outputs]
 
 
@@ -77,8 +76,8 @@ def _sampling(request: dict[str, Any]) -> Any:
         ignore_eos=True,
         detokenize=False,
         # Everything: the test compares whole distributions.
-        logprobs=-1 if request.get("distributions", True) else None,
-        prompt_logprobs=-1 if request.get("distributions", True) else None,
+        logprobs=-1,
+        prompt_logprobs=-1 if request.get("prompt_distributions", True) else None,
         extra_args=None if persona is None else persona_args(persona),
     )
 
@@ -91,7 +90,8 @@ def _lora(request: dict[str, Any]) -> Any:
 
 
 def _plain(output: Any) -> dict[str, Any]:
-    """``distributions`` [T-1, V]: row t is what the model says after token t of prompt + answer."""
+    """``distributions`` [T-1, V]: row t is what the model says after token t of prompt + answer.
+    Without prompt distributions the rows of the prompt's tokens but its last are missing."""
     (answer,) = output.outputs
     steps = [*(output.prompt_logprobs or [None])[1:], *(answer.logprobs or [])]
     return {
@@ -148,6 +148,50 @@ def _without_hook_of_layer_1() -> Any:
 
 
 @contextlib.contextmanager
+def _stale_compiled_graph() -> Any:
+    """As if a graph compiled by stock vLLM had been loaded: the hooks come after the compilation."""
+    import vllm_palign.runner as runner
+
+    arm, self_test, armed = runner.arm, runner.self_test, []
+
+    def late_self_test(*args: Any) -> None:
+        arm(*armed)
+        self_test(*args)
+
+    runner.arm = lambda sites, bank: armed.extend((sites, bank))
+    runner.self_test = late_self_test
+    try:
+        yield
+    finally:
+        runner.arm, runner.self_test = arm, self_test
+
+
+@contextlib.contextmanager
+def _drifted_runner() -> Any:
+    """As after an upgrade of vLLM that renamed a parameter of the model runner."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    original = GPUModelRunner._update_states
+    GPUModelRunner._update_states = lambda self, output: original(self, output)
+    try:
+        yield
+    finally:
+        GPUModelRunner._update_states = original
+
+
+@contextlib.contextmanager
+def _unknown_projection_names() -> Any:
+    """As with a family whose output projection has a name we have never seen."""
+    import vllm_palign.layer as layer
+
+    names, layer.PROJECTION_NAMES = layer.PROJECTION_NAMES, ("no_such_projection",)
+    try:
+        yield
+    finally:
+        layer.PROJECTION_NAMES = names
+
+
+@contextlib.contextmanager
 def _other_traced_code() -> Any:
     """As after an upgrade of the plugin that changed what is traced."""
     import vllm_palign.plugin as plugin
@@ -163,6 +207,9 @@ def _other_traced_code() -> Any:
 
 _TAMPERINGS = {
     "without_hook_of_layer_1": _without_hook_of_layer_1,
+    "stale_compiled_graph": _stale_compiled_graph,
+    "drifted_runner": _drifted_runner,
+    "unknown_projection_names": _unknown_projection_names,
     "other_traced_code": _other_traced_code,
 }
 

@@ -62,6 +62,26 @@ def steered(model: Any, projection: str, blend: Blend) -> Iterator[None]:
             module.bias = bias
 
 
+@contextmanager
+def steered_input(model: Any, projection: str, blend: Blend) -> Iterator[None]:
+    """The same by its definition, d added to the projection's input. For projections that do
+    something to their input first, where a bias would be another thing."""
+    shape = next(iter(blend), None)
+    handles = []
+    for layer in range(shape.num_layers if shape else 0):
+        moved = displacement(blend, layer, shape.num_heads, shape.head_dim)
+        handles.append(
+            model.get_submodule(projection.format(layer)).register_forward_pre_hook(
+                lambda _, args, moved=moved: (args[0] + moved, *args[1:])
+            )
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @torch.no_grad()
 def distributions(model: Any, tokens: list[int]) -> np.ndarray:
     """Log-probabilities [T-1, V] after each token but the last."""

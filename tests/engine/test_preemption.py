@@ -1,0 +1,133 @@
+"""Slots and KV blocks run short: requests wait, are thrown out and come back, and stay right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import oracle
+from .conftest import Run
+from .models import FAMILIES, random_persona, random_prompt
+
+BOUND = 1e-4
+FAMILY = FAMILIES["llama"]
+RUNNERS = {
+    "v1": {},
+    "v2": {
+        "script": "v2_driver.py",
+        "environment": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
+    },
+}
+
+
+def check(
+    path: Path, requests: list[dict[str, Any]], answers: list[Any], blends: list[Any]
+) -> float:
+    """Largest error of the answers, and that their tokens are the reference method's."""
+    model = oracle.load_hf(path)
+    errors = []
+    for request, answer, blend in zip(requests, answers, blends, strict=True):
+        prompt, tokens = request["prompt"], answer["tokens"]
+        assert len(tokens) == request["max_tokens"]
+        with oracle.steered(model, FAMILY.projection, blend):
+            wanted = oracle.distributions(model, prompt + tokens)[len(prompt) - 1 :]
+        errors.append(oracle.error(answer["distributions"], wanted))
+        assert wanted.argmax(-1).tolist() == tokens
+    return max(errors)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_preempted_request_goes_on_with_its_persona(
+    runner: str,
+    engines: Run,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    file = tmp_path / "alice.safetensors"
+    alice = random_persona(file, seed=0, heads=FAMILY.heads)
+    path = checkpoint("llama")
+    strengths = [1.0, -0.7, None, 1.6]
+    requests = [
+        {
+            "prompt": random_prompt(seed, length=24),
+            "max_tokens": 20,
+            "prompt_distributions": False,
+            "persona": strength and {"id": "alice", "strength": strength},
+        }
+        for seed, strength in enumerate(strengths)
+    ]
+    (result,) = engines(
+        [
+            {
+                "model": str(path),
+                # Each request outgrows its first block of 32 tokens; four are usable, and one is
+                # vLLM's own.
+                "kwargs": {
+                    "block_size": 32,
+                    "num_gpu_blocks_override": 5,
+                    "disable_log_stats": False,
+                },
+                "personas": {"alice": str(file)},
+                "batches": [requests],
+            }
+        ],
+        **RUNNERS[runner],
+    )
+    assert "error" not in result, result["error"]
+    assert result["preemptions"] > 0
+    blends = [{alice: strength} if strength else {} for strength in strengths]
+    error = check(path, requests, result["batches"][0], blends)
+    record_property("measured", f"preempted={error:.1e} preemptions={result['preemptions']}")
+    assert error < BOUND
+    assert result["bank"][0]["requests"] == 0
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
+    runner: str,
+    engines: Run,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    files = [tmp_path / f"p{seed}.safetensors" for seed in range(6)]
+    personas = [
+        random_persona(file, seed=seed, heads=FAMILY.heads) for seed, file in enumerate(files)
+    ]
+    path = checkpoint("llama")
+    wishes = [(index, strength) for strength in (1.0, -0.8) for index in range(6)]
+    requests = [
+        {
+            "prompt": random_prompt(7),
+            # Of different lengths, so that slots change hands in the middle of a neighbour.
+            "max_tokens": 2 + at % 4,
+            "prompt_distributions": False,
+            "persona": {"id": f"p{index}", "strength": strength},
+        }
+        for at, (index, strength) in enumerate(wishes)
+    ]
+    (result,) = engines(
+        [
+            {
+                "model": str(path),
+                "kwargs": {"max_num_seqs": 2},
+                "personas": {file.stem: str(file) for file in files},
+                "batches": [requests],
+            }
+        ],
+        **RUNNERS[runner],
+    )
+    assert "error" not in result, result["error"]
+    blends = [{personas[index]: strength} for index, strength in wishes]
+    error = check(path, requests, result["batches"][0], blends)
+    record_property("measured", f"slots={error:.1e}")
+    assert error < BOUND
+    (bank,) = result["bank"]
+    assert bank["slots"] == 2
+    assert bank["requests"] == 0
+    assert bank["resident"] <= 2
+    assert bank["neutral"] == 0.0

@@ -1,0 +1,127 @@
+"""A quantised projection is steered at its input, before it quantises it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from . import oracle
+from .conftest import Run
+from .models import FAMILIES, random_persona, random_prompt
+
+FAMILY = FAMILIES["llama"]
+BOUND = 0.05
+"""A value on the edge between two of 255 steps may fall to either side, which moves everything
+after it; steering moves log-probabilities by several units."""
+
+W8A8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+            },
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+}
+
+
+def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as int8 and their scales [N, 1]; also of activations, a row a token."""
+    scale = weight.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 127
+    return (weight / scale).round().clamp(-128, 127), scale
+
+
+def write_w8a8(source: Path, target: Path) -> None:
+    """``source`` with every linear layer of the decoder as compressed-tensors' int8."""
+    tensors = load_file(source / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        integers, scale = quantised(tensors[name])
+        tensors[name] = integers.to(torch.int8)
+        tensors[f"{name}_scale"] = scale
+    config = json.loads((source / "config.json").read_text())
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config | {"quantization_config": W8A8}))
+
+
+class FakeInt8(torch.nn.Module):
+    """What an int8 x int8 linear layer computes, in float32."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        integers, scale = quantised(linear.weight.detach())
+        self.weight = torch.nn.Parameter(integers * scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        integers, scale = quantised(x)
+        return (integers * scale) @ self.weight.T
+
+
+@pytest.fixture
+def reference(checkpoint: Callable[[str], Path]) -> Any:
+    model = oracle.load_hf(checkpoint("llama"))
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if name.endswith("_proj"):
+                setattr(parent, name, FakeInt8(child))
+    return model
+
+
+def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_hugging_face(
+    engines: Run,
+    checkpoint: Callable[[str], Path],
+    reference: Any,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    write_w8a8(checkpoint("llama"), tmp_path / "w8a8")
+    file = tmp_path / "alice.safetensors"
+    alice = random_persona(file, seed=0, heads=FAMILY.heads)
+    prompts = [random_prompt(1), random_prompt(2)]
+    (result,) = engines(
+        [
+            {
+                "model": str(tmp_path / "w8a8"),
+                "personas": {"alice": str(file)},
+                "batches": [
+                    [{"prompt": prompts[0]}, {"prompt": prompts[1], "persona": "alice"}]
+                ],
+            }
+        ]
+    )
+    assert "error" not in result, result["error"]
+    errors = {}
+    for name, prompt, blend, answer in zip(
+        ("plain", "steered"), prompts, ({}, {alice: 1.0}), result["batches"][0], strict=True
+    ):
+        tokens = prompt + answer["tokens"]
+        with oracle.steered_input(reference, FAMILY.projection, blend):
+            wanted = oracle.distributions(reference, tokens)
+        errors[name] = oracle.error(answer["distributions"], wanted)
+        errors[f"{name} effect"] = oracle.error(wanted, oracle.distributions(reference, tokens))
+    record_property("measured", " ".join(f"{key}={value:.1e}" for key, value in errors.items()))
+    assert errors["plain"] < BOUND
+    assert errors["steered"] < BOUND
+    assert errors["steered effect"] > 20 * BOUND
