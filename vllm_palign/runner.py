@@ -196,5 +196,8 @@ def self_test(runner: Any, bank: OffsetBank) -> None:
 
 
 def _dummy_hidden(runner: Any, tokens: int) -> torch.Tensor | None:
-    hidden, _ = runner._dummy_run(tokens)
+    # V1 leaves attention out of dummy runs unless told otherwise, and on a CPU its output is then
+    # whatever memory held: two runs would differ, or drown the probe, for no reason of ours.
+    options = {} if hasattr(runner, "model_state") else {"force_attention": True}
+    hidden, _ = runner._dummy_run(tokens, **options)
     return hidden[:tokens].float().clone() if isinstance(hidden, torch.Tensor) else None
