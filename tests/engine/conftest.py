@@ -29,17 +29,26 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-ENGINE = dict(
-    dtype="float32",
-    enforce_eager=True,
-    skip_tokenizer_init=True,
-    max_model_len=64,
-    max_num_seqs=8,
-    max_logprobs=-1,
-    kv_cache_memory_bytes=16 << 20,
-    seed=0,
-)
+ENGINE = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "skip_tokenizer_init": True,
+    "max_model_len": 64,
+    "max_num_seqs": 8,
+    "max_logprobs": -1,
+    "kv_cache_memory_bytes": 16 << 20,
+    "seed": 0,
+}
 """Engine arguments of every test unless it says otherwise."""
+
+RUNNERS: dict[str, dict[str, Any]] = {
+    "v1": {},
+    "v2": {
+        "script": "v2_driver.py",
+        "environment": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
+    },
+}
+"""Options of ``engines`` for each of vLLM's model runners."""
 
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -55,10 +64,7 @@ def run_engines(
     """Run the engines in one subprocess; a result each. ``kwargs`` are added to ``ENGINE``; a
     variable of ``environment`` that is None is unset."""
     variables = (
-        os.environ
-        | ENVIRONMENT
-        | {"VLLM_CACHE_ROOT": str(folder / "cache")}
-        | (environment or {})
+        os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")} | (environment or {})
     )
     job, result = folder / "job.json", folder / "result.json"
     for engine in engines:

@@ -45,6 +45,7 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
             "config_hash": llm.llm_engine.vllm_config.compute_hash(),
             "bank": llm.collective_rpc(_inspect_bank),
             "preemptions": _preemptions(llm),
+            "compiled": llm.llm_engine.vllm_config.compilation_config.mode != 0,
         }
     except Exception as error:
         traceback.print_exc()
@@ -67,6 +68,7 @@ def _answer(llm: Any, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _sampling(request: dict[str, Any]) -> Any:
     from vllm import SamplingParams
+
     from vllm_palign import persona_args
 
     persona = request.get("persona")
@@ -205,7 +207,20 @@ def _other_traced_code() -> Any:
         plugin.TRACED = runner.TRACED = traced
 
 
+@contextlib.contextmanager
+def _int8_by_onednn() -> Any:
+    """vLLM's other int8 kernel, chosen on machines with AMX, takes 16-bit activations only."""
+    import vllm.model_executor.kernels.linear.scaled_mm.cpu as kernels
+
+    check, kernels.check_cpu_sgl_kernel = kernels.check_cpu_sgl_kernel, lambda *args: False
+    try:
+        yield
+    finally:
+        kernels.check_cpu_sgl_kernel = check
+
+
 _TAMPERINGS = {
+    "int8_by_onednn": _int8_by_onednn,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,
     "drifted_runner": _drifted_runner,

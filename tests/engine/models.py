@@ -34,22 +34,23 @@ class Family:
     """vLLM computes the exact GELU where Hugging Face's own class approximates it by tanh."""
 
 
-_WIDE = dict(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=LAYERS,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=HEAD_DIM,
-    max_position_embeddings=128,
-    tie_word_embeddings=False,
-)
+_WIDE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": HEAD_DIM,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+}
 """4 heads x 32 = 128, hidden_size 64."""
 
-_NARROW = {key: value for key, value in _WIDE.items() if key != "head_dim"} | dict(
-    num_attention_heads=2, num_key_value_heads=1
-)
+_NARROW = {key: value for key, value in _WIDE.items() if key != "head_dim"} | {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 """2 heads x 32 = hidden_size 64."""
 
 FAMILIES: dict[str, Family] = {
@@ -68,33 +69,33 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": Family(
         "Qwen2MoeConfig",
         _NARROW
-        | dict(
-            num_experts=4,
-            num_experts_per_tok=2,
-            moe_intermediate_size=32,
-            shared_expert_intermediate_size=64,
-        ),
+        | {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+        },
     ),
     "qwen3_moe": Family(
         "Qwen3MoeConfig",
-        _WIDE | dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
+        _WIDE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
         heads=4,
     ),
     "gemma": Family("GemmaConfig", _WIDE | {"tie_word_embeddings": True}, heads=4),
     "gemma2": Family(
         "Gemma2Config",
-        _WIDE | dict(tie_word_embeddings=True, query_pre_attn_scalar=32, sliding_window=16),
+        _WIDE | {"tie_word_embeddings": True, "query_pre_attn_scalar": 32, "sliding_window": 16},
         heads=4,
     ),
     "gemma3": Family(
         "Gemma3TextConfig",
         _WIDE
-        | dict(
-            tie_word_embeddings=True,
-            query_pre_attn_scalar=32,
-            sliding_window=16,
-            layer_types=["sliding_attention", "full_attention"],
-        ),
+        | {
+            "tie_word_embeddings": True,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
         heads=4,
     ),
     "phi": Family(
@@ -105,7 +106,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family("Phi3Config", _NARROW | {"pad_token_id": 0}),
     "gpt2": Family(
         "GPT2Config",
-        dict(vocab_size=VOCAB, n_embd=64, n_layer=LAYERS, n_head=2, n_positions=128),
+        {"vocab_size": VOCAB, "n_embd": 64, "n_layer": LAYERS, "n_head": 2, "n_positions": 128},
         projection="transformer.h.{}.attn.c_proj",
     ),
     "gpt_neox": Family(
@@ -115,77 +116,86 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt_oss": Family(
         "GptOssConfig",
-        _WIDE | dict(num_local_experts=4, num_experts_per_tok=2, sliding_window=16),
+        _WIDE | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16},
         heads=4,
     ),
     "opt": Family(
         "OPTConfig",
-        dict(
-            vocab_size=VOCAB,
-            hidden_size=64,
-            ffn_dim=96,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=2,
-            max_position_embeddings=128,
-            word_embed_proj_dim=64,
-        ),
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "ffn_dim": 96,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 64,
+        },
         projection="model.decoder.layers.{}.self_attn.out_proj",
     ),
     "falcon": Family(
         "FalconConfig",
-        dict(
-            vocab_size=VOCAB,
-            hidden_size=64,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=2,
-            max_position_embeddings=128,
-        ),
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 128,
+        },
         projection="transformer.h.{}.self_attention.dense",
     ),
     "bloom": Family(
         "BloomConfig",
-        dict(vocab_size=VOCAB, hidden_size=64, n_layer=LAYERS, n_head=2),
+        {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": LAYERS, "n_head": 2},
         projection="transformer.h.{}.self_attention.dense",
         exact_gelu=True,
     ),
     "granite": Family("GraniteConfig", _NARROW | {"attention_multiplier": 0.2}),
     "olmo2": Family("Olmo2Config", _NARROW | {"pad_token_id": 0}),
     "starcoder2": Family("Starcoder2Config", _NARROW),
-    "glm4": Family("Glm4Config", _WIDE | {"pad_token_id": 0, "partial_rotary_factor": 0.5}, heads=4),
+    "glm4": Family(
+        "Glm4Config", _WIDE | {"pad_token_id": 0, "partial_rotary_factor": 0.5}, heads=4
+    ),
     "stablelm": Family("StableLmConfig", _NARROW),
     "gptj": Family(
         "GPTJConfig",
-        dict(vocab_size=VOCAB, n_embd=64, n_layer=LAYERS, n_head=2, n_positions=128, rotary_dim=16),
+        {
+            "vocab_size": VOCAB,
+            "n_embd": 64,
+            "n_layer": LAYERS,
+            "n_head": 2,
+            "n_positions": 128,
+            "rotary_dim": 16,
+        },
         projection="transformer.h.{}.attn.out_proj",
     ),
-    "olmoe": Family("OlmoeConfig", _NARROW | dict(num_experts=4, num_experts_per_tok=2)),
+    "olmoe": Family("OlmoeConfig", _NARROW | {"num_experts": 4, "num_experts_per_tok": 2}),
     "smollm3": Family("SmolLM3Config", _NARROW | {"pad_token_id": 0}),
     "nemotron": Family("NemotronConfig", _WIDE, heads=4),
     "deepseek_v3": Family(
         "DeepseekV3Config",
-        dict(
-            vocab_size=VOCAB,
-            hidden_size=64,
-            intermediate_size=96,
-            moe_intermediate_size=32,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            n_routed_experts=4,
-            num_experts_per_tok=2,
-            n_shared_experts=1,
-            n_group=1,
-            topk_group=1,
-            first_k_dense_replace=1,
-            topk_method="noaux_tc",
-            kv_lora_rank=32,
-            q_lora_rank=32,
-            qk_rope_head_dim=32,
-            qk_nope_head_dim=32,
-            v_head_dim=32,
-            max_position_embeddings=128,
-            tie_word_embeddings=False,
-        ),
+        {
+            "vocab_size": VOCAB,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "moe_intermediate_size": 32,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "topk_method": "noaux_tc",
+            "kv_lora_rank": 32,
+            "q_lora_rank": 32,
+            "qk_rope_head_dim": 32,
+            "qk_nope_head_dim": 32,
+            "v_head_dim": 32,
+            "max_position_embeddings": 128,
+            "tie_word_embeddings": False,
+        },
     ),
     "cohere": Family("CohereConfig", _NARROW | {"tie_word_embeddings": True, "logit_scale": 1.0}),
 }
@@ -198,6 +208,27 @@ def build(name: str, folder: Path) -> Path:
     family = FAMILIES[name]
     config = getattr(transformers, family.config)(**family.fields)
     return save_random(config, folder / name)
+
+
+def build_mamba(path: Path) -> Path:
+    """A language model without attention."""
+    from transformers import MambaConfig
+
+    return save_random(
+        MambaConfig(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=LAYERS, state_size=8), path
+    )
+
+
+def build_whisper(path: Path) -> Path:
+    """An encoder-decoder."""
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+
+    size = {"d_model": 64, "vocab_size": VOCAB, "pad_token_id": 0}
+    layers = {f"{part}_layers": LAYERS for part in ("encoder", "decoder")}
+    heads = {f"{part}_attention_heads": 2 for part in ("encoder", "decoder")}
+    config = WhisperConfig(**size, **layers, **heads, max_target_positions=64)
+    WhisperFeatureExtractor().save_pretrained(path)
+    return save_random(config, path, "WhisperForConditionalGeneration")
 
 
 def save_random(config: Any, path: Path, model_class: str = "AutoModelForCausalLM") -> Path:

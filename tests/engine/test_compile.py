@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from . import oracle
-from .conftest import Run
+from .conftest import RUNNERS, Run
 from .models import FAMILIES, random_persona, random_prompt
 
 BOUND = 1e-4
@@ -63,6 +63,7 @@ def test_compiled_steered_answers_equal_the_reference_method(
         ]
     )
     assert "error" not in result, result["error"]
+    assert result["compiled"]
     model = oracle.load_hf(path)
     errors = []
     for requests, answers in zip(batches, result["batches"], strict=True):
@@ -80,11 +81,13 @@ def test_compiled_steered_answers_equal_the_reference_method(
     assert "layers [0, 1] of 2 armed do not change" in stale["error"]["message"]
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_the_start_is_refused_when_one_layer_has_lost_its_hook(
-    engines: Run, checkpoint: Callable[[str], Path]
+    runner: str, engines: Run, checkpoint: Callable[[str], Path]
 ) -> None:
     (result,) = engines(
-        [{"model": str(checkpoint("llama")), "tamper": "without_hook_of_layer_1"}]
+        [{"model": str(checkpoint("llama")), "tamper": "without_hook_of_layer_1"}],
+        **RUNNERS[runner],
     )
     assert result["error"]["type"] == "PalignStartupError"
     assert "layers [1] of 2 armed do not change" in result["error"]["message"]
@@ -109,8 +112,7 @@ def test_the_compile_cache_key_follows_the_traced_code_and_nothing_else_of_ours(
         )
     )
     (stock,) = (
-        result["config_hash"]
-        for result in engines([dict(job)], environment={"VLLM_PLUGINS": None})
+        result["config_hash"] for result in engines([dict(job)], environment={"VLLM_PLUGINS": None})
     )
     assert none == one == two
     assert len({one, upgraded, stock}) == 3

@@ -10,7 +10,13 @@ import pytest
 
 from . import oracle
 from .conftest import Run
-from .models import FAMILIES, random_persona, random_prompt
+from .models import (
+    FAMILIES,
+    build_mamba,
+    build_whisper,
+    random_persona,
+    random_prompt,
+)
 
 BOUND = 1e-4
 """Largest |log-probability difference|, over the whole vocabulary, prompt and answer."""
@@ -27,9 +33,7 @@ class Measured:
             random_persona(folder / f"{name}-{who}.safetensors", seed=seed, heads=heads)
             for seed, who in enumerate(("alice", "bob"))
         )
-        self.files = {
-            who: str(folder / f"{name}-{who}.safetensors") for who in ("alice", "bob")
-        }
+        self.files = {who: str(folder / f"{name}-{who}.safetensors") for who in ("alice", "bob")}
         self.prompts = [random_prompt(seed, length=9 + seed) for seed in range(3)]
         self.result: dict[str, Any] = {}
 
@@ -102,3 +106,27 @@ def test_log_probabilities_of_a_steered_request_equal_the_reference_method(
 def test_the_families_include_one_whose_heads_do_not_add_up_to_the_hidden_size() -> None:
     fields = FAMILIES["llama"].fields
     assert fields["num_attention_heads"] * fields["head_dim"] != fields["hidden_size"]
+
+
+def test_what_cannot_be_steered_is_refused_at_start_by_name(
+    engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    llama = str(checkpoint("llama"))
+    mamba = str(build_mamba(tmp_path / "mamba"))
+    whisper = str(build_whisper(tmp_path / "whisper"))
+    cases = {
+        "only text generation is steered": {"model": llama, "kwargs": {"runner": "pooling"}},
+        "the model has no attention": {"model": mamba},
+        "encoder-decoder models are not steered": {"model": whisper},
+        "palign cannot steer LlamaForCausalLM: layer 0: 0 output projections": {
+            "model": llama,
+            "tamper": "unknown_projection_names",
+        },
+        "dual batch overlap": {
+            "model": llama,
+            "kwargs": {"ubatch_size": 2, "all2all_backend": "deepep_low_latency"},
+        },
+    }
+    for message, result in zip(cases, engines(list(cases.values())), strict=True):
+        assert result["error"]["type"] == "PalignStartupError", result["error"]
+        assert message in result["error"]["message"]

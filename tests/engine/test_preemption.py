@@ -9,18 +9,11 @@ from typing import Any
 import pytest
 
 from . import oracle
-from .conftest import Run
+from .conftest import RUNNERS, Run
 from .models import FAMILIES, random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
-RUNNERS = {
-    "v1": {},
-    "v2": {
-        "script": "v2_driver.py",
-        "environment": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
-    },
-}
 
 
 def check(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from . import oracle
-from .conftest import Run
+from .conftest import RUNNERS, Run
 from .models import FAMILIES, random_persona, random_prompt
 
 BOUND = 1e-4
@@ -62,8 +62,7 @@ def answers(
                 ],
             }
         ],
-        script="v2_driver.py",
-        environment={"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
+        **RUNNERS["v2"],
     )
     assert "error" not in result, result["error"]
     return Answers(result, path, alice, bob)

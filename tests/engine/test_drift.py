@@ -1,0 +1,166 @@
+"""On a vLLM whose internals moved palign refuses, whole; not enabled it is not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .conftest import ENVIRONMENT, Run
+from .models import FAMILIES, random_persona, random_prompt
+
+SETTINGS = """
+import inspect, json
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.worker.worker_base import WorkerWrapperBase
+from vllm_palign import PalignStartupError, plugin
+
+def hooked():
+    places = {
+        "add_cli_args": EngineArgs, "from_cli_args": EngineArgs, "create_engine_config": EngineArgs,
+        "process_inputs": InputProcessor, "init_device": WorkerWrapperBase,
+    }
+    found = []
+    for method, owner in places.items():
+        raw = inspect.getattr_static(owner, method)
+        if hasattr(getattr(raw, "__func__", raw), "palign_original"):
+            found.append(method)
+    return found
+"""
+
+
+def python(code: str, plugins: str | None) -> Any:
+    """What ``code`` prints last, as JSON, from a fresh process with this ``VLLM_PLUGINS``."""
+    environment = os.environ | ENVIRONMENT | {"VLLM_PLUGINS": plugins}
+    process = subprocess.run(
+        [sys.executable, "-c", SETTINGS + code],
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def test_a_parameter_that_was_renamed_moved_or_added_is_refused_and_nothing_is_half_installed() -> (
+    None
+):
+    found = python(
+        """
+from vllm.plugins import load_general_plugins
+
+stock = InputProcessor.process_inputs
+fits = "self, request_id, prompt, params, supported_tasks"
+drifts = {
+    "renamed": "self, request_id, prompt, sampling_params, supported_tasks",
+    "reordered": "self, prompt, request_id, params, supported_tasks",
+    "shorter": "self, request_id, prompt, params",
+    "required": fits + ", tenant",
+}
+results = {}
+for name, parameters in drifts.items():
+    InputProcessor.process_inputs = eval(f"lambda {parameters}: None")
+    del_device = WorkerWrapperBase.init_device
+    del WorkerWrapperBase.init_device
+    try:
+        plugin.install(plugin.HOOKS)
+        results[name] = "installed"
+    except PalignStartupError as error:
+        results[name] = [error.message, hooked()]
+    WorkerWrapperBase.init_device = del_device
+try:
+    # What every vLLM process does first.
+    load_general_plugins()
+    results["vllm"] = "started"
+except PalignStartupError as error:
+    results["vllm"] = hooked()
+InputProcessor.process_inputs = eval(f"lambda {fits}, *, later=None: None")
+plugin.install(plugin.HOOKS)
+once = [InputProcessor.process_inputs, EngineArgs.create_engine_config]
+plugin.register()
+results["again"] = once == [InputProcessor.process_inputs, EngineArgs.create_engine_config]
+results["fits"] = hooked()
+print(json.dumps(results))
+""",
+        plugins="palign",
+    )
+    for name in ("renamed", "reordered", "shorter", "required"):
+        message, left = found[name]
+        assert left == [], "nothing is half installed"
+        assert "supports vllm 0.32, installed is vllm 0.32" in message
+        # One message for all that is wrong.
+        assert "InputProcessor.process_inputs: " in message
+        assert "WorkerWrapperBase.init_device" in message
+    assert (
+        "takes (self, request_id, prompt, sampling_params, supported_tasks)" in found["renamed"][0]
+    )
+    assert "needs further arguments ['tenant']" in found["required"][0]
+    # The options are there, steering is not, and vLLM did not go on.
+    assert found["vllm"] == ["add_cli_args", "from_cli_args"]
+    assert found["again"], "a target is wrapped once"
+    assert len(found["fits"]) == 5, "further parameters with defaults are no drift"
+
+
+def test_installed_but_not_enabled_there_are_the_options_and_nothing_else() -> None:
+    found = python(
+        """
+import inspect
+from vllm.plugins import load_general_plugins
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+load_general_plugins()
+parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+try:
+    EngineArgs.from_cli_args(parser.parse_args(["--palign-max-strength", "2"]))
+    refused = None
+except PalignStartupError as error:
+    refused = error.message
+print(json.dumps({
+    "hooked": hooked(),
+    "module": InputProcessor.process_inputs.__module__,
+    "options": [o for a in parser._actions for o in a.option_strings if "palign" in o or o == "--plugin"],
+    "refused": refused,
+    "untouched": EngineArgs.from_cli_args(parser.parse_args([])).additional_config,
+}))
+""",
+        plugins=None,
+    )
+    assert found["hooked"] == ["add_cli_args", "from_cli_args"]
+    assert found["module"] == "vllm.v1.engine.input_processor"
+    assert {"--plugin", "--palign-personas", "--palign-max-strength"} <= set(found["options"])
+    assert "need --plugin palign" in found["refused"]
+    assert not found["untouched"]
+
+
+def test_not_enabled_the_engine_is_stock_and_a_persona_is_an_error_not_a_plain_answer(
+    engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    random_persona(tmp_path / "alice.safetensors", seed=0, heads=FAMILIES["llama"].heads)
+    job = {
+        "model": str(checkpoint("llama")),
+        "personas": {"alice": str(tmp_path / "alice.safetensors")},
+    }
+    plain, asked = {"prompt": random_prompt(1)}, {"prompt": random_prompt(1), "persona": "alice"}
+    stock, refused = engines(
+        [job | {"batches": [[plain]]}, job | {"batches": [[asked]]}],
+        environment={"VLLM_PLUGINS": None},
+    )
+    assert stock["bank"] == [None]
+    assert refused["error"]["type"] == "PalignStartupError"
+    assert "not enabled in this process" in refused["error"]["message"]
+    on, drifted = engines([job | {"batches": [[plain, asked]]}, job | {"tamper": "drifted_runner"}])
+    assert on["batches"][0][0] == stock["batches"][0][0], "bit for bit"
+    assert on["batches"][0][1]["distributions"] != stock["batches"][0][0]["distributions"]
+    # The model runner's own methods are checked where they are wrapped, in the worker.
+    assert drifted["error"]["type"] == "PalignStartupError"
+    assert (
+        "CPUModelRunner._update_states: takes (output), wanted (scheduler_output)"
+        in (drifted["error"]["message"])
+    )
