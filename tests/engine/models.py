@@ -186,7 +186,7 @@ FAMILIES: dict[str, Family] = {
             "n_shared_experts": 1,
             "n_group": 1,
             "topk_group": 1,
-            "first_k_dense_replace": 1,
+            "first_k_dense_replace": 2,
             "topk_method": "noaux_tc",
             "kv_lora_rank": 32,
             "q_lora_rank": 32,

@@ -27,7 +27,7 @@ def hooked():
     }
     found = []
     for method, owner in places.items():
-        raw = inspect.getattr_static(owner, method)
+        raw = inspect.getattr_static(owner, method, None)
         if hasattr(getattr(raw, "__func__", raw), "palign_original"):
             found.append(method)
     return found
@@ -127,7 +127,7 @@ print(json.dumps({
     "module": InputProcessor.process_inputs.__module__,
     "options": [o for a in parser._actions for o in a.option_strings if "palign" in o or o == "--plugin"],
     "refused": refused,
-    "untouched": EngineArgs.from_cli_args(parser.parse_args([])).additional_config,
+    "untouched": EngineArgs.from_cli_args(parser.parse_args(["--model", "."])).additional_config,
 }))
 """,
         plugins=None,
