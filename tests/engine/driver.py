@@ -208,19 +208,19 @@ def _other_traced_code() -> Any:
 
 
 @contextlib.contextmanager
-def _int8_by_onednn() -> Any:
-    """vLLM's other int8 kernel, chosen on machines with AMX, takes 16-bit activations only."""
-    import vllm.model_executor.kernels.linear.scaled_mm.cpu as kernels
+def _without_amx() -> Any:
+    """The kernels of machines that have AMX take 16-bit numbers only; the others take float32 too."""
+    import torch
 
-    check, kernels.check_cpu_sgl_kernel = kernels.check_cpu_sgl_kernel, lambda *args: False
+    supported, torch.cpu._is_amx_tile_supported = torch.cpu._is_amx_tile_supported, lambda: False
     try:
         yield
     finally:
-        kernels.check_cpu_sgl_kernel = check
+        torch.cpu._is_amx_tile_supported = supported
 
 
 _TAMPERINGS = {
-    "int8_by_onednn": _int8_by_onednn,
+    "without_amx": _without_amx,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,
     "drifted_runner": _drifted_runner,

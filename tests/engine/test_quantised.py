@@ -104,7 +104,7 @@ def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_huggi
         [
             {
                 "model": str(tmp_path / "w8a8"),
-                "tamper": "int8_by_onednn",
+                "tamper": "without_amx",
                 "personas": {"alice": str(file)},
                 "batches": [[{"prompt": prompts[0]}, {"prompt": prompts[1], "persona": "alice"}]],
             }
