@@ -89,7 +89,10 @@ def write_personas(
 @pytest.fixture(scope="session")
 def smol_personas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Persona]]:
     folder = tmp_path_factory.mktemp("smol-personas")
-    return folder, write_personas(folder, 8, SMOLLM2)
+    personas = write_personas(folder, 8, SMOLLM2, scale=0.05)
+    for name, other in (("alice", "p0"), ("bob", "p1")):  # the names the examples use
+        save(personas[other], folder / f"{name}.safetensors")
+    return folder, personas
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +186,7 @@ def tiny_server(
     stop_server(running)
 
 
-def run_python(code: str, timeout: float = 300, **environment: str | None) -> Any:
+def run_python(code: str, timeout: float = 300, stdin: str = "", **environment: str | None) -> Any:
     """Run ``code`` in a fresh interpreter at the repository root; it prints ``RESULT`` and JSON on one
     line, among whatever vLLM logs."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -194,6 +197,7 @@ def run_python(code: str, timeout: float = 300, **environment: str | None) -> An
             env[name] = value
     done = subprocess.run(
         [sys.executable, "-c", code],
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -133,7 +133,7 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
         if given and not enabled():
             raise PalignStartupError("--palign-* options need --plugin palign")
         if enabled():
-            _refuse_front_ends(args)
+            refuse_front_ends(args)
         if given:
             if "personas" in given:
                 given["personas"] = parse_personas(given["personas"])
@@ -154,7 +154,7 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
     return from_cli_args
 
 
-def _refuse_front_ends(args: Any) -> None:
+def refuse_front_ends(args: Any) -> None:
     """Front ends that our middleware is not part of would answer plainly."""
     if getattr(args, "grpc", False):
         raise PalignStartupError(

@@ -1,0 +1,179 @@
+"""Turning it on, and refusing to start: the real command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import run_python
+from tests.personas import random_persona
+from vllm_palign import PalignStartupError, Persona, save
+from vllm_palign.config import PalignConfig, parse_personas
+from vllm_palign.plugin import refuse_front_ends
+
+VLLM = Path(sys.executable).with_name("vllm")
+
+
+def vllm(*arguments: str | Path, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [VLLM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_help_documents_the_flags() -> None:
+    code, text = vllm("serve", "--help=palign")
+    assert code == 0
+    for flag in ("--plugin NAME", "--palign-personas NAME=PATH|DIR", "--palign-max-strength F"):
+        assert flag in text
+
+
+# What `vllm serve` does with its arguments before an engine starts, many times in one process.
+PARSE = """
+import json, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+results = []
+for arguments in json.loads(sys.stdin.read()):
+    import os; os.environ.pop("VLLM_PLUGINS", None)
+    try:
+        args = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(arguments)
+        AsyncEngineArgs.from_cli_args(args).create_engine_config(UsageContext.OPENAI_API_SERVER)
+        results.append("started")
+    except ValueError as error:
+        results.append(f"{type(error).__name__}: {error}")
+print("RESULT " + json.dumps(results))
+"""
+
+
+def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
+    on = ["--model", str(tiny_model), "--plugin", "palign"]
+    cases = {
+        "need --plugin palign": ["--palign-personas", "a=x.safetensors"],
+        "neither NAME=PATH nor an existing folder": [*on, "--palign-personas", "nowhere"],
+        "cannot be read": [*on, "--palign-personas", "a=nowhere.safetensors"],
+        "max_strength": [*on, "--palign-max-strength", "nan"],
+        "persona: Extra inputs": [*on, "--additional-config", '{"palign": {"persona": {}}}'],
+        "given both as --palign option": [
+            *on, "--palign-max-strength", "2", "--additional-config", '{"palign": {"max_strength": 1}}',
+        ],
+        "KV connector 'ExampleConnector'": [
+            *on, "--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
+        ],
+        "kv-sharing-fast-prefill": [*on, "--kv-sharing-fast-prefill"],
+    }  # fmt: skip
+    results = run_python(PARSE, stdin=json.dumps(list(cases.values())), VLLM_PLUGINS=None)
+    for message, result in zip(cases, results, strict=True):
+        assert result.startswith("PalignStartupError: "), result
+        assert message in result
+
+
+def test_front_ends_without_middleware_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PalignStartupError, match="--grpc has no middleware"):
+        refuse_front_ends(Namespace(grpc=True))
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    with pytest.raises(PalignStartupError, match="VLLM_USE_RUST_FRONTEND"):
+        refuse_front_ends(Namespace(grpc=False))
+
+
+def test_an_unknown_plugin_is_a_usage_error() -> None:
+    code, text = vllm("serve", "model", "--plugin", "nosuchthing")
+    assert code == 2
+    assert "--plugin nosuchthing: not installed; installed are" in text
+
+
+def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path: Path) -> None:
+    path = save(
+        random_persona(0, num_layers=30, num_heads=9, head_dim=64), tmp_path / "a.safetensors"
+    )
+    code, text = vllm("serve", tiny_model, "--plugin", "palign", "--palign-personas", f"a={path}")
+    assert code != 0
+    assert "num_layers is 30, the served model has 3" in text
+    assert "head_dim is 64, the served model has 32" in text
+
+
+def test_run_batch_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    line = {
+        "custom_id": "1", "method": "POST", "url": "/v1/completions",
+        "body": {"model": str(tiny_model), "prompt": "x", "persona": "alice"},
+    }  # fmt: skip
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    code, text = vllm(
+        "run-batch", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--model", tiny_model,
+        VLLM_PLUGINS="palign",
+    )  # fmt: skip
+    assert code != 0
+    assert "run-batch has no middleware" in text
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_enabling_leaves_other_plugins_on() -> None:
+    code = (
+        "import json, os\n"
+        "from vllm_palign.plugin import enable\n"
+        "enable('palign')\n"
+        "print('RESULT ' + json.dumps(os.environ['VLLM_PLUGINS']))"
+    )
+    before = run_python(code, VLLM_PLUGINS=None).split(",")
+    assert "palign" in before
+    assert "lora_filesystem_resolver" in before, "vLLM's own plugins were on before"
+    assert run_python(code, VLLM_PLUGINS="something").split(",") == ["palign", "something"]
+    assert run_python(code, VLLM_PLUGINS="palign") == "palign"
+
+
+def test_personas_are_named_by_argument_or_by_their_file(
+    tiny_personas: tuple[Path, dict[str, Persona]], tmp_path: Path
+) -> None:
+    folder = tiny_personas[0]
+    assert parse_personas([f"x={folder}/p0.safetensors"]) == {"x": f"{folder}/p0.safetensors"}
+    assert set(parse_personas([str(folder)])) == set(tiny_personas[1])
+    (tmp_path / "empty").mkdir()
+    for wrong in (["plain.safetensors"], [str(tmp_path / "empty")], ["a=x", "a=y"], ["bad name=x"]):
+        with pytest.raises(PalignStartupError, match="--palign-personas"):
+            parse_personas(wrong)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"palign": {"unknown": 1}},
+        {"palign": {"max_strength": True}},
+        {"palign": {"max_strength": 0}},
+        {"palign": {"personas": {"bad name": "x"}}},
+        {"palign": {"personas": ["x"]}},
+        {"palign": "x"},
+        "x",
+    ],
+)
+def test_a_wrong_config_is_refused_and_named(config: Any) -> None:
+    with pytest.raises(PalignStartupError, match="additional_config"):
+        PalignConfig.read(config)
+
+
+def test_paths_may_be_path_objects() -> None:
+    read = PalignConfig.read({"palign": {"personas": {"a": Path("a.safetensors")}}})
+    assert read.personas == {"a": "a.safetensors"}
+
+
+def test_persona_args_refuse_to_be_ignored() -> None:
+    code = (
+        "import vllm_palign\n"
+        "import vllm\n"
+        "try:\n    vllm_palign.persona_args('alice'); said = ''\n"
+        "except vllm_palign.PalignStartupError as error:\n    said = error.message\n"
+        "import json; print('RESULT ' + json.dumps(said))"
+    )
+    assert "VLLM_PLUGINS" in run_python(code, VLLM_PLUGINS=None)
+    assert run_python(code, VLLM_PLUGINS="palign") == ""
