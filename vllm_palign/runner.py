@@ -200,4 +200,5 @@ def _dummy_hidden(runner: Any, tokens: int) -> torch.Tensor | None:
     # whatever memory held: two runs would differ, or drown the probe, for no reason of ours.
     options = {} if hasattr(runner, "model_state") else {"force_attention": True}
     hidden, _ = runner._dummy_run(tokens, **options)
-    return hidden[:tokens].float().clone() if isinstance(hidden, torch.Tensor) else None
+    # NaN differs from itself, so a broken forward pass would look like one the probe has reached.
+    return torch.nan_to_num(hidden[:tokens].float()) if isinstance(hidden, torch.Tensor) else None
