@@ -199,18 +199,28 @@ def test_an_escaped_or_utf16_field_name_is_seen_too(server: Server) -> None:
         assert reply.status_code == 404, reply.text
 
 
-def test_a_key_given_twice_is_refused(server: Server) -> None:
-    body = (
-        json.dumps({"model": "base", "messages": MESSAGES, "persona": "p0"})[:-1]
-        + ', "persona": "p1"}'
-    )
+@pytest.mark.parametrize(
+    "more",
+    [
+        '"persona": "p0", "persona": "p1"',
+        '"persona": "p0", "persona": null',
+        '"metadata": {"persona": "p0"}, "metadata": {}',
+        '"metadata": {"persona": "p0", "persona": null}',
+        '"persona": {"id": "p0", "strength": 1, "strength": 2}',
+        '"persona": {"mix": {"p0": 1, "p0": 0.5}}',
+        '"model": "base@p0", "model": "base"',
+    ],
+)
+def test_a_key_given_twice_is_refused(server: Server, more: str) -> None:
+    body = '{"model": "base", ' if '"model"' not in more else "{"
     reply = httpx.post(
-        f"{server.url}/v1/chat/completions",
-        content=body,
+        f"{server.url}/v1/completions",
+        content=f'{body}"prompt": "x", "max_tokens": 1, {more}}}',
         headers={"content-type": "application/json"},
     )
     assert reply.status_code == 400
     assert reply.json()["error"]["code"] == "persona_invalid"
+    assert "twice" in reply.json()["error"]["message"]
 
 
 def test_words_that_look_like_ours_in_a_prompt_change_nothing(server: Server) -> None:

@@ -79,6 +79,7 @@ def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     state = scope["app"].state
     steered = _path(scope) in STEERED_PATHS
     served = _served_models(state) if steered else []
+    _refuse_repeated(fields)
     _refuse_reserved(fields)
     check_salt(fields.get("cache_salt"))
     suffix = parse_model(fields.get("model"), served) if steered else None
@@ -91,7 +92,6 @@ def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     )
     if selection is None:
         return None
-    _refuse_repeated(fields)
     if not steered:
         raise PersonaInvalid(
             f"persona: {_path(scope)} is not steered; use {', '.join(STEERED_PATHS)}",
@@ -136,16 +136,22 @@ class _Object(dict[str, Any]):
 
 
 def _refuse_repeated(fields: _Object) -> None:
-    """A key given twice means one thing to us and perhaps another to a proxy before us."""
+    """A key given twice means its last value to us and perhaps its first to a proxy before us; and the
+    value that is dropped may be the one that asked for a persona."""
+    repeated = [
+        name for name in ("persona", "metadata", "model", "vllm_xargs") if name in fields.repeated
+    ]
+    persona = fields.get("persona")
+    mix = persona.get("mix") if isinstance(persona, _Object) else None
     for place, value in (
-        ("", fields),
-        *((key, fields.get(key)) for key in ("persona", "metadata")),
+        ("persona", persona),
+        ("persona.mix", mix),
+        ("metadata", fields.get("metadata")),
     ):
-        objects = [value, value.get("mix")] if isinstance(value, _Object) else []
-        for item in objects:
-            if isinstance(item, _Object) and item.repeated:
-                key = f"{place}.{sorted(item.repeated)[0]}".lstrip(".")
-                raise PersonaInvalid(f"{key}: the key is there twice", param=key)
+        if isinstance(value, _Object):
+            repeated += [f"{place}.{name}" for name in value.repeated]
+    if repeated:
+        raise PersonaInvalid(f"{repeated[0]}: the key is there twice", param=repeated[0])
 
 
 def _refuse_reserved(fields: _Object) -> None:
