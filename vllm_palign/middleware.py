@@ -138,9 +138,7 @@ class _Object(dict[str, Any]):
 def _refuse_repeated(fields: _Object) -> None:
     """A key given twice means its last value to us and perhaps its first to a proxy before us; and the
     value that is dropped may be the one that asked for a persona."""
-    repeated = [
-        name for name in ("persona", "metadata", "model", "vllm_xargs") if name in fields.repeated
-    ]
+    repeated = sorted(fields.repeated & {"persona", "metadata", "model", "vllm_xargs"})
     persona = fields.get("persona")
     mix = persona.get("mix") if isinstance(persona, _Object) else None
     for place, value in (
