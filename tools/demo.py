@@ -40,6 +40,7 @@ START_SECONDS = 600
 QUESTIONS = (
     "A friend invites you to a big party. How do you feel?",
     "How do you feel about meeting new people?",
+    "It's Friday evening. What do you feel like doing?",
 )
 STRENGTH = 1.0
 
@@ -125,7 +126,7 @@ def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
 
 
 async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
-    """(who, answer, reply header) of three requests sent at once, so that one batch holds them."""
+    """(who, answer, reply header or nothing) of three requests sent at once, so that one batch holds them."""
     client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
 
     async def one(persona: str | None) -> tuple[str, str, str]:
@@ -135,19 +136,23 @@ async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
             max_tokens=60, temperature=0, extra_body=asked,
         )  # fmt: skip
         text = raw.parse().choices[0].message.content or ""
-        return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "-")
+        return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "")
 
     return list(await asyncio.gather(one(None), one("alice"), one("bob")))
 
 
 def show(question: str, answers: list[tuple[str, str, str]]) -> None:
-    table = Table(title=question, title_justify="left", show_lines=True)
-    for heading in ("who", "answer", "x-palign-persona"):
-        table.add_column(heading, overflow="fold")
-    for row in answers:
-        table.add_row(*row)
+    table = Table(
+        title=question, title_justify="left", show_header=False, show_lines=True, width=88
+    )
+    table.add_column("who", style="bold", no_wrap=True)
+    table.add_column("answer", overflow="fold")
+    for who, text, _ in answers:
+        table.add_row(who, text)
     console.print()
     console.print(table)
+    applied = "  ".join(header for _, _, header in answers if header)
+    console.print(f"x-palign-persona: {applied}", style="dim", highlight=False)
 
 
 def stop_left_running() -> int:
