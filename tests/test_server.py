@@ -336,6 +336,72 @@ def test_broken_json_never_breaks_the_server(tiny_server: Server, content: bytes
     assert httpx.get(f"{tiny_server.url}/health").status_code == 200
 
 
+def test_kv_blocks_are_shared_only_under_the_same_effect(tiny_server: Server) -> None:
+    prompt = [7 + 13 * index for index in range(100)]
+
+    def cached(path: str = "/v1/completions", **body: Any) -> int:
+        fields = (
+            {"messages": [{"role": "user", "content": "same words " * 40}]}
+            if "chat" in path
+            else {"prompt": prompt}
+        )
+        reply = tiny_server.post(path, max_tokens=1, **fields, **body)
+        assert reply.status_code == 200, reply.text
+        details = reply.json()["usage"]["prompt_tokens_details"] or {}
+        return int(details.get("cached_tokens") or 0)
+
+    effects: list[dict[str, Any]] = [
+        {}, {"persona": "p3"}, {"persona": {"id": "p3", "strength": 0.5}}, {"persona": "p4"},
+        {"persona": {"mix": {"p3": 0.5, "p4": 0.5}}}, {"persona": "p3", "cache_salt": "mine"}, {"cache_salt": "mine"},
+    ]  # fmt: skip
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        assert [cached(path, **body) for body in effects] == [0] * len(effects)
+        assert all(cached(path, **body) > 0 for body in effects)
+        assert cached(path, model="base@p3") > 0
+        assert cached(path, metadata={"persona": "p3", "persona_strength": "0.5"}) > 0
+
+
+def test_neighbours_answers_do_not_change_beside_hostile_requests(tiny_server: Server) -> None:
+    good: list[dict[str, Any]] = [
+        {},
+        {"persona": "p5"},
+        {"persona": {"mix": {"p6": -1, "p7": 0.5}}},
+    ]
+    bad: list[bytes] = [
+        b'{"persona": "p0"', b"\xff\xfe\0", b'{"persona":' + b"[" * 50_000, b'{"model": "base", "prompt": "x", "persona": 1e999}',
+        b'{"model": "base", "prompt": "x", "persona": {"id": "p0", "strength": NaN}}',
+        b'{"model": "base@p0", "prompt": "x", "metadata": {"persona": "p1"}}',
+        b'{"model": "base", "prompt": "x", "vllm_xargs": {"palign": "p0"}}',
+        b'{"model": "base", "prompt": {"persona": "p0"}, "persona": "p0", "max_tokens": -5}',
+        b'{"model": "base", "prompt": "x", "persona": "p0", "n": 0}',
+    ]  # fmt: skip
+    fields = {"model": "base", "prompt": "Once", "max_tokens": 8, "temperature": 0, "logprobs": 0}
+
+    async def run() -> None:
+        async with httpx.AsyncClient(timeout=120) as web:
+
+            async def ask(body: dict[str, Any]) -> Any:
+                reply = await web.post(f"{tiny_server.url}/v1/completions", json={**fields, **body})
+                return reply.json()["choices"][0]["text"]
+
+            async def attack(content: bytes) -> int:
+                headers = {"content-type": "application/json"}
+                reply = await web.post(
+                    f"{tiny_server.url}/v1/completions", content=content, headers=headers
+                )
+                return reply.status_code
+
+            alone = [await ask(body) for body in good]
+            for _ in range(10):
+                *answers, statuses = await asyncio.gather(
+                    *(ask(body) for body in good), asyncio.gather(*map(attack, bad))
+                )
+                assert answers == alone
+                assert all(400 <= status < 500 for status in statuses), statuses
+
+    asyncio.run(run())
+
+
 def worker_memory(server: Server) -> int:
     """Resident bytes of the server and all its processes."""
     family = psutil.Process(server.process.pid)
