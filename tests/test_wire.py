@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.personas import random_persona
 from vllm_palign import PalignError, PersonaConflict, PersonaInvalid, PersonaNotFound, persona_args
 from vllm_palign.shape import ModelShape
+from vllm_palign.stamp import Stamp, salted
 from vllm_palign.store import PersonaStore
 from vllm_palign.wire import (
     Seal,
     Selection,
-    Stamp,
     agree,
     check_salt,
     header_value,
@@ -26,7 +26,6 @@ from vllm_palign.wire import (
     parse_metadata,
     parse_model,
     parse_persona,
-    salted,
 )
 
 SHAPE = {"num_layers": 3, "num_heads": 4, "head_dim": 8}

@@ -8,8 +8,9 @@ from vllm_palign.config import PalignConfig
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.persona import load
 from vllm_palign.shape import ModelShape
+from vllm_palign.stamp import salted
 from vllm_palign.store import PersonaStore
-from vllm_palign.wire import XARG, Seal, check_salt, open_named, reserved, salted
+from vllm_palign.wire import XARG, Seal, check_salt, open_named, reserved
 
 
 class FrontEnd:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_palign.wire import Stamp
+from vllm_palign.stamp import Stamp
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from vllm_palign.hooks import wrap_instance
 from vllm_palign.layer import Site, arm, find_sites
 from vllm_palign.ops import TRACED
 from vllm_palign.shape import ModelShape
-from vllm_palign.wire import XARG, Stamp
+from vllm_palign.stamp import Stamp
+from vllm_palign.wire import XARG
 
 
 def arm_worker(worker: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vllm_palign.errors import PersonaIncompatible
 from vllm_palign.persona import Persona
-from vllm_palign.wire import Stamp
+from vllm_palign.stamp import Stamp
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vllm_palign.errors import PersonaNotFound
 from vllm_palign.persona import Persona
 from vllm_palign.shape import ModelShape
-from vllm_palign.wire import Resolved, Selection, Stamp, check_strength
+from vllm_palign.stamp import Stamp
+from vllm_palign.wire import Resolved, Selection, check_strength
 
 
 class PersonaStore:
