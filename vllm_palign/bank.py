@@ -76,6 +76,8 @@ class OffsetBank:
         ``request_ids`` in batch order (R); ``query_start_loc`` int32 [>= R+1] on the device, where
         token t belongs to request r if query_start_loc[r] <= t < query_start_loc[r+1].
         """
+        if not self._requests and not self._dirty_tokens:
+            return  # nobody is steered and every token is neutral already
         stamps = [self._requests.get(request_id) for request_id in request_ids]
         slots = self._place(stamps)
         if not any(slots):
