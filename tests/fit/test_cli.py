@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.cli import app
-from palign_fit.inventory import Inventory
+from palign_fit.inventory import Inventory, built_in, read_inventory
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
@@ -301,3 +301,17 @@ def test_stderr_of_a_machine_run_holds_no_progress(
     done = subprocess.run([*command, "--alpha", "1", "--json"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     assert json.loads(done.stdout)["personas"][0]["id"] == "ann"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(command: str) -> None:
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"}).output
+    assert "Example: palign-fit" in text
+    assert "--json" in text
+
+
+def test_the_printed_inventory_is_read_back_the_same(tmp_path: Path) -> None:
+    for options, suffix in (([], "csv"), (["--json"], "json")):
+        path = tmp_path / f"items.{suffix}"
+        assert CliRunner().invoke(app, ["inventory", *options, "--out", str(path)]).exit_code == 0
+        assert read_inventory(path).items == built_in().items

@@ -174,17 +174,20 @@ def inspect(
 
 @app.command(epilog="Example: palign-fit inventory --out items.csv")
 @with_exit_codes
-def inventory(out: OutOption = None) -> None:
-    """Print the built-in inventory as CSV: 120 items of our own wording, CC0."""
-    _emit(built_in().to_csv(), out)
+def inventory(out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Print the built-in inventory: 120 items of our own wording, CC0. CSV, or JSON with --json."""
+    items = built_in()
+    _emit(items.to_json() + "\n" if as_json else items.to_csv(), out)
 
 
 @app.command("template", epilog="Example: palign-fit template --out answers.json")
 @with_exit_codes
-def make_template(inventory: InventoryOption = None, out: OutOption = None) -> None:
+def make_template(
+    inventory: InventoryOption = None, out: OutOption = None, as_json: JsonOption = False
+) -> None:
     """Print an answers file with every item missing (null), to fill in with 1 to 5."""
     items = read_inventory(inventory) if inventory else built_in()
-    _emit(json.dumps(template(items), indent=1) + "\n", out)
+    _emit(json.dumps(template(items), indent=None if as_json else 1) + "\n", out)
 
 
 def main() -> None:

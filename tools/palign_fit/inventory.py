@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -56,10 +57,18 @@ class Inventory:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for item in self.items:
-            sign = "+" if item.sign > 0 else "-"
-            writer.writerow([item.id, item.text, item.trait, item.facet, sign])
+        writer.writerows(self._rows())
         return text.getvalue()
+
+    def to_json(self) -> str:
+        """The inventory as the JSON file it can be read from again."""
+        return json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in self._rows()])
+
+    def _rows(self) -> list[list[str]]:
+        return [
+            [item.id, item.text, item.trait, item.facet, "+" if item.sign > 0 else "-"]
+            for item in self.items
+        ]
 
 
 def built_in() -> Inventory:
