@@ -152,16 +152,24 @@ def make_engine(path: Path, dtype: str, folder: Path, personas: dict[str, Person
     return Engine(llm, reference, path, dtype, personas, prompts)
 
 
+def running(engine: Engine) -> Iterator[Engine]:
+    yield engine
+    # At interpreter exit vLLM would log into streams that pytest has closed.
+    engine.llm.llm_engine.engine_core.shutdown()
+
+
 @pytest.fixture(scope="module")
 def smol(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("oracle")
     # Weak enough that the model still speaks: a ruined model saturates and hides differences.
-    yield make_engine(demo_model, "float32", folder, write_personas(folder, 8, SMOLLM2, scale=0.03))
+    yield from running(
+        make_engine(demo_model, "float32", folder, write_personas(folder, 8, SMOLLM2, scale=0.03))
+    )
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]) -> Iterator[Engine]:
-    yield make_engine(tiny_model, "float32", *tiny_personas)
+    yield from running(make_engine(tiny_model, "float32", *tiny_personas))
 
 
 CASES: list[tuple[Any, list[tuple[str, float]]]] = [
@@ -336,13 +344,15 @@ def test_an_unknown_persona_raises_before_anything_runs(tiny: Engine) -> None:
     assert after.tokens
 
 
-def test_bfloat16_differs_from_hugging_face_no_more_than_vanilla_does(
-    demo_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+@pytest.fixture
+def half(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("bfloat16")
-    engine = make_engine(
-        demo_model, "bfloat16", folder, write_personas(folder, 2, SMOLLM2, scale=0.05)
-    )
+    personas = write_personas(folder, 2, SMOLLM2, scale=0.05)
+    yield from running(make_engine(demo_model, "bfloat16", folder, personas))
+
+
+def test_bfloat16_differs_from_hugging_face_no_more_than_vanilla_does(half: Engine) -> None:
+    engine = half
     vanilla, steered = [], []
     (stock,) = engine.stock([engine.prompts])
     for ids, plain in zip(engine.prompts, stock, strict=True):
