@@ -40,9 +40,8 @@ START_SECONDS = 600
 QUESTIONS = (
     "A friend invites you to a big party. How do you feel?",
     "How do you feel about meeting new people?",
-    "It's Friday evening. What do you feel like doing?",
+    "How was your day?",
 )
-STRENGTH = 1.0
 
 console = Console()
 
@@ -130,18 +129,17 @@ def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
 
 async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
     """(who, answer, reply header or nothing) of three requests sent at once, so that one batch holds them."""
-    client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
 
-    async def one(persona: str | None) -> tuple[str, str, str]:
-        asked = {"persona": {"id": persona, "strength": STRENGTH}} if persona else None
-        raw = await client.chat.completions.with_raw_response.create(
-            model=SERVED, messages=[{"role": "user", "content": question}],
-            max_tokens=60, temperature=0, extra_body=asked,
-        )  # fmt: skip
-        text = raw.parse().choices[0].message.content or ""
-        return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "")
+        async def one(persona: str | None) -> tuple[str, str, str]:
+            raw = await client.chat.completions.with_raw_response.create(
+                model=SERVED, messages=[{"role": "user", "content": question}],
+                max_tokens=60, temperature=0, extra_body={"persona": persona} if persona else None,
+            )  # fmt: skip
+            text = raw.parse().choices[0].message.content or ""
+            return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "")
 
-    return list(await asyncio.gather(one(None), one("alice"), one("bob")))
+        return list(await asyncio.gather(one(None), one("alice"), one("bob")))
 
 
 def show(question: str, answers: list[tuple[str, str, str]]) -> None:
