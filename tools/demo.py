@@ -144,7 +144,11 @@ async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
 
 def show(question: str, answers: list[tuple[str, str, str]]) -> None:
     table = Table(
-        title=question, title_justify="left", show_header=False, show_lines=True, width=88
+        title=question,
+        title_justify="left",
+        show_header=False,
+        show_lines=True,
+        width=min(console.width, 88),
     )
     table.add_column("who", style="bold", no_wrap=True)
     table.add_column("answer", overflow="fold")
