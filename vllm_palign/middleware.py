@@ -29,9 +29,22 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 STEERED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
+# vLLM ignores fields it does not know, so these slips of the pen would be answered plainly.
+_MISSPELT = frozenset(
+    (
+        "Persona",
+        "personas",
+        "persona_id",
+        "persona_name",
+        "persona_strength",
+        "palign",
+        "palign_persona",
+    )
+)
+
 # A body without any of these bytes cannot ask for a persona: no key or name of ours, no model suffix,
 # no JSON escape that could spell one, and no NUL (UTF-16 and UTF-32, which json.loads reads too).
-_TRACES = (b"persona", b"palign", b"@", b"\\u", b"\0")
+_TRACES = (b"ersona", b"palign", b"@", b"\\u", b"\0")
 
 
 class PersonaMiddleware:
@@ -80,6 +93,7 @@ def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     steered = _path(scope) in STEERED_PATHS
     served = _served_models(state) if steered else []
     _refuse_repeated(fields)
+    _refuse_misspelt(fields)
     _refuse_reserved(fields)
     check_salt(fields.get("cache_salt"))
     suffix = parse_model(fields.get("model"), served) if steered else None
@@ -150,6 +164,15 @@ def _refuse_repeated(fields: _Object) -> None:
             repeated += [f"{place}.{name}" for name in value.repeated]
     if repeated:
         raise PersonaInvalid(f"{repeated[0]}: the key is there twice", param=repeated[0])
+
+
+def _refuse_misspelt(fields: _Object) -> None:
+    for name in sorted(_MISSPELT & fields.keys()):
+        raise PersonaInvalid(
+            f'{name}: is no field of a request; ask with "persona": "alice" or '
+            '"persona": {"id": "alice", "strength": 1.5}',
+            param=name,
+        )
 
 
 def _refuse_reserved(fields: _Object) -> None:
