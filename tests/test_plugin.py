@@ -16,7 +16,7 @@ from tests.conftest import run_python
 from tests.personas import random_persona
 from vllm_palign import PalignStartupError, Persona, save
 from vllm_palign.config import PalignConfig, parse_personas
-from vllm_palign.plugin import refuse_front_ends
+from vllm_palign.wiring import refuse_front_ends
 
 VLLM = Path(sys.executable).with_name("vllm")
 
@@ -119,6 +119,38 @@ def test_run_batch_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
 
 
+BROKEN = """
+import json, sys
+from vllm.plugins import load_general_plugins
+{fault}
+try:
+    load_general_plugins(); said = "vLLM goes on"
+except Exception as error:
+    said = type(error).__name__
+print("RESULT " + json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "enabled"),
+    [
+        (
+            "import vllm.engine.arg_utils as a\n"
+            "a.EngineArgs.from_cli_args = classmethod(lambda cls, namespace, more: None)",
+            "PalignStartupError",
+        ),
+        ("sys.modules['vllm_palign.ops'] = None", "ModuleNotFoundError"),
+    ],
+    ids=["drifted", "cannot be imported"],
+)
+def test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled(
+    fault: str, enabled: str
+) -> None:
+    code = BROKEN.format(fault=fault)
+    assert run_python(code, VLLM_PLUGINS="palign") == enabled
+    assert run_python(code, VLLM_PLUGINS=None) == "vLLM goes on"
+
+
 def test_enabling_leaves_other_plugins_on() -> None:
     code = (
         "import json, os\n"
@@ -154,6 +186,8 @@ def test_personas_are_named_by_argument_or_by_their_file(
         {"palign": {"personas": {"bad name": "x"}}},
         {"palign": {"personas": ["x"]}},
         {"palign": "x"},
+        {"palign": []},
+        {"palign": None},
         "x",
     ],
 )

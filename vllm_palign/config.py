@@ -24,6 +24,16 @@ class PalignConfig(BaseModel):
     max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
     """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
 
+    @field_validator("personas", mode="before")
+    @classmethod
+    def _paths(cls, personas: Any) -> Any:
+        """Offline users may give ``Path`` objects."""
+        if not isinstance(personas, dict):
+            return personas
+        return {
+            name: str(path) if isinstance(path, Path) else path for name, path in personas.items()
+        }
+
     @field_validator("personas")
     @classmethod
     def _names(cls, personas: dict[str, str]) -> dict[str, str]:
@@ -42,28 +52,12 @@ class PalignConfig(BaseModel):
             raise PalignStartupError(
                 f"additional_config is {type(additional_config).__name__}, palign needs a dict"
             )
-        entry = additional_config.get("palign") or {}
         try:
-            return cls.model_validate(
-                {
-                    name: str(value) if isinstance(value, Path) else value
-                    for name, value in entry.items()
-                }
-                | {
-                    "personas": {
-                        k: str(v) if isinstance(v, Path) else v
-                        for k, v in entry.get("personas", {}).items()
-                    }
-                }
-            )
-        except (ValidationError, AttributeError) as error:
-            problems = (
-                "; ".join(
-                    f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                    for problem in error.errors()
-                )
-                if isinstance(error, ValidationError)
-                else f"got {entry!r}, wanted an object"
+            return cls.model_validate(additional_config.get("palign", {}))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc'])) or 'palign'}: {problem['msg']}"
+                for problem in error.errors()
             )
             raise PalignStartupError(f'additional_config["palign"]: {problems}') from None
 

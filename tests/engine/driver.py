@@ -196,15 +196,15 @@ def _unknown_projection_names() -> Any:
 @contextlib.contextmanager
 def _other_traced_code() -> Any:
     """As after an upgrade of the plugin that changed what is traced."""
-    import vllm_palign.plugin as plugin
     import vllm_palign.runner as runner
+    import vllm_palign.wiring as wiring
 
-    traced = plugin.TRACED
-    plugin.TRACED = runner.TRACED = "0123456789ab"
+    traced = wiring.TRACED
+    wiring.TRACED = runner.TRACED = "0123456789ab"
     try:
         yield
     finally:
-        plugin.TRACED = runner.TRACED = traced
+        wiring.TRACED = runner.TRACED = traced
 
 
 @contextlib.contextmanager
