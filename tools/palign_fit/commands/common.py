@@ -1,0 +1,71 @@
+"""What all commands share: exit codes, options, output."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from palign_fit.errors import FitError, InputError
+from palign_fit.files import write_text
+from vllm_palign.errors import PalignError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+InventoryOption = Annotated[
+    Path | None,
+    typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
+
+
+def with_exit_codes(command: Command) -> Command:
+    """Bad input ends with exit 2, a failed fit with 1; the message goes to stderr."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (InputError, PalignError) as error:
+            typer.echo(f"palign-fit: {error}", err=True)
+            raise typer.Exit(2) from error
+        except FitError as error:
+            typer.echo(f"palign-fit: {error}", err=True)
+            raise typer.Exit(1) from error
+
+    return run  # type: ignore[return-value]
+
+
+def quiet_transformers() -> None:
+    """Its loading bars go to stderr even when that is a file."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
+def emit(text: str, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)

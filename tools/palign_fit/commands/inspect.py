@@ -1,0 +1,34 @@
+"""palign-fit inspect: what is in a persona file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palign_fit.commands.common import JsonOption, with_exit_codes
+from vllm_palign.persona import load
+
+
+@with_exit_codes
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A persona file.")],
+    as_json: JsonOption = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the head map, as PNG.")] = None,
+) -> None:
+    """Show what is in a persona file."""
+    from rich.console import Console
+
+    from palign_fit import card
+
+    persona = load(file)
+    if plot is not None:
+        from palign_fit.plot import save_head_map
+
+        save_head_map(persona, plot)
+    if as_json:
+        print(json.dumps(card.as_json(persona)))
+    else:
+        Console(highlight=False).print(card.card(persona))
