@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from palign_fit.commands.evaluate import evaluate
 from palign_fit.commands.inspect import inspect
 from palign_fit.commands.inventory import inventory, make_template
 from palign_fit.commands.run import run
@@ -21,6 +22,10 @@ app.command(
     epilog="Example: palign-fit run --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--answers examples/answers.json --out personas/"
 )(run)
+app.command(
+    epilog="Example: palign-fit evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct "
+    "--answers examples/answers.json --personas personas/"
+)(evaluate)
 app.command(epilog="Example: palign-fit inspect personas/alice.safetensors --plot alice.png")(
     inspect
 )

@@ -1,0 +1,147 @@
+"""The evaluation from answers to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from palign_fit.errors import InputError
+from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
+from palign_fit.evaluation.split import Sheet
+from palign_fit.evaluation.tasks import (
+    Backend,
+    Setting,
+    Tick,
+    read_options,
+    read_perplexity,
+    read_statements,
+)
+from palign_fit.inventory import Inventory
+from palign_fit.probes import Weights
+from palign_fit.prompts import OPENINGS
+
+MEASURES = ("statements", "letters", "texts", "drift")
+"""What can be asked for: statement alignment and identification, absolute error of the answers by
+option letter and by option text, perplexity of neutral text."""
+
+Progress = Callable[[str, int], AbstractContextManager[Tick]]
+"""Opens a progress bar of that name and length."""
+
+
+def no_progress(name: str, total: int) -> AbstractContextManager[Tick]:
+    return nullcontext(lambda _: None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. ``openings``: over how many user turns statements are averaged."""
+
+    conditions: tuple[str, ...]
+    measures: tuple[str, ...] = MEASURES
+    openings: int = 1
+    strength: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"condition {one!r} is unknown" for one in self.conditions if one not in CONDITIONS
+        ]
+        problems += [f"measure {one!r} is unknown" for one in self.measures if one not in MEASURES]
+        if not self.conditions or not self.measures:
+            problems.append("no condition or no measure")
+        if not 1 <= self.openings <= len(OPENINGS):
+            problems.append(f"openings is {self.openings}, wanted 1 to {len(OPENINGS)}")
+        if not np.isfinite(self.strength):
+            problems.append(f"strength is {self.strength}, wanted a number")
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"seed is {self.seed}, wanted 0 to {2**32 - 1}")
+        if problems:
+            raise InputError(
+                f"{'; '.join(problems)}. Conditions: {', '.join(CONDITIONS)}. "
+                f"Measures: {', '.join(MEASURES)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What the model said under one condition; None where it was not asked.
+
+    ``statements`` float64 [S, N] nats per token; ``letters``, ``texts`` [S, N, 5] probabilities of
+    the answers 1..5; ``perplexity`` [S]. NaN where a subject has no held-out answer.
+    """
+
+    statements: Weights | None = None
+    letters: Weights | None = None
+    texts: Weights | None = None
+    perplexity: Weights | None = None
+
+
+def read_all(
+    backend: Backend,
+    sheets: Sequence[Sheet],
+    inventory: Inventory,
+    personas: Personas,
+    plan: Plan,
+    progress: Progress = no_progress,
+) -> dict[str, Readings]:
+    """Readings of every condition; plain is always among them, changes are measured from it."""
+    names = (PLAIN, *(name for name in plan.conditions if name != PLAIN))
+    return {
+        name: read(
+            backend,
+            settings(CONDITIONS[name], sheets, inventory, personas),
+            sheets,
+            inventory,
+            plan,
+            lambda what, total, name=name: progress(f"{name}: {what}", total),  # type: ignore[misc]
+        )
+        for name in names
+    }
+
+
+def read(
+    backend: Backend,
+    wanted: Sequence[Setting],
+    sheets: Sequence[Sheet],
+    inventory: Inventory,
+    plan: Plan,
+    progress: Progress,
+) -> Readings:
+    """Readings under one setting a subject. Where all settings are plain the model runs once."""
+    rows = np.array([sheet.held_out for sheet in sheets])
+    if all(one.system is None and one.persona_id is None for one in wanted):
+        wanted, asked = wanted[:1], rows.any(0, keepdims=True)
+    else:
+        asked = rows
+    items, found = inventory.items, dict[str, Any]()
+    if "statements" in plan.measures:
+        openings = OPENINGS[: plan.openings]
+        with progress("statements", len(openings) * len(wanted)) as tick:
+            found["statements"] = read_statements(backend, wanted, items, asked, openings, tick)
+    for name in ("letters", "texts"):
+        if name in plan.measures:
+            with progress(f"option {name}", 2 * len(wanted)) as tick:
+                found[name] = read_options(
+                    backend, wanted, items, asked, letters=name == "letters", tick=tick
+                )
+    if "drift" in plan.measures:
+        with progress("drift", len(wanted)) as tick:
+            found["perplexity"] = read_perplexity(backend, wanted, tick)
+    return Readings(
+        **{
+            name: _for_subjects(values, rows, name != "perplexity")
+            for name, values in found.items()
+        }
+    )
+
+
+def _for_subjects(values: Weights, rows: Any, per_item: bool) -> Weights:
+    """[1 or S, ...] -> [S, ...], NaN outside each subject's rows."""
+    spread = np.broadcast_to(values, (len(rows), *values.shape[1:])).copy()
+    if per_item:
+        spread[~rows] = np.nan
+    return spread

@@ -1,0 +1,72 @@
+"""Means over subjects with bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``n`` subjects and its 95 % percentile interval; None where undefined."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def as_json(self) -> dict[str, float | int | None]:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Seeded resamples of the subjects, the same for every measure so that differences pair up."""
+
+    counts: npt.NDArray[np.int64]
+    """int64 [RESAMPLES, S]: how often each subject is drawn."""
+
+    @classmethod
+    def draw(cls, subjects: int, seed: int, resamples: int = RESAMPLES) -> Bootstrap:
+        drawn = np.random.default_rng(seed).integers(0, subjects, (resamples, subjects))
+        counts = np.zeros((resamples, subjects), dtype=np.int64)
+        np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
+        return cls(counts)
+
+    def mean(self, values: Values) -> Estimate:
+        """Mean of float64 [S]; NaN subjects are left out."""
+        known = np.isfinite(values)
+        if not known.any():
+            return Estimate(None, None, None, 0)
+        weights = self.counts[:, known]
+        totals = weights.sum(1)
+        means = (weights @ values[known])[totals > 0] / totals[totals > 0]
+        return _estimate(float(values[known].mean()), means, int(known.sum()))
+
+    def pair_mean(self, pairs: Values) -> Estimate:
+        """Mean over pairs of different subjects: symmetric float64 [S, S], NaN left out."""
+        known = np.isfinite(pairs) & ~np.eye(len(pairs), dtype=bool)
+        if not known.any():
+            return Estimate(None, None, None, 0)
+        filled = np.where(known, pairs, 0.0)
+        weights = self.counts.astype(np.float64)
+        above = ((weights @ filled) * weights).sum(1)
+        below = ((weights @ known.astype(np.float64)) * weights).sum(1)
+        means = above[below > 0] / below[below > 0]
+        subjects = int(known.any(1).sum())
+        return _estimate(float(filled.sum() / known.sum()), means, subjects)
+
+
+def _estimate(mean: float, resampled: Values, n: int) -> Estimate:
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return Estimate(mean, float(low), float(high), n)

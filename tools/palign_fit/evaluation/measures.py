@@ -1,0 +1,123 @@
+"""What is computed from likelihoods and answers; numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from palign_fit.probes import Mask, Weights
+
+MIN_COMMON = 3
+"""Fewest items two subjects must share to be told apart."""
+
+
+def correlation(a: Weights, b: Weights, rows: Mask) -> float:
+    """Pearson correlation over ``rows`` bool [N]; 0 where ``a`` is constant, NaN where ``b`` is."""
+    rows = rows & np.isfinite(a) & np.isfinite(b)
+    x, y = a[rows], b[rows]
+    if len(x) < MIN_COMMON or np.ptp(y) == 0:
+        return float("nan")
+    if np.ptp(x) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
+
+
+def alignment(change: Weights, deviation: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+    """Statement alignment per subject: float64 [S].
+
+    Over a subject's ``rows`` bool [S, N]: correlation of ``change``, log-likelihood of the statement
+    under the condition minus plain, and ``deviation``, answer minus usual answer; both [S, N]. A
+    constant answer or agreeing with everything cannot win it.
+    """
+    lines = zip(change, deviation, rows, strict=True)
+    return np.array([correlation(*line) for line in lines])
+
+
+def centred(change: Weights) -> Weights:
+    """``change`` [S, N] minus its mean over the other subjects: what all subjects share is gone.
+
+    A prompt moves every statement's likelihood in the same way for everybody; that part says
+    nothing about the person and only adds noise to the correlation.
+    """
+    known = np.isfinite(change)
+    others = known.sum(0) - known
+    filled = np.where(known, change, 0.0)
+    means = (filled.sum(0) - filled) / np.maximum(others, 1)
+    return np.where(others >= 1, change - means, np.nan)
+
+
+def identification(change: Weights, deviation: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+    """For every pair of subjects whether the right pairing beats the swapped one: float64 [S, S].
+
+    1 where corr(change i, answers i) + corr(change j, answers j) is greater than with i and j
+    exchanged, 0.5 on a tie, else 0; NaN on the diagonal and where too few items are common. Chance
+    is 0.5, and whatever both conditions share cancels.
+    """
+    count = len(change)
+    found = np.full((count, count), np.nan)
+    for i in range(count):
+        for j in range(i + 1, count):
+            common = rows[i] & rows[j] & np.isfinite(change[i]) & np.isfinite(change[j])
+            right = correlation(change[i], deviation[i], common) + correlation(
+                change[j], deviation[j], common
+            )
+            swapped = correlation(change[i], deviation[j], common) + correlation(
+                change[j], deviation[i], common
+            )
+            if np.isfinite(right) and np.isfinite(swapped):
+                found[i, j] = found[j, i] = (np.sign(right - swapped) + 1) / 2
+    return found
+
+
+def trait_errors(
+    predicted: Weights, answers: Weights, rows: npt.NDArray[np.bool_], traits: Mapping[str, Mask]
+) -> dict[str, Weights]:
+    """Mean absolute error per trait, in scale points: trait -> float64 [S], NaN without items."""
+    off = np.abs(predicted - answers)
+    return {trait: _mean(off, rows & mask) for trait, mask in traits.items()}
+
+
+def summed(errors: Mapping[str, Weights]) -> Weights:
+    """The five traits' errors added (the paper's score): float64 [S], NaN where one is missing."""
+    return np.asarray(np.sum(list(errors.values()), axis=0))
+
+
+def expected_answer(probabilities: Weights) -> Weights:
+    """[S, N, 5] probabilities of the answers 1..5 -> expected answer [S, N]."""
+    return np.asarray(probabilities @ np.arange(1.0, 6.0))
+
+
+def likeliest_answer(probabilities: Weights) -> Weights:
+    """[S, N, 5] probabilities of the answers 1..5 -> the likeliest answer [S, N], NaN kept."""
+    filled = np.where(np.isfinite(probabilities), probabilities, -1.0)
+    return np.where(np.isfinite(probabilities).all(-1), filled.argmax(-1) + 1.0, np.nan)
+
+
+def keyed_difference(
+    values: Weights, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
+) -> Weights:
+    """Mean of ``values`` [S, N] on items keyed + minus mean on items keyed -: float64 [S].
+
+    A keying without items in ``rows`` counts as 0.
+    """
+    plus = _mean(values, rows & mask & (signs > 0))
+    minus = _mean(values, rows & mask & (signs < 0))
+    both = np.nan_to_num(plus) - np.nan_to_num(minus)
+    return np.where(np.isfinite(plus) | np.isfinite(minus), both, np.nan)
+
+
+def keyed_mean(
+    answers: Weights, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
+) -> Weights:
+    """Mean of [S, N] answers with minus-keyed ones turned around: a trait score 1..5, [S]."""
+    return _mean(np.where(signs > 0, answers, 6 - answers), rows & mask)
+
+
+def _mean(values: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+    rows = rows & np.isfinite(values)
+    counts = rows.sum(1)
+    means = np.where(rows, values, 0.0).sum(1) / np.maximum(counts, 1)
+    return np.where(counts > 0, means, np.nan)

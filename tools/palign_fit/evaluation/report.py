@@ -1,0 +1,173 @@
+"""From people and personas to the finished report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from palign_fit.answers import Subject
+from palign_fit.errors import InputError
+from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
+from palign_fit.evaluation.evaluate import Plan, Progress, no_progress, read_all
+from palign_fit.evaluation.figures import Figures
+from palign_fit.evaluation.split import Sheet, split
+from palign_fit.evaluation.tasks import Backend
+from palign_fit.fit import Settings, fit_personas
+from palign_fit.inventory import Inventory
+from palign_fit.model import SubjectModel
+from vllm_palign.persona import Persona
+
+FORMAT, FORMAT_VERSION = "palign.evaluation", 1
+DEFAULT_CONDITIONS = (PLAIN, "few-shot", "personality-prompt", PALIGN, "palign+prompt")
+_MAX_NAMED = 5
+
+
+def evaluate_personas(
+    backend: Backend,
+    model: SubjectModel | None,
+    subjects: Sequence[Subject],
+    inventory: Inventory,
+    plan: Plan,
+    *,
+    model_name: str,
+    train_items: Collection[str] | None = None,
+    files: Sequence[Persona] | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """The whole report as JSON-ready data (docs/evaluation.md has the schema).
+
+    ``files``: the persona of every subject, in order. Personas that are not given are fitted on
+    ``model`` from ``train_items`` alone; without ``model`` (a server) they are steered by name.
+    Raises InputError where neither says what may be learned from.
+    """
+    if files is None and train_items is None:
+        raise InputError(
+            "what was held out is unknown: give --personas (their files say what they were made "
+            "from), or --train-items and they are fitted here from those"
+        )
+    given = files or [None] * len(subjects)
+    sheets = [
+        split(subject, inventory, train_items, persona)
+        for subject, persona in zip(subjects, given, strict=True)
+    ]
+    personas: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
+    if model is not None:
+        for method in sorted(
+            {CONDITIONS[name].method for name in plan.conditions} - {"", *personas}
+        ):
+            personas[method] = _fitted(model, sheets, inventory, method, plan.seed, progress)
+    readings = read_all(backend, sheets, inventory, personas, plan, progress)
+    figures = Figures(sheets, inventory, plan.seed)
+    own = personas.get(PALIGN)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool": f"palign-fit {version('vllm-palign')}",
+        "model": model_name,
+        "backend": backend.as_json(),
+        "inventory": {
+            "name": inventory.name,
+            "digest": inventory.digest,
+            "items": len(inventory.items),
+        },
+        "settings": {
+            "conditions": list(plan.conditions),
+            "measures": list(plan.measures),
+            "openings": plan.openings,
+            "strength": plan.strength,
+            "seed": plan.seed,
+            "train_items": sorted(train_items) if train_items is not None else None,
+        },
+        "usual_answers": "means of the other evaluated subjects"
+        if figures.usual_measured
+        else "typical trait means",
+        "seen_in_fitting": sum(sheet.seen for sheet in sheets),
+        "subjects": [
+            {**one, "persona": _persona(own[at]) if own else None}
+            for at, one in enumerate(figures.subjects())
+        ],
+        "conditions": figures.conditions(readings, plan.conditions),
+        "baselines": figures.baselines(),
+        "warnings": list(_warnings(sheets, inventory, own)),
+    }
+
+
+def _fitted(
+    model: SubjectModel,
+    sheets: Sequence[Sheet],
+    inventory: Inventory,
+    method: str,
+    seed: int,
+    progress: Progress,
+) -> list[Persona]:
+    """Personas by ``method`` from training answers alone."""
+    learners = [
+        Subject(one.subject.id, np.where(one.train, one.subject.agreement, np.nan))
+        for one in sheets
+    ]
+    fitted = []
+    with progress(f"fitting {method}", len(sheets)) as tick:
+        for persona in fit_personas(model, inventory, learners, Settings(method=method, seed=seed)):
+            fitted.append(persona)
+            tick(1)
+    return fitted
+
+
+def _persona(persona: Persona) -> dict[str, Any]:
+    """What the report says of the persona that ``palign`` steered with."""
+    fit: Mapping[str, Any] = persona.fit
+    alignment = fit.get("alignment")
+    number = isinstance(alignment, (int, float)) and not isinstance(alignment, bool)
+    return {
+        "name": persona.name,
+        "digest": persona.digest,
+        "method": persona.method,
+        "alpha": persona.alpha,
+        "recorded_alignment": alignment if number else None,
+        "weak": fit.get("weak") is True,
+    }
+
+
+def _warnings(
+    sheets: Sequence[Sheet], inventory: Inventory, personas: Sequence[Persona] | None
+) -> Iterator[str]:
+    seen = [at for at, sheet in enumerate(sheets) if sheet.seen]
+    if seen:
+        text = (
+            f"NOT HELD OUT: the personas of {_named([sheets[at].subject.id for at in seen])} were "
+            "fitted on these same answers, or may have been; the figures show how well they "
+            "reproduce them, not how well they predict the person"
+        )
+        recorded = [_persona(personas[at])["recorded_alignment"] for at in seen] if personas else []
+        known = [one for one in recorded if one is not None]
+        if known:
+            text += (
+                f". Cross-validated alignment that the files record: mean {np.mean(known):.3f} "
+                f"over {len(known)}"
+            )
+        yield text
+    others = [one.name for one in personas or () if one.method != PALIGN]
+    if others:
+        yield f"condition palign: the personas of {_named(others)} were made by another method"
+    empty = [
+        sheet.subject.id
+        for sheet in sheets
+        if not all(
+            any(
+                item.trait == trait
+                for item, used in zip(inventory.items, sheet.held_out, strict=True)
+                if used
+            )
+            for trait in "OCEAN"
+        )
+    ]
+    if empty:
+        yield f"{_named(empty)}: a trait has no measured item, so no sum of errors"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more

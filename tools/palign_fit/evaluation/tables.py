@@ -1,0 +1,126 @@
+"""An evaluation as tables: on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from palign_fit.evaluation.conditions import PALIGN, PLAIN
+from palign_fit.evaluation.figures import MEASURE_TEXT
+
+Rows = list[list[str]]
+
+_HEADER = ["condition", "mean [95 % interval]", "minus plain", "minus palign"]
+
+
+def tables(report: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
+    """(title, rows with the header first) of every table of a report."""
+    conditions, baselines = report["conditions"], report["baselines"]
+    keys = [
+        key for key in MEASURE_TEXT if any(key in one["measures"] for one in conditions.values())
+    ]
+    for key in keys:
+        rows = [
+            [
+                name,
+                cell(one["measures"].get(key)),
+                cell(one["against_plain"].get(key), sign=True) if name != PLAIN else "",
+                cell(one["against_palign"].get(key), sign=True) if name != PALIGN else "",
+            ]
+            for name, one in conditions.items()
+        ]
+        shared = "error" if key.startswith("error") else key
+        rows += [
+            [f"({name})", cell(one["measures"][shared]), "", ""]
+            for name, one in baselines.items()
+            if shared in one["measures"]
+        ]
+        yield f"{_words(key)}: {MEASURE_TEXT[key]}", [_HEADER, *rows]
+    errors = [key for key in keys if key.startswith("error")]
+    rows = [
+        [name, _words(key.removeprefix("error_")), *_trait_cells(one["measures"][key])]
+        for name, one in conditions.items()
+        for key in errors
+    ]
+    rows += [
+        [f"({name})", "-", *_trait_cells(one["measures"]["error"])]
+        for name, one in baselines.items()
+        if errors
+    ]
+    if rows:
+        yield "absolute error by trait", [["condition", "by", *"OCEAN", "summed"], *rows]
+
+
+def cell(one: dict[str, Any] | None, *, sign: bool = False) -> str:
+    """``0.31 [0.27, 0.35]``; a dash where there is nothing."""
+    if one is None or one["mean"] is None:
+        return "-"
+    form = "{:+.3f}" if sign else "{:.3f}"
+    text = form.format(one["mean"])
+    if one["low"] is not None:
+        text += f" [{form.format(one['low'])}, {form.format(one['high'])}]"
+    return text
+
+
+def terminal(report: dict[str, Any]) -> RenderableType:
+    """Everything a person wants to see first."""
+    parts: list[RenderableType] = [Text(line) for line in summary(report)]
+    for title, (header, *rows) in tables(report):
+        table = RichTable(title=title, title_justify="left", title_style="bold")
+        table.add_column(header[0], no_wrap=True)
+        for name in header[1:]:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*row)
+        parts += [Text(), table]
+    parts.append(Text("In brackets: what can be had without a model, from the training answers."))
+    parts += [Text(f"warning: {line}", style="bold yellow") for line in report["warnings"]]
+    return Group(*parts)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report as one Markdown text."""
+    parts = ["# Evaluation", "\n".join(f"- {line}" for line in summary(report))]
+    parts += [f"**Warning:** {line}" for line in report["warnings"]]
+    for title, rows in tables(report):
+        parts += [f"## {title}", _markdown_table(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """Model, subjects and split, a line each."""
+    subjects = report["subjects"]
+    held = [one["held_out_items"] for one in subjects]
+    train = [one["train_items"] for one in subjects]
+    return [
+        f"model {report['model']} ({report['backend']['kind']}), inventory "
+        f"{report['inventory']['name']}",
+        f"{len(subjects)} subjects ({report['settings']['subjects']}); {_range(train)} training "
+        f"answers, {_range(held)} measured",
+        f"usual answers: {report['usual_answers']}; strength {report['settings']['strength']:g}; "
+        f"{report['seconds']:.0f} s",
+    ]
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _trait_cells(one: dict[str, Any]) -> list[str]:
+    means = [one["traits"][trait]["mean"] for trait in "OCEAN"]
+    return [*("-" if mean is None else f"{mean:.2f}" for mean in means), cell(one)]
+
+
+def _markdown_table(rows: Rows) -> str:
+    header, *body = rows
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,153 @@
+"""Measures as likelihoods of tokens: what a backend has to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from palign_fit.evaluation import texts
+from palign_fit.inventory import Item
+from palign_fit.probes import Weights
+from palign_fit.prompts import NEUTRAL_TEXT, statement
+from vllm_palign.persona import Persona
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What one subject gets under one condition.
+
+    ``system``: system prompt, or None. ``persona_id``: the persona that steers, or None; a server
+    knows it by this name, in this process it is ``persona``.
+    """
+
+    system: str | None = None
+    persona_id: str | None = None
+    persona: Persona | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Score every continuation after ``prefix`` (at least one token) under the setting's persona."""
+
+    setting: Setting
+    prefix: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+
+class Backend(Protocol):
+    """Something that runs the model. ``tokenizer`` is the model's own."""
+
+    tokenizer: Any
+
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
+        """Per task and continuation the log-probability of each token, float64 [T], nats.
+
+        ``tick`` hears of every task done.
+        """
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """What ran: kind, dtype, address."""
+        ...
+
+
+def read_statements(
+    backend: Backend,
+    settings: Sequence[Setting],
+    items: Sequence[Item],
+    rows: npt.NDArray[np.bool_],
+    openings: Sequence[str],
+    tick: Tick,
+) -> Weights:
+    """Mean log-likelihood per token of the statements: float64 [S, N], mean over ``openings``.
+
+    Only the items in ``rows`` bool [S, N] are read; NaN elsewhere.
+    """
+    lines = [texts.answer(backend.tokenizer, statement(item.text)) for item in items]
+    tasks = [
+        Task(
+            setting,
+            tuple(texts.chat(backend.tokenizer, opening, setting.system)),
+            tuple(line for line, used in zip(lines, wanted, strict=True) if used),
+        )
+        for opening in openings
+        for setting, wanted in zip(settings, rows, strict=True)
+    ]
+    result = np.zeros((len(openings), *rows.shape))
+    result[:, ~rows] = np.nan
+    for at, scores in enumerate(backend.score(tasks, tick)):
+        opening, subject = divmod(at, len(settings))
+        result[opening, subject, rows[subject]] = [one.mean() for one in scores]
+    return np.asarray(result.mean(0))
+
+
+def read_options(
+    backend: Backend,
+    settings: Sequence[Setting],
+    items: Sequence[Item],
+    rows: npt.NDArray[np.bool_],
+    *,
+    letters: bool,
+    tick: Tick,
+) -> Weights:
+    """Probabilities of the answers 1 to 5 among themselves: float64 [S, N, 5].
+
+    The mean over both orders of the options, so that a liking for a place cancels.
+    """
+    result = np.full((2, *rows.shape, len(texts.OPTIONS)), np.nan)
+    tasks, lengths = [], []
+    for upwards in (True, False):
+        answers = [
+            texts.answer(backend.tokenizer, text)
+            for text in texts.option_answers(letters=letters, upwards=upwards)
+        ]
+        lengths.append([len(one) for one in answers])
+        for setting, wanted in zip(settings, rows, strict=True):
+            asked = [
+                texts.chat(
+                    backend.tokenizer,
+                    texts.question(item, letters=letters, upwards=upwards),
+                    setting.system,
+                )
+                for item, used in zip(items, wanted, strict=True)
+                if used
+            ]
+            tasks.append(_shared(setting, [(*ids, *one) for ids in asked for one in answers]))
+    for at, scores in enumerate(backend.score(tasks, tick)):
+        order, subject = divmod(at, len(settings))
+        tails = zip(scores, lengths[order] * int(rows[subject].sum()), strict=True)
+        sums = np.array([one[-length:].sum() for one, length in tails])
+        logits = sums.reshape(-1, len(texts.OPTIONS))
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        result[order, subject, rows[subject]] = odds / odds.sum(1, keepdims=True)
+    return np.asarray(result.mean(0))
+
+
+def read_perplexity(backend: Backend, settings: Sequence[Setting], tick: Tick) -> Weights:
+    """Perplexity of the neutral text: float64 [S].
+
+    Without chat template, after the setting's system prompt if there is one. The text's first token
+    is never counted, so that every condition is measured on the same tokens.
+    """
+    text = tuple(backend.tokenizer(NEUTRAL_TEXT, add_special_tokens=False)["input_ids"])
+    tasks = []
+    for setting in settings:
+        lead = f"{setting.system}\n\n" if setting.system else ""
+        before = list(backend.tokenizer(lead)["input_ids"])
+        tasks.append(Task(setting, (*before, text[0]), (text[1:],)))
+    return np.array([np.exp(-scores[0].mean()) for scores in backend.score(tasks, tick)])
+
+
+def _shared(setting: Setting, lines: Sequence[tuple[int, ...]]) -> Task:
+    """A task whose prefix is what all ``lines`` begin with; each keeps at least one token."""
+    shortest = min(map(len, lines))
+    first, last = min(lines), max(lines)
+    same = next((at for at in range(shortest) if first[at] != last[at]), shortest - 1)
+    same = min(same, shortest - 1)
+    return Task(setting, lines[0][:same], tuple(line[same:] for line in lines))

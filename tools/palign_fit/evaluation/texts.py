@@ -1,0 +1,122 @@
+"""What prompts, options and open questions say in an evaluation; all wording is our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palign_fit.contents import TYPICAL
+from palign_fit.inventory import TRAITS, Item
+from palign_fit.prompts import ADJECTIVES, continuation
+
+OPTIONS = (
+    "Very inaccurate",
+    "Moderately inaccurate",
+    "Neither accurate nor inaccurate",
+    "Moderately accurate",
+    "Very accurate",
+)
+"""The answers 1 to 5 in words."""
+
+LETTERS = "ABCDE"
+
+_QUESTION = (
+    "How accurately does the statement describe you? Choose one of these options.\n{options}\n"
+    "Statement: I {item}."
+)
+_FEW_SHOT = (
+    "You are a person who rated how accurately statements describe you. These are your ratings:\n"
+    "{ratings}\nAlways speak and answer as this person."
+)
+_PERSONALITY = (
+    "You are a person with this personality: {traits}. Always speak and answer as this person."
+)
+
+_SLIGHT, _STRONG = 0.2, 0.7
+_WORDS = 3
+
+
+def few_shot_prompt(answered: Sequence[tuple[Item, float]]) -> str:
+    """A subject's own answers as a system prompt. ``answered``: items and answers 1..5."""
+    ratings = "\n".join(f"I {item.text}: {OPTIONS[round(value) - 1]}" for item, value in answered)
+    return _FEW_SHOT.format(ratings=ratings)
+
+
+def personality_prompt(scores: Mapping[str, float]) -> str:
+    """Trait scores (keyed means 1..5) in the words people write system prompts with today."""
+    return _PERSONALITY.format(traits="; ".join(describe(scores)))
+
+
+def describe(scores: Mapping[str, float]) -> list[str]:
+    """One phrase a trait of ``scores``, by how far it lies from what people usually score."""
+    phrases = []
+    for trait in TRAITS:
+        if trait not in scores:
+            continue
+        above = scores[trait] - TYPICAL[trait]
+        words = ADJECTIVES[trait][0 if above > 0 else 1].split(", ")[:_WORDS]
+        listed = f"{', '.join(words[:-1])} and {words[-1]}"
+        if abs(above) < _SLIGHT:
+            high, low = (pole.split(", ")[0] for pole in ADJECTIVES[trait])
+            phrases.append(f"about as {high} and as {low} as most people")
+        else:
+            phrases.append(f"{'very' if abs(above) >= _STRONG else 'rather'} {listed}")
+    return phrases
+
+
+def question(item: Item, *, letters: bool, upwards: bool) -> str:
+    """The user turn that asks for one option, as letters or as words.
+
+    ``upwards`` lists from "very inaccurate" on. Everything before the item is the same for all
+    items, so that it is computed once.
+    """
+    listed = OPTIONS if upwards else OPTIONS[::-1]
+    lines = [f"({a}) {text}" if letters else text for a, text in zip(LETTERS, listed, strict=True)]
+    return _QUESTION.format(options="\n".join(lines), item=item.text)
+
+
+def option_answers(*, letters: bool, upwards: bool) -> list[str]:
+    """The assistant's words for the answers 1 to 5, in that order."""
+    if not letters:
+        return list(OPTIONS)
+    return [f"({letter}" for letter in (LETTERS if upwards else LETTERS[::-1])]
+
+
+def chat(tokenizer: Any, user: str, system: str | None) -> list[int]:
+    """Token ids up to where the assistant begins to answer ``user``, under a system prompt.
+
+    Without ``system`` the same as ``prompts.chat_prefix``. A template that takes no system turn gets
+    its text before the user's.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        lead = f"{system}\n\n" if system else ""
+        return list(tokenizer(f"{lead}Question: {user}\nAnswer:")["input_ids"])
+    text = _templated(tokenizer, messages(user, system))
+    if system and " ".join(system.split()) not in " ".join((text or "").split()):
+        text = _templated(tokenizer, messages(f"{system}\n\n{user}", None))
+    if text is None:
+        raise ValueError("the chat template takes no user turn")
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def messages(user: str, system: str | None) -> list[dict[str, str]]:
+    """OpenAI chat messages."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": user}]
+
+
+def answer(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Token ids of ``text`` as the assistant's first words."""
+    return tuple(continuation(tokenizer, text))
+
+
+def _templated(tokenizer: Any, turns: list[dict[str, str]]) -> str | None:
+    """The turns as the model sees them; None where the template refuses a system turn."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    except TemplateError:
+        if turns[0]["role"] != "system":
+            raise
+        return None
