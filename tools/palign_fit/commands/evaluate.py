@@ -23,12 +23,13 @@ from palign_fit.commands.common import (
 )
 from palign_fit.errors import InputError
 from palign_fit.files import write_text
+from palign_fit.fit import MIN_ANSWERED
 from palign_fit.inventory import built_in, read_inventory
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.evaluate import Progress
-    from palign_fit.evaluation.tasks import Tick
+    from palign_fit.evaluation.tasks import Backend, Tick
 
 
 @with_exit_codes
@@ -56,13 +57,21 @@ def evaluate(
     strength: Annotated[float, typer.Option(help="Strength of every persona.")] = 1.0,
     seed: Annotated[int, typer.Option(help="For samples, fits and bootstrap.")] = 0,
     markdown: Annotated[Path | None, typer.Option(help="Also write the report here.")] = None,
+    server: Annotated[
+        str | None, typer.Option(help="Measure what this palign server serves, by subject id.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="For --server.", envvar="OPENAI_API_KEY", show_envvar=True)
+    ] = None,
+    in_flight: Annotated[int, typer.Option(help="Requests to --server at once.")] = 16,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
     dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Measure personas and prompts on answers they were not made from."""
     items = read_inventory(inventory) if inventory else built_in()
-    people, chosen = _sample(read_answers(answers, items), subjects, seed)
+    sheets = read_answers(answers, items)
+    people, chosen = _sample(sheets, subjects, seed)
     from palign_fit.evaluation.evaluate import Plan
     from palign_fit.evaluation.report import DEFAULT_CONDITIONS, evaluate_personas
     from palign_fit.evaluation.split import read_train_items
@@ -76,19 +85,29 @@ def evaluate(
     )
     train = read_train_items(train_items, items) if train_items else None
     files = _personas(personas, people) if personas else None
-    from palign_fit.evaluation.huggingface import HuggingFaceBackend
-    from palign_fit.model import open_model
-
     quiet_transformers()
     started = perf_counter()
     with _bars() as progress:
-        opened = open_model(model, device=device.value, dtype=dtype.value)
-        backend = HuggingFaceBackend(opened, strength)
+        backend: Backend
+        if server is not None:
+            from palign_fit.evaluation.server import ServerBackend
+
+            opened = None
+            backend = ServerBackend(
+                server, model, api_key=api_key, strength=strength, in_flight=in_flight
+            )
+        else:
+            from palign_fit.evaluation.huggingface import HuggingFaceBackend
+            from palign_fit.model import open_model
+
+            opened = open_model(model, device=device.value, dtype=dtype.value)
+            backend = HuggingFaceBackend(opened, strength)
         report = evaluate_personas(
             backend, opened, people, items, plan,
-            model_name=opened.base_model, train_items=train, files=files, progress=progress,
+            train_items=train, files=files, progress=progress,
         )  # fmt: skip
     report["settings"]["subjects"] = chosen
+    report["warnings"] += sheets.notes
     report["seconds"] = round(perf_counter() - started, 2)
     _show(report, markdown, as_json)
 
@@ -99,12 +118,21 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[list[Subject], str]:
     """``count`` subjects drawn with ``seed``, in file order, and how they were chosen."""
-    if count is None or count >= len(subjects):
-        return list(subjects), f"all of {len(subjects)}"
-    if count < 1:
+    if count is not None and count < 1:
         raise InputError(f"--subjects {count}: wanted at least 1")
-    drawn = np.sort(np.random.default_rng(seed).choice(len(subjects), count, replace=False))
-    return [subjects[at] for at in drawn], f"{count} of {len(subjects)}, drawn with seed {seed}"
+    places = np.arange(len(subjects))
+    chosen = f"all of {len(subjects)}"
+    if count is not None and count < len(subjects):
+        drawn = np.random.default_rng(seed).choice(len(subjects), count, replace=False)
+        places = np.sort(drawn)
+        chosen = f"{count} of {len(subjects)}, drawn with seed {seed}"
+    people = [subjects[int(at)] for at in places]
+    empty = [one.id for one in people if one.answered < MIN_ANSWERED]
+    if len(empty) == len(people):
+        raise InputError(f"{len(empty)} subjects, none with {MIN_ANSWERED} answers or more")
+    if empty:
+        chosen += f"; {len(empty)} left out with fewer than {MIN_ANSWERED} answers"
+    return [one for one in people if one.answered >= MIN_ANSWERED], chosen
 
 
 def _personas(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:

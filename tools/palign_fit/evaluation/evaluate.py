@@ -114,7 +114,7 @@ def read(
     """Readings under one setting a subject. Where all settings are plain the model runs once."""
     rows = np.array([sheet.held_out for sheet in sheets])
     if all(one.system is None and one.persona_id is None for one in wanted):
-        wanted, asked = wanted[:1], rows.any(0, keepdims=True)
+        wanted, asked = wanted[:1], np.asarray(rows.any(0))[None]
     else:
         asked = rows
     items, found = inventory.items, dict[str, Any]()

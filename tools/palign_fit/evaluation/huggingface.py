@@ -20,13 +20,13 @@ class HuggingFaceBackend:
     def __init__(self, model: SubjectModel, strength: float = 1.0) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
+        self.model_name = model.base_model
         self.strength = strength
         self._read = reader_for(model)
         config = model.model.config.get_text_config(decoder=True)
         self._longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
-        results = []
         for task in tasks:
             length = len(task.prefix) + max(map(len, task.continuations))
             if length > self._longest:
@@ -34,6 +34,8 @@ class HuggingFaceBackend:
                     f"a prompt has {length} tokens, {self.model.base_model} reads at most "
                     f"{self._longest}; leave few-shot out of --conditions"
                 )
+        results = []
+        for task in tasks:
             persona = task.setting.persona
             with steered(self.model, persona, self.strength) if persona else nullcontext():
                 results.append(self._read(self.model, task.prefix, task.continuations))

@@ -32,7 +32,6 @@ def evaluate_personas(
     inventory: Inventory,
     plan: Plan,
     *,
-    model_name: str,
     train_items: Collection[str] | None = None,
     files: Sequence[Persona] | None = None,
     progress: Progress = no_progress,
@@ -48,7 +47,13 @@ def evaluate_personas(
             "what was held out is unknown: give --personas (their files say what they were made "
             "from), or --train-items and they are fitted here from those"
         )
-    given = files or [None] * len(subjects)
+    unserved = [name for name in plan.conditions if CONDITIONS[name].method not in ("", PALIGN)]
+    if model is None and unserved:
+        raise InputError(
+            f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
+            "leave --server out"
+        )
+    given: Sequence[Persona | None] = files or [None] * len(subjects)
     sheets = [
         split(subject, inventory, train_items, persona)
         for subject, persona in zip(subjects, given, strict=True)
@@ -66,7 +71,7 @@ def evaluate_personas(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tool": f"palign-fit {version('vllm-palign')}",
-        "model": model_name,
+        "model": backend.model_name,
         "backend": backend.as_json(),
         "inventory": {
             "name": inventory.name,
@@ -108,9 +113,12 @@ def _fitted(
         Subject(one.subject.id, np.where(one.train, one.subject.agreement, np.nan))
         for one in sheets
     ]
+    settings = Settings(
+        method=method, heads=min(Settings.heads, model.num_layers * model.num_heads), seed=seed
+    )
     fitted = []
     with progress(f"fitting {method}", len(sheets)) as tick:
-        for persona in fit_personas(model, inventory, learners, Settings(method=method, seed=seed)):
+        for persona in fit_personas(model, inventory, learners, settings):
             fitted.append(persona)
             tick(1)
     return fitted

@@ -88,12 +88,18 @@ def split(
     train_items: Collection[str] | None,
     persona: Persona | None,
 ) -> Sheet:
-    """The sheet of ``subject``. Whatever went into ``persona`` is training, and all ``train_items``."""
+    """The sheet of ``subject``: whatever went into ``persona`` is training, and all ``train_items``.
+
+    A file that does not say what it was made from is believed to be made from ``train_items``; without
+    these everything may have been seen.
+    """
     answered = np.isfinite(subject.agreement)
     used: set[str] = set(train_items or ())
     if persona is not None:
         fitted = fitted_items(persona, inventory)
-        used |= {item.id for item in inventory.items} if fitted is None else fitted
+        if fitted is None and train_items is None:
+            fitted = frozenset(item.id for item in inventory.items)
+        used |= fitted or set()
     in_training = np.array([item.id in used for item in inventory.items])
     train, held_out = answered & in_training, answered & ~in_training
     if held_out.sum() >= MIN_HELD_OUT:

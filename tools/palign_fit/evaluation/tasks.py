@@ -44,6 +44,7 @@ class Backend(Protocol):
     """Something that runs the model. ``tokenizer`` is the model's own."""
 
     tokenizer: Any
+    model_name: str
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
         """Per task and continuation the log-probability of each token, float64 [T], nats.
@@ -52,9 +53,7 @@ class Backend(Protocol):
         """
         ...
 
-    def as_json(self) -> dict[str, Any]:
-        """What ran: kind, dtype, address."""
-        ...
+    def as_json(self) -> dict[str, Any]: ...
 
 
 def read_statements(

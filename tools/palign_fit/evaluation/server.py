@@ -1,0 +1,165 @@
+"""The server backend: a running palign server, so that what is served is what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palign_fit.errors import InputError
+from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
+from palign_fit.evaluation.tasks import Task, Tick
+from palign_fit.probes import Weights
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+HEADER = "x-palign-persona"
+MAX_PROMPTS = 32
+MAX_TOKENS = 16_384
+"""Prompts and tokens of one request: its reply holds a log-probability a token."""
+
+
+class ServerBackend:
+    """Scores tasks with echoed prompt log-probs on ``/v1/completions``, many requests at once.
+
+    ``source`` is the Hugging Face name or folder of the served model's tokenizer: prompts are sent
+    as token ids, so both backends measure the same tokens.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        source: str,
+        *,
+        api_key: str | None = None,
+        strength: float = 1.0,
+        in_flight: int = IN_FLIGHT,
+    ) -> None:
+        if in_flight < 1:
+            raise InputError(f"--in-flight {in_flight}: wanted at least 1")
+        self.url = base_url(url)
+        self.strength = strength
+        self._key = api_key
+        self._in_flight = in_flight
+        self.served: dict[str, str] = {}
+        """Persona -> digest prefix, as the server's replies named it."""
+        (self.model_name,) = run_all([_first_model], self._open, 1)
+        self.tokenizer = open_tokenizer(source)
+
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
+        left = [0] * len(tasks)
+        results = [[np.zeros(0)] * len(task.continuations) for task in tasks]
+        calls = []
+        for at, task in enumerate(tasks):
+            for rows in _requests(task):
+                left[at] += 1
+
+                async def call(
+                    client: AsyncOpenAI, at: int = at, task: Task = task, rows: list[int] = rows
+                ) -> None:
+                    scores = await self._score(client, task, rows)
+                    for row, score in zip(rows, scores, strict=True):
+                        results[at][row] = score
+                    left[at] -= 1
+                    if not left[at]:
+                        tick(1)
+
+                calls.append(call)
+        run_all(calls, self._open, self._in_flight)
+        return results
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": "server",
+            "url": self.url,
+            "model": self.model_name,
+            "personas": dict(sorted(self.served.items())),
+        }
+
+    def _open(self) -> AsyncOpenAI:
+        return open_client(self.url, self._key)
+
+    async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Weights]:
+        """Log-probabilities of the continuations ``rows`` of one task."""
+        persona = task.setting.persona_id
+        asked = {"id": persona, "strength": self.strength} if persona is not None else None
+        raw = await client.completions.with_raw_response.create(
+            model=self.model_name,
+            prompt=[[*task.prefix, *task.continuations[row]] for row in rows],
+            max_tokens=0,
+            echo=True,
+            logprobs=0,
+            temperature=0,
+            extra_body={"persona": asked} if asked else None,
+        )
+        if persona is not None:
+            self._check(persona, task, raw.headers.get(HEADER))
+        choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
+        if len(choices) != len(rows):
+            raise InputError(f"{self.url}: {len(choices)} answers to {len(rows)} prompts")
+        found = []
+        for row, choice in zip(rows, choices, strict=True):
+            length = len(task.continuations[row])
+            scores = choice.logprobs.token_logprobs if choice.logprobs else None
+            if scores is None or len(scores) != len(task.prefix) + length:
+                raise InputError(
+                    f"{self.url}: gave no log-probability for each prompt token; wanted a vLLM "
+                    "server, which echoes prompts with log-probs"
+                )
+            found.append(np.array(scores[-length:], dtype=np.float64))
+        return found
+
+    def _check(self, persona: str, task: Task, header: str | None) -> None:
+        """A server without palign ignores the field and answers plainly: never measure that."""
+        name, _, digest = (header or "").partition("@")
+        digest = digest.partition(";")[0]
+        if name != persona or not digest:
+            raise InputError(
+                f"{self.url}: did not say that persona {persona!r} was applied ({HEADER}: {header}); "
+                "wanted a server started with --plugin palign"
+            )
+        if task.setting.persona is not None and not task.setting.persona.digest.startswith(digest):
+            raise InputError(
+                f"{self.url}: serves other bytes as {persona!r} ({digest}) than the file given "
+                f"({task.setting.persona.digest[:12]}), which says what was held out; give the "
+                "folder that the server was started with"
+            )
+        self.served[persona] = digest
+
+
+def open_tokenizer(source: str) -> Any:
+    """The tokenizer of a checkpoint folder or hub name. Raises InputError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"--model {source}: its tokenizer cannot be opened: {str(error).splitlines()[0][:300]}. "
+            "Give the Hugging Face name or folder of the model that is served"
+        ) from error
+
+
+async def _first_model(client: AsyncOpenAI) -> str:
+    """The base model: servers list it first."""
+    page = await client.models.list()
+    if not page.data:
+        raise InputError(f"{client.base_url}: serves no model")
+    return page.data[0].id
+
+
+def _requests(task: Task) -> Iterator[list[int]]:
+    """Rows of ``task`` that go into one request."""
+    rows: list[int] = []
+    tokens = 0
+    for row, continuation in enumerate(task.continuations):
+        length = len(task.prefix) + len(continuation)
+        if rows and (len(rows) == MAX_PROMPTS or tokens + length > MAX_TOKENS):
+            yield rows
+            rows, tokens = [], 0
+        rows.append(row)
+        tokens += length
+    if rows:
+        yield rows
