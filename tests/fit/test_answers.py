@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from palign_fit.answers import Subject, parse_answers, template
+from palign_fit.answers import Answers, parse_answers, template
 from palign_fit.errors import InputError
 from palign_fit.inventory import parse_inventory
 
@@ -20,11 +20,11 @@ ANN = {"id": "ann", "answers": {"i1": 4, "i2": None, "i3": 0}}
 BEN = {"id": "ben", "answers": {"i3": 5}}
 
 
-def parse(text: str) -> list[Subject]:
+def parse(text: str) -> Answers:
     return parse_answers(text, INVENTORY, source="answers")
 
 
-def as_lists(subjects: list[Subject]) -> list[tuple[str, list[Any]]]:
+def as_lists(subjects: Answers) -> list[tuple[str, list[Any]]]:
     return [(one.id, [None if np.isnan(v) else v for v in one.agreement]) for one in subjects]
 
 
@@ -83,7 +83,7 @@ def test_an_id_that_is_no_persona_id_is_refused(bad: Any) -> None:
 def test_all_problems_of_all_subjects_come_at_once() -> None:
     rows = [
         {"id": "a", "answers": {"i1": 9, "zz": 1}},
-        {"id": "b", "answers": {}},
+        {"id": "b", "answers": []},
         {"id": "c"},
         BEN,
         {"id": "Ben", "answers": {"i1": 1}},
@@ -93,7 +93,7 @@ def test_all_problems_of_all_subjects_come_at_once() -> None:
     for part in (
         "subject 1: item 'i1' is '9'",
         "subject 1: item 'zz' is not in inventory 'inv'",
-        "subject 2: every answer is missing",
+        "subject 2: answers is list, wanted an object",
         "subject 3: is ['id']",
         "subject 5: id 'Ben' is there twice",
     ):
@@ -146,9 +146,61 @@ def test_no_text_makes_the_reader_crash(text: str) -> None:
     try:
         for subject in parse(text):
             seen = subject.agreement[np.isfinite(subject.agreement)]
-            assert len(seen) and set(seen) <= {1, 2, 3, 4, 5}
+            assert set(seen) <= {1, 2, 3, 4, 5}
     except InputError as error:
         assert len(str(error)) < 6000
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([6, 7, 1], "1 to 7"),
+        ([6, 2, 1], "1 to 6"),
+        ([10, 2, 1], "1 to 10"),
+        ([100, 50, 3], "0 to 100"),
+        ([-2, 0, 2], "-2 to 2"),
+        ([-3, 1, 2], "-3 to 3"),
+        ([0.25, 0.5, 1], "0 to 1"),
+        ([3.5, 2.25, 1], "means or factors"),
+    ],
+)
+def test_another_scale_is_recognised_and_named(values: list[float], scale: str) -> None:
+    sheet = dict(zip(["i1", "i2", "i3"], values, strict=True))
+    header, cells = ",".join(sheet), ",".join(map(str, values))
+    for text in (json.dumps({"id": "x", "answers": sheet}), f"id,{header}\nx,{cells}\n"):
+        with pytest.raises(InputError, match=scale):
+            parse(text)
+
+
+def sheets(count: int, seed: int, *, reverse: bool) -> str:
+    """Extraverts and introverts answer i1 (+) and i2 (-); ``reverse`` stores scores."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for n in range(count):
+        talk = int(rng.integers(1, 6))
+        hide = talk if reverse else 6 - talk
+        lines.append(json.dumps({"id": f"s{n}", "answers": {"i1": talk, "i2": hide, "i3": 3}}))
+    return "\n".join(lines)
+
+
+def test_reversed_scores_of_many_people_are_recognised() -> None:
+    assert parse(sheets(40, 0, reverse=False)).notes == ()
+    (note,) = parse(sheets(40, 0, reverse=True)).notes
+    assert "look like reversed scores" in note and "6 - score" in note
+    assert parse(sheets(5, 0, reverse=True)).notes == ()
+
+
+def test_a_scale_that_starts_at_0_is_pointed_out() -> None:
+    rows = [json.dumps({"id": f"s{n}", "answers": {"i1": n % 5, "i3": 4}}) for n in range(40)]
+    (note,) = parse("\n".join(rows)).notes
+    assert "0 to 4" in note
+
+
+def test_answers_are_a_sequence_of_subjects() -> None:
+    found = parse(json.dumps([ANN, BEN]))
+    assert [one.id for one in found[:5]] == list(found.ids) == ["ann", "ben"]
+    assert found[-1].id == "ben" and found[1].answered == 1
+    assert found.table.tolist() == [[4, 0, 0], [0, 0, 5]]
 
 
 def test_the_template_lists_every_item_as_missing() -> None:

@@ -1,29 +1,31 @@
 """Questionnaire answers: 1 (very inaccurate) to 5 (very accurate), about the text as printed.
 
-Minus-keyed items are NOT reversed in an answers file. Data sets that store reversed scores (PAPI
-does) have to be turned back first: agreement = 6 - score for minus-keyed items.
+Minus-keyed items are NOT reversed in an answers file. Data sets that store reversed scores have to be
+turned back first: agreement = 6 - score for minus-keyed items. PAPI's own files are known by their
+fields and turned back here (``readers.papi``).
 """
 
 from __future__ import annotations
 
-import re
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.errors import InputError, refuse
-from palign_fit.files import csv_rows, read_text, strict_json
+from palign_fit.errors import refuse
 from palign_fit.inventory import Inventory
-from vllm_palign.persona import is_persona_id
+from palign_fit.readers import Record, answer_files, parse_records, read_records
+from palign_fit.readers.scale import suspicions
+from palign_fit.readers.sheets import Sheets
 
-MAX_SUBJECTS = 10_000
 _ADVICE = (
     'Answers look like {"id": "alice", "answers": {"q1": 4, "q2": null}}, a list of such objects, one '
-    "a line (JSONL), or CSV with an id column and one column an item; 1 (very inaccurate) to 5 (very "
-    "accurate), empty, null or 0 for missing; palign-fit template prints a form to fill in"
+    "a line (JSONL), or CSV or Parquet with an id column and one column an item; 1 (very inaccurate) "
+    "to 5 (very accurate), empty, null or 0 for missing; palign-fit template prints a form to fill in"
 )
 
 
@@ -39,32 +41,61 @@ class Subject:
         return int(np.isfinite(self.agreement).sum())
 
 
-def read_answers(path: Path, inventory: Inventory) -> list[Subject]:
-    """Every subject of an answers file. Raises InputError listing every problem."""
-    return parse_answers(read_text(path), inventory, source=str(path))
+@dataclass(frozen=True)
+class Refusal:
+    """A respondent that cannot be fitted, and why."""
+
+    id: str
+    reason: str
 
 
-def parse_answers(text: str, inventory: Inventory, *, source: str) -> list[Subject]:
+class Answers(Sequence[Subject]):
+    """Every subject of an answers file, in file order; one byte an answer, so that populations fit.
+
+    ``ids`` [S]; ``table`` uint8 [S, N] in inventory order, 0 where missing; ``notes`` are what the
+    user should know about how the file was read.
+    """
+
+    def __init__(
+        self, ids: Sequence[str], table: npt.NDArray[np.uint8], notes: Sequence[str] = ()
+    ) -> None:
+        self.ids, self.table, self.notes = tuple(ids), table, tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Subject: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Subject]: ...
+    def __getitem__(self, place: int | slice) -> Subject | list[Subject]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        row = self.table[place].astype(np.float64)
+        return Subject(self.ids[place], np.where(row == 0, np.nan, row))
+
+
+def read_answers(path: Path, inventory: Inventory) -> Answers:
+    """Every subject of an answers file, or of a folder of such files.
+
+    Raises InputError listing every problem. A sheet that is merely too empty to be fitted is none.
+    """
+    files, others = answer_files(path)
+    sources = ((file, read_records(file)) for file in files)
+    found = _checked(sources, inventory, str(path), one=len(files) == 1)
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        note = f"{path}: {len(others)} file(s) left alone that are no answers files: {shown}"
+        return Answers(found.ids, found.table, [*found.notes, note])
+    return found
+
+
+def parse_answers(text: str, inventory: Inventory, *, source: str) -> Answers:
     """Subjects from JSON, JSONL or CSV text; the first character tells which."""
-    rows = _json_rows(text, source) if text.lstrip()[:1] in ("{", "[") else _csv_rows(text, source)
-    if not 1 <= len(rows) <= MAX_SUBJECTS:
-        raise InputError(
-            f"{source}: holds {len(rows)} subjects, wanted 1 to {MAX_SUBJECTS}. {_ADVICE}"
-        )
-    place_of = {item.id: place for place, item in enumerate(inventory.items)}
-    problems: list[str] = []
-    subjects: dict[str, Subject] = {}
-    for place, row in rows:
-        subject, wrong = _subject(row, place_of, inventory.name)
-        # Two names that differ only in case are one file on some file systems.
-        if subject is not None and subject.id.lower() in subjects:
-            wrong = [f"id {subject.id!r} is there twice"]
-        problems += [f"{place}: {what}" for what in wrong]
-        if subject is not None:
-            subjects[subject.id.lower()] = subject
-    if problems:
-        raise refuse(source, problems, _ADVICE)
-    return list(subjects.values())
+    # Lone surrogates are no text; encoded like this the reader refuses them like any other bytes.
+    data = text.encode("utf-8", errors="surrogatepass")
+    records = parse_records(io.BytesIO(data), source)
+    return _checked([(source, records)], inventory, source, one=True)
 
 
 def template(inventory: Inventory) -> dict[str, Any]:
@@ -72,67 +103,27 @@ def template(inventory: Inventory) -> dict[str, Any]:
     return {"id": "subject", "answers": {item.id: None for item in inventory.items}}
 
 
-def _subject(
-    row: Any, place_of: dict[str, int], inventory_name: str
-) -> tuple[Subject | None, list[str]]:
-    """The subject of one JSON object, or what is wrong with it."""
-    if not isinstance(row, dict) or set(row) != {"id", "answers"}:
-        got = sorted(map(str, row))[:8] if isinstance(row, dict) else type(row).__name__
-        return None, [f"is {got}, wanted an object with id and answers"]
-    name, answers = row["id"], row["answers"]
-    wrong = []
-    if not is_persona_id(name):
-        wrong.append(
-            f"id is {str(name)[:40]!r}, wanted text like [A-Za-z0-9][A-Za-z0-9._-]{{0,127}}"
-        )
-    if not isinstance(answers, dict):
-        return None, [*wrong, f"answers is {type(answers).__name__}, wanted an object"]
-    agreement = np.full(len(place_of), np.nan)
-    for item, value in answers.items():
-        if item not in place_of:
-            wrong.append(f"item {item[:40]!r} is not in inventory {inventory_name!r}")
-        elif value is None:
-            continue
-        elif type(value) not in (int, float) or value not in (0, 1, 2, 3, 4, 5):
-            wrong.append(f"item {item!r} is {str(value)[:40]!r}, wanted 1 to 5, or null if missing")
-        elif value:
-            agreement[place_of[item]] = value
-    if not wrong and not np.isfinite(agreement).any():
-        wrong.append("every answer is missing, wanted at least some")
-    return (None, wrong) if wrong else (Subject(name, agreement), [])
-
-
-def _json_rows(text: str, source: str) -> list[tuple[str, Any]]:
-    lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if text.lstrip().startswith("{") and len(lines) > 1 and _is_object(lines[0][1]):
-        return [(f"line {at}", strict_json(line, f"{source}: line {at}")) for at, line in lines]
-    value = strict_json(text, source)
-    rows = value if isinstance(value, list) else [value]
-    return [(f"subject {place}", row) for place, row in enumerate(rows, 1)]
-
-
-def _is_object(line: str) -> bool:
-    """Whether a first line is a JSON object by itself, so that the file is JSONL."""
-    try:
-        return isinstance(strict_json(line, ""), dict)
-    except InputError:
-        return False
-
-
-def _csv_rows(text: str, source: str) -> list[tuple[str, Any]]:
-    rows = []
-    for line, row in csv_rows(text, source, MAX_SUBJECTS):
-        if "id" not in row:
-            raise InputError(f"{source}: line 1: has no id column. {_ADVICE}")
-        answers = {name: _number(cell) for name, cell in row.items() if name != "id"}
-        rows.append((f"line {line}", {"id": row["id"].strip(), "answers": answers}))
-    return rows
-
-
-def _number(cell: str) -> Any:
-    """A CSV cell as JSON would write it; text that is no digit stays text and is refused later."""
-    cell = cell.strip()
-    if not cell:
-        return None
-    # Tables with gaps often come out of a data frame as "4.0".
-    return int(cell[0]) if re.fullmatch(r"[0-9](\.0+)?", cell, re.ASCII) else cell
+def _checked(
+    sources: Iterable[tuple[Path | str, Iterator[Record]]],
+    inventory: Inventory,
+    name: str,
+    *,
+    one: bool,
+) -> Answers:
+    sheets = Sheets(inventory)
+    for source, records in sources:
+        sheets.open(str(source))
+        for record in records:
+            sheets.add(
+                record if one else Record(f"{Path(source).name}: {record.place}", record.value)
+            )
+    guess = sheets.off_scale.guess
+    if sheets.wrong:
+        advice = f"{guess}\n{_ADVICE}" if guess else _ADVICE
+        raise refuse(name, sheets.problems, advice, total=sheets.wrong)
+    if not sheets.ids:
+        raise refuse(name, ["holds no subjects, wanted at least one"], _ADVICE)
+    table = np.frombuffer(sheets.cells, dtype=np.uint8).reshape(len(sheets.ids), -1)
+    table.flags.writeable = False
+    warnings = [f"{name}: {warning}" for warning in suspicions(table, inventory)]
+    return Answers(sheets.ids, table, [*sheets.notes, *warnings])

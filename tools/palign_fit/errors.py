@@ -19,9 +19,15 @@ class FitError(RuntimeError):
     """Sound input, but no persona can be made of it on this model or machine."""
 
 
-def refuse(source: str, problems: Sequence[str], advice: str) -> InputError:
-    """One error for all ``problems`` of ``source``, bounded in length however many there are."""
+def refuse(
+    source: str, problems: Sequence[str], advice: str, *, total: int | None = None
+) -> InputError:
+    """One error for all ``problems`` of ``source``, bounded in length however many there are.
+
+    ``total`` counts them where ``problems`` holds only the first.
+    """
+    total = len(problems) if total is None else total
     shown = [f"  - {problem[:300]}" for problem in problems[:_MAX_SHOWN]]
-    if len(problems) > _MAX_SHOWN:
-        shown.append(f"  - and {len(problems) - _MAX_SHOWN} more")
-    return InputError("\n".join([f"{source}: {len(problems)} problem(s)", *shown, advice]))
+    if total > len(shown):
+        shown.append(f"  - and {total - len(shown)} more")
+    return InputError("\n".join([f"{source}: {total} problem(s)", *shown, advice]))

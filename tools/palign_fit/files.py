@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +32,40 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Refuses NaN, Infinity and repeated keys, with a ValueError."""
+
+
 def strict_json(text: str, source: str) -> Any:
     """json.loads that refuses NaN, Infinity and repeated keys. Raises InputError."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {twice[:40]!r} is there twice")
-        return result
-
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        return STRICT_JSON.decode(text)
     except RecursionError as error:
         raise InputError(f"{source}: is nested too deeply to be read as JSON") from error
     except ValueError as error:
         raise InputError(f"{source}: is not valid JSON: {error}") from error
 
 
-def csv_rows(text: str, source: str, most: int) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row by column name) of CSV text with a header line. Raises InputError."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def csv_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row by column name) of CSV lines, the first a header. Raises InputError."""
+    reader = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if len(set(header)) != len(header) or not header:
             raise InputError(f"{source}: line 1: column names {header[:8]} are empty or repeat")
-        rows: list[tuple[int, dict[str, str]]] = []
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
@@ -70,12 +74,9 @@ def csv_rows(text: str, source: str, most: int) -> list[tuple[int, dict[str, str
                     f"{source}: line {reader.line_num}: has {len(cells)} cells, wanted "
                     f"{len(header)} as in the header, none over {_MAX_CELL} characters"
                 )
-            if len(rows) == most:
-                raise InputError(f"{source}: has more than {most} rows, the most that is read")
-            rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+            yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise InputError(f"{source}: line {reader.line_num}: is not valid CSV: {error}") from error
-    return rows
 
 
 def write_text(path: Path, text: str) -> None:

@@ -140,7 +140,12 @@ def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
 
 
 def _csv_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
-    return [(f"line {line}", dict(row)) for line, row in csv_rows(text, source, MAX_ITEMS)]
+    found: list[tuple[str, dict[str, Any]]] = []
+    for line, row in csv_rows(io.StringIO(text, newline=""), source):
+        if len(found) == MAX_ITEMS:
+            raise InputError(f"{source}: has more than {MAX_ITEMS} rows, the most that is read")
+        found.append((f"line {line}", dict(row)))
+    return found
 
 
 def _json_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
