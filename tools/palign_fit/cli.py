@@ -7,7 +7,9 @@ import typer
 from palign_fit.commands.evaluate import evaluate
 from palign_fit.commands.inspect import inspect
 from palign_fit.commands.inventory import inventory, make_template
+from palign_fit.commands.judge import judge
 from palign_fit.commands.run import run
+from palign_fit.commands.unpack import unpack
 
 app = typer.Typer(
     name="palign-fit",
@@ -26,9 +28,14 @@ app.command(
     epilog="Example: palign-fit evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--answers examples/answers.json --personas personas/"
 )(evaluate)
+app.command(
+    epilog="Example: palign-fit judge --model HuggingFaceTB/SmolLM2-135M-Instruct --answers "
+    "examples/answers.json --personas personas/ --judge-url https://api.openai.com --judge-model gpt-4o"
+)(judge)
 app.command(epilog="Example: palign-fit inspect personas/alice.safetensors --plot alice.png")(
     inspect
 )
+app.command(epilog="Example: palign-fit unpack shards/ s41 s977 --out personas/")(unpack)
 app.command(epilog="Example: palign-fit inventory --out items.csv")(inventory)
 app.command("template", epilog="Example: palign-fit template --out answers.json")(make_template)
 

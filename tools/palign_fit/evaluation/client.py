@@ -29,7 +29,7 @@ def base_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise InputError(
             f"{(parts.hostname or url)[:100]!r}: wanted a URL such as http://127.0.0.1:8000, without "
-            "user and password; a key belongs in the environment variable OPENAI_API_KEY"
+            "user and password; give a key by its own option or environment variable"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = parts.path.rstrip("/")
@@ -37,7 +37,7 @@ def base_url(url: str) -> str:
     return address if path.endswith("/v1") else f"{address}/v1"
 
 
-def open_client(url: str, api_key: str | None, *, retries: int = 2) -> AsyncOpenAI:
+def open_client(url: str, api_key: str | None, *, timeout: float = TIMEOUT) -> AsyncOpenAI:
     """A client of the server at ``url``; it lives in one event loop."""
     try:
         from openai import AsyncOpenAI
@@ -47,7 +47,7 @@ def open_client(url: str, api_key: str | None, *, retries: int = 2) -> AsyncOpen
         ) from error
     # A key of None would make the client read whatever is in the environment, for any server.
     return AsyncOpenAI(
-        base_url=base_url(url), api_key=api_key or "none", max_retries=retries, timeout=TIMEOUT
+        base_url=base_url(url), api_key=api_key or "none", max_retries=2, timeout=timeout
     )
 
 
@@ -74,14 +74,12 @@ def run_all(
             tasks = [group.create_task(one(call)) for call in calls]
         return [task.result() for task in tasks]
 
-    address = ""
     try:
         return asyncio.run(run())
     except BaseExceptionGroup as group:
         error = group.exceptions[0]
         if isinstance(error, openai.APIStatusError):
-            address = str(error.request.url)
-            said = f"{address} answered {error.status_code}: {server_message(error)}"
+            said = f"{error.request.url} answered {error.status_code}: {server_message(error)}"
             refused = 400 <= error.status_code < 500
             raise (InputError(said) if refused else FitError(said)) from error
         if isinstance(error, openai.APIConnectionError):

@@ -16,9 +16,6 @@ from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_a
 from palign_fit.inventory import Inventory
 from palign_fit.probes import Weights
 
-MIN_CENTRED = 3
-"""Fewest subjects for which centring over the others means anything."""
-
 MEASURE_TEXT = {
     "alignment": "correlation of the change in log-likelihood of unseen statements with the answers "
     "to them, both from the usual",
@@ -31,6 +28,7 @@ MEASURE_TEXT = {
     "error_texts_argmax": "absolute error of the likeliest option text, traits summed",
     "perplexity_ratio": "perplexity of neutral text / plain",
     "error": "absolute error, traits summed",
+    "rating": "how well answers fit the person, 1 to 6, by the judge",
 }
 
 
@@ -69,9 +67,13 @@ class Figures:
         return {
             name: {
                 "description": CONDITIONS[name].description,
-                "measures": {key: self._as_json(one) for key, one in measured[name].items()},
-                "against_plain": self._differences(measured[name], measured[PLAIN]),
-                "against_palign": self._differences(measured[name], measured.get(PALIGN, {})),
+                "measures": {
+                    key: measured_json(one, self.bootstrap) for key, one in measured[name].items()
+                },
+                "against_plain": differences(measured[name], measured[PLAIN], self.bootstrap),
+                "against_palign": differences(
+                    measured[name], measured.get(PALIGN, {}), self.bootstrap
+                ),
                 "traits": self._trait_estimates(readings[name], plain),
             }
             for name in readings
@@ -95,12 +97,13 @@ class Figures:
         for name, (text, guess) in guesses.items():
             measured = dict(self._errors("error", guess))
             if name == "own-trait-means":
-                typical = guess - self.usual
-                change = ms.centred(guess) if len(self.sheets) >= MIN_CENTRED else typical
-                measured |= dict(self._alignments("", change))
+                change = ms.centred(guess) if self.usual_measured else guess - self.usual
+                measured |= dict(self._alignments(change))
             found[name] = {
                 "description": text,
-                "measures": {key: self._as_json(one) for key, one in measured.items()},
+                "measures": {
+                    key: measured_json(one, self.bootstrap) for key, one in measured.items()
+                },
             }
         return found
 
@@ -134,7 +137,7 @@ class Figures:
 
     def _measures(self, one: Readings, plain: Readings) -> Iterator[tuple[str, Measured]]:
         if one.statements is not None and plain.statements is not None:
-            yield from self._alignments("", one.statements - plain.statements)
+            yield from self._alignments(one.statements - plain.statements)
         for name, options in (("letters", one.letters), ("texts", one.texts)):
             if options is not None:
                 yield from self._errors(f"error_{name}", ms.expected_answer(options))
@@ -142,10 +145,10 @@ class Figures:
         if one.perplexity is not None and plain.perplexity is not None:
             yield "perplexity_ratio", self._mean(one.perplexity / plain.perplexity)
 
-    def _alignments(self, suffix: str, change: Weights) -> Iterator[tuple[str, Measured]]:
+    def _alignments(self, change: Weights) -> Iterator[tuple[str, Measured]]:
         found = ms.alignment(change, self.deviation, self.rows)
         yield "alignment", self._mean(found)
-        if len(self.sheets) >= MIN_CENTRED:
+        if self.usual_measured:
             centred = ms.alignment(ms.centred(change), self.deviation, self.rows)
             yield "alignment_centred", self._mean(centred)
         yield "positive", self._mean(np.where(np.isfinite(found), found > 0, np.nan))
@@ -161,19 +164,6 @@ class Figures:
         errors = ms.trait_errors(predicted, self.answers, self.rows, self.traits)
         total = ms.summed(errors)
         yield name, Measured(total, self.bootstrap.mean(total), traits=errors)
-
-    def _differences(
-        self, one: Mapping[str, Measured], other: Mapping[str, Measured]
-    ) -> dict[str, Any]:
-        found = {}
-        for key in one.keys() & other.keys():
-            mine, theirs = one[key], other[key]
-            if mine.pairs is not None and theirs.pairs is not None:
-                estimate = self.bootstrap.pair_mean(mine.pairs - theirs.pairs)
-            else:
-                estimate = self.bootstrap.mean(mine.values - theirs.values)
-            found[key] = _estimate(estimate)
-        return dict(sorted(found.items()))
 
     def _trait_estimates(self, one: Readings, plain: Readings) -> dict[str, Any]:
         """What each subject's traits look like under a condition; see docs/evaluation.md."""
@@ -197,15 +187,6 @@ class Figures:
         values = np.asarray(values, dtype=np.float64)
         return Measured(values, self.bootstrap.mean(values))
 
-    def _as_json(self, one: Measured) -> dict[str, Any]:
-        found = {**_estimate(one.estimate), "per_subject": [_number(x) for x in one.values]}
-        if one.traits is not None:
-            found["traits"] = {
-                trait: _estimate(self.bootstrap.mean(values))
-                for trait, values in one.traits.items()
-            }
-        return found
-
     def _training(self, values: Callable[[Sheet], Weights]) -> Weights:
         return np.array([values(sheet) for sheet in self.sheets])
 
@@ -228,6 +209,31 @@ class Figures:
             return np.where(self.signs > 0, scores, 6 - scores)
 
         return self._training(means)
+
+
+def differences(
+    one: Mapping[str, Measured], other: Mapping[str, Measured], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """``one`` minus ``other`` in every common measure, paired by subject, JSON-ready."""
+    found = {}
+    for key in one.keys() & other.keys():
+        mine, theirs = one[key], other[key]
+        if mine.pairs is not None and theirs.pairs is not None:
+            estimate = bootstrap.pair_mean(mine.pairs - theirs.pairs)
+        else:
+            estimate = bootstrap.mean(mine.values - theirs.values)
+        found[key] = _estimate(estimate)
+    return dict(sorted(found.items()))
+
+
+def measured_json(one: Measured, bootstrap: Bootstrap) -> dict[str, Any]:
+    """A measure JSON-ready: estimate, subjects, traits."""
+    found = {**_estimate(one.estimate), "per_subject": [_number(x) for x in one.values]}
+    if one.traits is not None:
+        found["traits"] = {
+            trait: _estimate(bootstrap.mean(values)) for trait, values in one.traits.items()
+        }
+    return found
 
 
 def _estimate(one: Estimate) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
-from palign_fit.evaluation.tasks import Task, Tick
+from palign_fit.evaluation.tasks import Setting, Task, Tick
 from palign_fit.probes import Weights
 
 if TYPE_CHECKING:
@@ -21,6 +21,64 @@ MAX_TOKENS = 16_384
 """Prompts and tokens of one request: its reply holds a log-probability a token."""
 
 
+class ServedModel:
+    """A palign server and its base model; personas are chosen by id and checked to be applied."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None, strength: float, in_flight: int = IN_FLIGHT
+    ) -> None:
+        if in_flight < 1:
+            raise InputError(f"--in-flight {in_flight}: wanted at least 1")
+        self.url = base_url(url)
+        self.strength = strength
+        self.in_flight = in_flight
+        self._key = api_key
+        self.digests: dict[str, str] = {}
+        """Persona -> digest prefix, as the server's replies named it."""
+        (self.model_name,) = run_all([_first_model], self.open, 1)
+
+    def open(self) -> AsyncOpenAI:
+        return open_client(self.url, self._key)
+
+    def body(self, setting: Setting) -> dict[str, Any] | None:
+        """The request's extra fields."""
+        if setting.persona_id is None:
+            return None
+        return {"persona": {"id": setting.persona_id, "strength": self.strength}}
+
+    def check(self, setting: Setting, headers: Mapping[str, str]) -> None:
+        """Raises InputError unless the reply says that the setting's persona was applied.
+
+        A server without palign ignores the field and answers plainly: never measure that.
+        """
+        persona = setting.persona_id
+        if persona is None:
+            return
+        header = headers.get(HEADER)
+        name, _, digest = (header or "").partition("@")
+        digest = digest.partition(";")[0]
+        if name != persona or not digest:
+            raise InputError(
+                f"{self.url}: did not say that persona {persona!r} was applied ({HEADER}: {header}); "
+                "wanted a server started with --plugin palign"
+            )
+        if setting.persona is not None and not setting.persona.digest.startswith(digest):
+            raise InputError(
+                f"{self.url}: serves other bytes as {persona!r} ({digest}) than the file given "
+                f"({setting.persona.digest[:12]}), which says what was held out; give the folder "
+                "that the server was started with"
+            )
+        self.digests[persona] = digest
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": "server",
+            "url": self.url,
+            "model": self.model_name,
+            "personas": dict(sorted(self.digests.items())),
+        }
+
+
 class ServerBackend:
     """Scores tasks with echoed prompt log-probs on ``/v1/completions``, many requests at once.
 
@@ -28,24 +86,9 @@ class ServerBackend:
     as token ids, so both backends measure the same tokens.
     """
 
-    def __init__(
-        self,
-        url: str,
-        source: str,
-        *,
-        api_key: str | None = None,
-        strength: float = 1.0,
-        in_flight: int = IN_FLIGHT,
-    ) -> None:
-        if in_flight < 1:
-            raise InputError(f"--in-flight {in_flight}: wanted at least 1")
-        self.url = base_url(url)
-        self.strength = strength
-        self._key = api_key
-        self._in_flight = in_flight
-        self.served: dict[str, str] = {}
-        """Persona -> digest prefix, as the server's replies named it."""
-        (self.model_name,) = run_all([_first_model], self._open, 1)
+    def __init__(self, served: ServedModel, source: str) -> None:
+        self.served = served
+        self.model_name = served.model_name
         self.tokenizer = open_tokenizer(source)
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
@@ -67,24 +110,14 @@ class ServerBackend:
                         tick(1)
 
                 calls.append(call)
-        run_all(calls, self._open, self._in_flight)
+        run_all(calls, self.served.open, self.served.in_flight)
         return results
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "kind": "server",
-            "url": self.url,
-            "model": self.model_name,
-            "personas": dict(sorted(self.served.items())),
-        }
-
-    def _open(self) -> AsyncOpenAI:
-        return open_client(self.url, self._key)
+        return self.served.as_json()
 
     async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Weights]:
         """Log-probabilities of the continuations ``rows`` of one task."""
-        persona = task.setting.persona_id
-        asked = {"id": persona, "strength": self.strength} if persona is not None else None
         raw = await client.completions.with_raw_response.create(
             model=self.model_name,
             prompt=[[*task.prefix, *task.continuations[row]] for row in rows],
@@ -92,41 +125,22 @@ class ServerBackend:
             echo=True,
             logprobs=0,
             temperature=0,
-            extra_body={"persona": asked} if asked else None,
+            extra_body=self.served.body(task.setting),
         )
-        if persona is not None:
-            self._check(persona, task, raw.headers.get(HEADER))
+        self.served.check(task.setting, raw.headers)
         choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
-        if len(choices) != len(rows):
-            raise InputError(f"{self.url}: {len(choices)} answers to {len(rows)} prompts")
         found = []
-        for row, choice in zip(rows, choices, strict=True):
+        for row, choice in zip(rows, choices, strict=False):
             length = len(task.continuations[row])
             scores = choice.logprobs.token_logprobs if choice.logprobs else None
-            if scores is None or len(scores) != len(task.prefix) + length:
-                raise InputError(
-                    f"{self.url}: gave no log-probability for each prompt token; wanted a vLLM "
-                    "server, which echoes prompts with log-probs"
-                )
-            found.append(np.array(scores[-length:], dtype=np.float64))
+            if scores is not None and len(scores) == len(task.prefix) + length:
+                found.append(np.array(scores[-length:], dtype=np.float64))
+        if len(found) != len(rows):
+            raise InputError(
+                f"{self.served.url}: gave no log-probability for each prompt token; wanted a vLLM "
+                "server, which echoes prompts with log-probs"
+            )
         return found
-
-    def _check(self, persona: str, task: Task, header: str | None) -> None:
-        """A server without palign ignores the field and answers plainly: never measure that."""
-        name, _, digest = (header or "").partition("@")
-        digest = digest.partition(";")[0]
-        if name != persona or not digest:
-            raise InputError(
-                f"{self.url}: did not say that persona {persona!r} was applied ({HEADER}: {header}); "
-                "wanted a server started with --plugin palign"
-            )
-        if task.setting.persona is not None and not task.setting.persona.digest.startswith(digest):
-            raise InputError(
-                f"{self.url}: serves other bytes as {persona!r} ({digest}) than the file given "
-                f"({task.setting.persona.digest[:12]}), which says what was held out; give the "
-                "folder that the server was started with"
-            )
-        self.served[persona] = digest
 
 
 def open_tokenizer(source: str) -> Any:

@@ -53,6 +53,22 @@ def tables(report: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
     ]
     if rows:
         yield "absolute error by trait", [["condition", "by", *"OCEAN", "summed"], *rows]
+    if "rating" in keys:
+        counts = ("asked", "rated", "asked_again", "unparsable", "failed")
+        yield (
+            "ratings by trait of the question, and how many",
+            [
+                ["condition", *"OCEAN", "all", *map(_words, counts)],
+                *(
+                    [
+                        name,
+                        *_trait_cells(one["measures"]["rating"]),
+                        *(str(one["ratings"][count]) for count in counts),
+                    ]
+                    for name, one in conditions.items()
+                ),
+            ],
+        )
 
 
 def cell(one: dict[str, Any] | None, *, sign: bool = False) -> str:
@@ -77,7 +93,8 @@ def terminal(report: dict[str, Any]) -> RenderableType:
         for row in rows:
             table.add_row(*row)
         parts += [Text(), table]
-    parts.append(Text("In brackets: what can be had without a model, from the training answers."))
+    if report["baselines"]:
+        parts.append(Text("In brackets: what can be had without a model, from training answers."))
     parts += [Text(f"warning: {line}", style="bold yellow") for line in report["warnings"]]
     return Group(*parts)
 
@@ -101,9 +118,14 @@ def summary(report: dict[str, Any]) -> list[str]:
         f"{report['inventory']['name']}",
         f"{len(subjects)} subjects ({report['settings']['subjects']}); {_range(train)} training "
         f"answers, {_range(held)} measured",
-        f"usual answers: {report['usual_answers']}; strength {report['settings']['strength']:g}; "
-        f"{report['seconds']:.0f} s",
+        _how(report),
     ]
+
+
+def _how(report: dict[str, Any]) -> str:
+    judge = report.get("judge")
+    first = f"judge {judge['model']}" if judge else f"usual answers: {report['usual_answers']}"
+    return f"{first}; strength {report['settings']['strength']:g}; {report['seconds']:.0f} s"
 
 
 def _range(values: Sequence[int]) -> str:
