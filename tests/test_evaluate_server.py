@@ -112,3 +112,22 @@ def test_what_a_server_does_not_serve_is_never_measured(
 def test_a_server_that_is_not_there_ends_with_exit_1(people: Path, tiny_model: Path) -> None:
     result = evaluate(people, tiny_model, "--server", "http://127.0.0.1:9")
     assert result.exit_code == 1 and "cannot be reached" in result.stderr
+
+
+def test_a_server_says_what_hugging_face_says(
+    tiny_server: Server, tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]
+) -> None:
+    from palign_fit.evaluation.server import ServedModel
+    from palign_fit.evaluation.speakers import HuggingFaceSpeaker, ServerSpeaker, Speech
+    from palign_fit.evaluation.tasks import Setting
+    from palign_fit.model import open_model
+
+    prompt = "You are a very talkative person."
+    settings = [Setting(), *(Setting(prompt, one, tiny_personas[1][one]) for one in NAMES)]
+    questions = ("How are you?", "A friend plays you a very strange new piece of music.")
+    speeches = [Speech(setting, question) for setting in settings for question in questions]
+    here = HuggingFaceSpeaker(open_model(str(tiny_model), device="cpu"), 0.5)
+    served = ServerSpeaker(ServedModel(tiny_server.url, api_key=None, strength=0.5))
+    said = here.speak(speeches, 12, lambda _: None)
+    assert served.speak(speeches, 12, lambda _: None) == said
+    assert len(set(said)) == len(said)
