@@ -140,6 +140,22 @@ def test_what_carries_the_person_is_found_beside_a_large_shared_change() -> None
     assert np.nanmean(ms.identification(change, wanted, rows)) == 1
 
 
+def test_pairs_are_compared_over_the_items_both_answered() -> None:
+    rng = np.random.default_rng(2)
+    change, wanted = rng.normal(size=(2, 8, 30))
+    rows = rng.random(change.shape) < 0.6
+    got = ms.identification(change, wanted, rows)
+    for i in range(8):
+        for j in range(8):
+            both = rows[i] & rows[j]
+
+            def r(a: int, b: int, both: Any = both) -> float:
+                return float(np.corrcoef(change[a][both], wanted[b][both])[0, 1])
+
+            wins = r(i, i) + r(j, j) > r(i, j) + r(j, i)
+            assert np.isnan(got[i, j]) if i == j else got[i, j] == wins
+
+
 def test_errors_are_by_trait_and_summed() -> None:
     answers = np.array([[1.0, 5.0, 3.0, np.nan]])
     rows = np.isfinite(answers)

@@ -12,6 +12,8 @@ from palign_fit.probes import Mask, Weights
 MIN_COMMON = 3
 """Fewest items two subjects must share to be told apart."""
 
+_TIE = 1e-9
+
 
 def correlation(a: Weights, b: Weights, rows: Mask) -> float:
     """Pearson correlation over ``rows`` bool [N]; 0 where ``a`` is constant, NaN where ``b`` is."""
@@ -56,20 +58,39 @@ def identification(change: Weights, deviation: Weights, rows: npt.NDArray[np.boo
     exchanged, 0.5 on a tie, else 0; NaN on the diagonal and where too few items are common. Chance
     is 0.5, and whatever both conditions share cancels.
     """
-    count = len(change)
-    found = np.full((count, count), np.nan)
-    for i in range(count):
-        for j in range(i + 1, count):
-            common = rows[i] & rows[j] & np.isfinite(change[i]) & np.isfinite(change[j])
-            right = correlation(change[i], deviation[i], common) + correlation(
-                change[j], deviation[j], common
-            )
-            swapped = correlation(change[i], deviation[j], common) + correlation(
-                change[j], deviation[i], common
-            )
-            if np.isfinite(right) and np.isfinite(swapped):
-                found[i, j] = found[j, i] = (np.sign(right - swapped) + 1) / 2
+    rows = rows & np.isfinite(change) & np.isfinite(deviation)
+    # Every sum over the items that i and j share is one matrix product, so that hundreds of subjects
+    # take no longer than the sums themselves.
+    x, y = _own_centred(change, rows), _own_centred(deviation, rows)
+    shared = rows.astype(np.float64)
+    n = shared @ shared.T
+    own_x, own_y = x @ shared.T, y @ shared.T
+    own_xx, own_yy = x**2 @ shared.T, y**2 @ shared.T
+    right = _correlations(n, own_x, own_y, own_xx, own_yy, (x * y) @ shared.T)
+    crossed = _correlations(n, own_x, own_y.T, own_xx, own_yy.T, x @ y.T)
+    gain = (right + right.T) - (crossed + crossed.T)
+    found = np.where(np.abs(gain) < _TIE, 0.5, (np.sign(gain) + 1) / 2)
+    found[np.isnan(gain) | np.eye(len(found), dtype=bool)] = np.nan
     return found
+
+
+def _own_centred(values: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+    """[S, N] minus each subject's own mean; 0 outside ``rows``. Keeps the sums free of rounding."""
+    known = np.where(rows, values, 0.0)
+    means = known.sum(1, keepdims=True) / np.maximum(rows.sum(1, keepdims=True), 1)
+    return np.where(rows, known - means, 0.0)
+
+
+def _correlations(
+    n: Weights, sx: Weights, sy: Weights, sxx: Weights, syy: Weights, sxy: Weights
+) -> Weights:
+    """Pearson correlations from sums over n items; 0 where x is constant, NaN where y is."""
+    count = np.maximum(n, 1)
+    var_x, var_y = sxx - sx**2 / count, syy - sy**2 / count
+    flat_x, flat_y = var_x < _TIE, var_y < _TIE
+    scale = np.sqrt(np.where(flat_x, 1.0, var_x) * np.where(flat_y, 1.0, var_y))
+    found = np.where(flat_x, 0.0, (sxy - sx * sy / count) / scale)
+    return np.where(flat_y | (n < MIN_COMMON), np.nan, found)
 
 
 def trait_errors(
