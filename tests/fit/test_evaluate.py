@@ -371,3 +371,9 @@ def test_a_report_that_cannot_be_written_is_refused_before_any_work(
                       "--markdown", target)  # fmt: skip
         assert "--markdown" in refused(result)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "judge"])
+def test_measuring_commands_have_help_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"})
+    assert f"Example: palign-fit {command}" in result.output and "--json" in result.output

@@ -42,6 +42,10 @@ def stub() -> Iterator[Stub]:
     known = Stub()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            model = {"id": "m", "object": "model", "created": 0, "owned_by": "x"}
+            self.send(200, {"object": "list", "data": [model]})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             known.bodies.append(body)
@@ -52,7 +56,10 @@ def stub() -> Iterator[Stub]:
             choice["message"] = {"role": "assistant", "content": text}
             reply = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
             reply["choices"] = [choice]
-            data = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
+            self.send(status, reply if status == 200 else {"error": {"message": text}})
+
+        def send(self, status: int, reply: dict[str, Any]) -> None:
+            data = json.dumps(reply).encode()
             try:
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
@@ -242,6 +249,14 @@ def test_a_judge_that_refuses_ends_with_exit_2(
     result = judge(people, tiny_checkpoint, stub.url, "--conditions", "plain", "--subjects", 1)
     assert result.exit_code == 2 and "401: wrong key" in result.stderr, result.output
     assert "s3cret" not in result.output
+
+
+def test_a_server_without_palign_is_never_taken_for_a_persona(stub: Stub, people: Path) -> None:
+    """Such a server ignores the field ``persona`` and answers plainly."""
+    result = judge(people, "unused", stub.url, "--server", stub.url, "--conditions", "palign")
+    assert result.exit_code == 2 and "did not say that persona 'a' was applied" in result.stderr
+    assert stub.bodies[0]["persona"] == {"id": "a", "strength": 1.0}
+    assert stub.keys == {"Bearer none"}
 
 
 @pytest.mark.parametrize(
