@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def tiny(tiny_checkpoint: Path) -> Any:
     from palign_fit.model import open_model
 
     return open_model(str(tiny_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where fits keep what no subject changes, instead of the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        path = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(path))
+        yield path / "palign-fit"
 
 
 @pytest.fixture(scope="session")

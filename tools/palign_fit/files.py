@@ -81,9 +81,14 @@ def csv_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, dict[str,
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` in one step: the file is there whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` in one step: the file is there whole or not at all."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(data)
         part.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

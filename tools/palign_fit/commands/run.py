@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from palign_fit.answers import Subject, read_answers
+from palign_fit.answers import Answers, Refusal, read_answers
+from palign_fit.cache import Cache, default_folder
 from palign_fit.commands.common import (
     Device,
     Dtype,
@@ -22,14 +22,20 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.errors import InputError
-from palign_fit.inventory import Inventory, built_in, read_inventory
-from vllm_palign.persona import Persona, save
-
-if TYPE_CHECKING:
-    from palign_fit.fit import Settings
-
-SUFFIX = ".safetensors"
+from palign_fit.commands.progress import progress
+from palign_fit.commands.tally import Tally
+from palign_fit.errors import InputError, refuse
+from palign_fit.folder import FolderOutput, in_use
+from palign_fit.inventory import built_in, read_inventory
+from palign_fit.population import (
+    Fitter,
+    Order,
+    Output,
+    batch_size,
+    fit_population,
+    resident_bytes,
+)
+from palign_fit.shards import ShardOutput
 
 
 class Method(StrEnum):
@@ -40,7 +46,9 @@ class Method(StrEnum):
 @with_exit_codes
 def run(
     model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
-    answers: Annotated[Path, typer.Option(help="Answers: JSON, JSONL or CSV.")],
+    answers: Annotated[
+        Path, typer.Option(help="Answers: JSON, JSONL, CSV, Parquet, or a folder of such files.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
     inventory: InventoryOption = None,
     method: Annotated[Method, typer.Option(help="How directions are found.")] = Method.palign,
@@ -54,88 +62,109 @@ def run(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
     dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    shards: Annotated[
+        int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GB the run may take; smaller batches where needed.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Keeps what no subject changes; default: ~/.cache/palign-fit."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")] = False,
+    allow_weak: Annotated[
+        bool, typer.Option("--allow-weak", help="Weak fits do not end with exit 3.")
+    ] = False,
+    allow_skipped: Annotated[
+        bool, typer.Option("--allow-skipped", help="Skipped subjects do not end with exit 1.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit one persona file per subject of an answers file."""
+    """Fit one persona per subject. Started again, it goes on where it was stopped.
+
+    Exit 2: nothing was done, the input is at fault. 1: some subjects were skipped, or the fit failed.
+    3: a persona is weak, its alignment with held-out answers could be chance. What could be fitted is
+    written in all cases but 2.
+    """
     number = _alpha(alpha)
     items = read_inventory(inventory) if inventory else built_in()
-    subjects = read_answers(answers, items)
-    paths = _targets(out, subjects)
-    if name is not None and len(subjects) > 1:
-        raise InputError(f"--name: the answers hold {len(subjects)} subjects, each has its own id")
     if len(description) > 1000 or not description.isprintable():
         raise InputError("--description: wanted at most 1000 printable characters")
+    people = read_answers(answers, items)
+    if name is not None and len(people) > 1:
+        raise InputError(f"--name: the answers hold {len(people)} subjects, each has its own id")
+    output = _output(out, shards, len(people))
+    for note in people.notes:
+        typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.fit import Settings, check_subject
+    from palign_fit import checkpoint
+    from palign_fit.fit import Settings, model_dtype
     from palign_fit.model import open_model
+    from palign_fit.one_by_one import OneByOne
 
     settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed)
-    for subject in subjects:
-        check_subject(subject)
+    refused = _refused(people)
     quiet_transformers()
     started = perf_counter()
+    kept = Cache(None if no_cache else cache or default_folder())
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
-    reports = []
-    with _fitting(opened, items, subjects, settings) as personas:
-        for persona, path in zip(personas, paths, strict=True):
-            final = _labelled(persona, name, description)
-            _save(final, path)
-            reports.append(_report(final, path))
-    result = {
-        "method": method.value,
-        "model": opened.base_model,
-        "personas": reports,
-        "seconds": round(perf_counter() - started, 2),
-    }
-    if as_json:
-        print(json.dumps(result))
-        return
-    for report in reports:
-        print(
-            f"{report['path']}: alpha {report['alpha']:g}, held-out alignment "
-            f"{report['alignment']:.2f}, perplexity {report['perplexity']:.1f} "
-            f"(plain {report['perplexity_plain']:.1f})"
-        )
-        for warning in report["warnings"]:
-            typer.echo(f"warning: {report['id']}: {warning}", err=True)
-
-
-@contextmanager
-def _fitting(
-    model: Any, items: Inventory, subjects: Sequence[Subject], settings: Settings
-) -> Iterator[Iterator[Persona]]:
-    """The personas being fitted, with progress bars if stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from palign_fit.fit import fit_personas
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+    order = Order(
+        run={
+            "base_model": opened.base_model,
+            "checkpoint": checkpoint.digest(opened, kept.folder),
+            "dtype": model_dtype(opened),
+            "inventory": [items.name, items.digest],
+            "settings": asdict(settings),
+            "tool": version("vllm-palign"),
+        },
+        name=name,
+        description=description,
+        refused=refused,
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        reading = progress.add_task("reading activations", total=None)
-        trying = progress.add_task("alphas tried", total=None)
-        done = progress.add_task("personas", total=len(subjects))
-        personas = fit_personas(
-            model,
-            items,
-            subjects,
-            settings,
-            prepare_tick=lambda count: progress.advance(reading, count),
-            alpha_tick=lambda count: progress.advance(trying, count),
-        )
-        yield _counted(personas, lambda: progress.advance(done))
+    tally = Tally(len(people))
+    with in_use(output.folder), progress(len(people)) as (read, done):
+
+        def prepare() -> tuple[Fitter, int]:
+            fitter = OneByOne(opened, items, settings, read)
+            numbers = opened.num_layers * opened.num_heads * opened.head_dim
+            return fitter, batch_size(memory, resident_bytes(), numbers)
+
+        for outcome in fit_population(people, prepare, order, output):
+            tally.add(outcome)
+            done(tally.last_was_kept)
+    tally.tell(
+        {"method": method.value, "model": opened.base_model},
+        seconds=perf_counter() - started,
+        out=out,
+        as_json=as_json,
+    )
+    tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
 
 
-def _counted(personas: Iterator[Persona], tick: Callable[[], None]) -> Iterator[Persona]:
-    for persona in personas:
-        tick()
-        yield persona
+def _output(out: Path, shards: int | None, subjects: int) -> Output:
+    """Where personas go; refused before any work is done."""
+    if shards is None:
+        return FolderOutput(out, subjects)
+    return ShardOutput(out, shards, subjects)
+
+
+def _refused(people: Answers) -> dict[str, Refusal]:
+    """Subjects whose answers describe nobody. Raises InputError where there is no other."""
+    from palign_fit.fit import check_subject
+
+    refused = {}
+    for subject in people:
+        try:
+            check_subject(subject)
+        except InputError as error:
+            refused[subject.id] = Refusal(subject.id, str(error))
+            if len(people) == 1:
+                raise
+    if len(refused) == len(people):
+        reasons = [one.reason for one in refused.values()]
+        raise refuse("--answers", reasons, "No subject can be fitted.")
+    return refused
 
 
 def _alpha(text: str) -> float | None:
@@ -148,49 +177,3 @@ def _alpha(text: str) -> float | None:
     if not math.isfinite(number):
         raise InputError(f"--alpha {text[:40]!r}: wanted auto or a number")
     return number
-
-
-def _targets(out: Path, subjects: Sequence[Subject]) -> list[Path]:
-    """Where each subject's file goes; refused before any work is done."""
-    if out.suffix == SUFFIX and not out.is_dir():
-        if len(subjects) > 1:
-            raise InputError(
-                f"--out {out}: is one file and the answers hold {len(subjects)} subjects; "
-                "give a folder, which gets one file each"
-            )
-        paths = [out]
-    else:
-        paths = [out / f"{subject.id}{SUFFIX}" for subject in subjects]
-    folder = paths[0].parent
-    taken = next((one for one in (folder, *folder.parents) if one.exists()), folder)
-    if not taken.is_dir():
-        raise InputError(f"--out {out}: {taken} is there and is not a folder")
-    if any(path.is_dir() for path in paths):
-        raise InputError(f"--out {out}: a folder stands where a persona file would go")
-    return paths
-
-
-def _labelled(persona: Persona, name: str | None, description: str) -> Persona:
-    """The persona under the user's name and description; a new digest, since they are in the file."""
-    from dataclasses import replace
-
-    return replace(persona, name=name or persona.name, description=description, digest="")
-
-
-def _save(persona: Persona, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(persona, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _report(persona: Persona, path: Path) -> dict[str, Any]:
-    kept = ("alignment", "effect", "perplexity", "perplexity_plain", "weak", "warnings")
-    return {
-        "id": persona.name,
-        "path": str(path),
-        "digest": persona.digest,
-        "alpha": persona.alpha,
-        **{name: persona.fit[name] for name in kept},
-    }

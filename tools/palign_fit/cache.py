@@ -1,0 +1,126 @@
+"""Results that depend on no subject, kept on disk by content: activations, gradients, likelihoods.
+
+One entry is one safetensors file named by the sha256 of its key. It is written whole or not at all and
+checked when read; a broken one is computed again. A cache that cannot be used never stops a fit. To
+clear it, delete the folder (``palign-fit run --help`` shows which).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import struct
+import warnings
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+MAX_BYTES = 8 * 2**30
+"""All entries together; the ones used longest ago go first."""
+
+SUFFIX = ".safetensors"
+_CHECK = "palign_fit"
+
+
+def default_folder() -> Path:
+    """``$XDG_CACHE_HOME/palign-fit``, or the same below ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification wants relative paths ignored.
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "palign-fit"
+
+
+def key_digest(key_parts: Mapping[str, Any]) -> str:
+    """sha256 in hex of ``key_parts`` as canonical JSON. Raises TypeError for what is not JSON."""
+    text = json.dumps(key_parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256(text.encode()).hexdigest()
+
+
+class Cache:
+    """A folder of entries; ``folder`` None computes everything anew."""
+
+    def __init__(self, folder: Path | None, max_bytes: int = MAX_BYTES) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def load_or_compute(
+        self, key_parts: Mapping[str, Any], compute: Callable[[], Arrays]
+    ) -> Arrays:
+        """The arrays stored under ``key_parts``, or those of ``compute``, which are stored then.
+
+        ``key_parts`` must name everything the arrays depend on: the model's ``checkpoint.digest``,
+        dtype and device kind, every text, and a version of the computation itself.
+        """
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{key_digest(key_parts)}{SUFFIX}"
+        found = self._read(path)
+        if found is None:
+            found = compute()
+            self._write(path, found)
+        return found
+
+    def _read(self, path: Path) -> Arrays | None:
+        try:
+            with path.open("rb") as file:
+                size = struct.unpack("<Q", file.read(8))[0]
+                header = json.loads(file.read(min(size, 2**20)))
+            arrays = safetensors.numpy.load_file(path)
+            if header["__metadata__"][_CHECK] != _content(arrays):
+                raise ValueError("its content is not what was written")
+            # The time of use decides which entry goes first when the cache is full.
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # safetensors raises its own class, files and JSON theirs
+            warnings.warn(
+                f"cache: {path.name} is broken ({error}); computing it again", stacklevel=3
+            )
+            return None
+        return arrays
+
+    def _write(self, path: Path, arrays: Arrays) -> None:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            safetensors.numpy.save_file(whole, part, metadata={_CHECK: _content(whole)})
+            part.replace(path)
+            self._trim(path)
+        except OSError as error:
+            warnings.warn(f"cache: {path.parent} cannot be used: {error}", stacklevel=3)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _trim(self, newest: Path) -> None:
+        """Delete entries, the longest unused first, until the rest is within ``max_bytes``."""
+        assert self.folder is not None
+        entries = []
+        for path in self.folder.glob(f"*{SUFFIX}*"):
+            with contextlib.suppress(OSError):  # another process may be trimming as well
+                entries.append((path.stat().st_mtime, path.stat().st_size, path))
+        used = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if used <= self.max_bytes:
+                break
+            if path != newest:
+                path.unlink(missing_ok=True)
+                used -= size
+
+
+def _content(arrays: Arrays) -> str:
+    """sha256 of names, dtypes, shapes and bytes."""
+    digest = sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
