@@ -90,7 +90,7 @@ class Cache:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
             safetensors.numpy.save_file(whole, part, metadata={_CHECK: _content(whole)})
             part.replace(path)
             self._trim(path)
@@ -120,7 +120,7 @@ def _content(arrays: Arrays) -> str:
     """sha256 of names, dtypes, shapes and bytes."""
     digest = sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
         digest.update(array.data if array.size else b"")
     return digest.hexdigest()
