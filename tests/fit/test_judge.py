@@ -230,7 +230,7 @@ def test_answers_are_rated_blind_and_reported(
     order = [body["messages"][1]["content"] for body in stub.bodies if len(body["messages"]) == 2]
     places = [order.index(text) for text in sorted(set(order))]
     assert places != sorted(places)
-    assert "| palign | 3.000 [3.000, 3.000] |" in (tmp_path / "r.md").read_text()
+    assert "| palign | 3.000 [3.000,3.000] |" in (tmp_path / "r.md").read_text()
     assert "s3cret" not in json.dumps(one)
 
 

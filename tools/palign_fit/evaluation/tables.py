@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -14,11 +16,12 @@ from palign_fit.evaluation.figures import MEASURE_TEXT
 
 Rows = list[list[str]]
 
-_HEADER = ["condition", "mean [95 % interval]", "minus plain", "minus palign"]
+_HEADER = ["condition", "mean [95 %]", "minus plain", "minus palign"]
 
 
-def tables(report: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
+def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
     """(title, rows with the header first) of every table of a report."""
+    cell = partial(_cell, digits=digits)
     conditions, baselines = report["conditions"], report["baselines"]
     keys = [
         key for key in MEASURE_TEXT if any(key in one["measures"] for one in conditions.values())
@@ -56,37 +59,39 @@ def tables(report: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
     if "rating" in keys:
         counts = ("asked", "rated", "asked_again", "unparsable", "failed")
         yield (
-            "ratings by trait of the question, and how many",
+            "rating by trait of the question",
             [
-                ["condition", *"OCEAN", "all", *map(_words, counts)],
+                ["condition", *"OCEAN", "all"],
                 *(
-                    [
-                        name,
-                        *_trait_cells(one["measures"]["rating"]),
-                        *(str(one["ratings"][count]) for count in counts),
-                    ]
+                    [name, *_trait_cells(one["measures"]["rating"])]
+                    for name, one in conditions.items()
+                ),
+            ],
+        )
+        yield (
+            "ratings asked for",
+            [
+                ["condition", *map(_words, counts)],
+                *(
+                    [name, *(str(one["ratings"][count]) for count in counts)]
                     for name, one in conditions.items()
                 ),
             ],
         )
 
 
-def cell(one: dict[str, Any] | None, *, sign: bool = False) -> str:
-    """``0.31 [0.27, 0.35]``; a dash where there is nothing."""
-    if one is None or one["mean"] is None:
-        return "-"
-    form = "{:+.3f}" if sign else "{:.3f}"
-    text = form.format(one["mean"])
-    if one["low"] is not None:
-        text += f" [{form.format(one['low'])}, {form.format(one['high'])}]"
-    return text
-
-
 def terminal(report: dict[str, Any]) -> RenderableType:
     """Everything a person wants to see first."""
     parts: list[RenderableType] = [Text(line) for line in summary(report)]
-    for title, (header, *rows) in tables(report):
-        table = RichTable(title=title, title_justify="left", title_style="bold")
+    for title, (header, *rows) in tables(report, digits=2):
+        table = RichTable(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         table.add_column(header[0], no_wrap=True)
         for name in header[1:]:
             table.add_column(name, justify="right")
@@ -103,7 +108,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The whole report as one Markdown text."""
     parts = ["# Evaluation", "\n".join(f"- {line}" for line in summary(report))]
     parts += [f"**Warning:** {line}" for line in report["warnings"]]
-    for title, rows in tables(report):
+    for title, rows in tables(report, digits=3):
         parts += [f"## {title}", _markdown_table(rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -128,6 +133,16 @@ def _how(report: dict[str, Any]) -> str:
     return f"{first}; strength {report['settings']['strength']:g}; {report['seconds']:.0f} s"
 
 
+def _cell(one: dict[str, Any] | None, digits: int, *, sign: bool = False) -> str:
+    """``0.31 [0.27,0.35]``, mean and 95 % interval; a dash where there is nothing."""
+    if one is None or one["mean"] is None:
+        return "-"
+    text = f"{one['mean']:{'+' if sign else ''}.{digits}f}"
+    if one["low"] is not None:
+        text += f" [{one['low']:.{digits}f},{one['high']:.{digits}f}]"
+    return text
+
+
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
@@ -138,8 +153,9 @@ def _words(key: str) -> str:
 
 
 def _trait_cells(one: dict[str, Any]) -> list[str]:
-    means = [one["traits"][trait]["mean"] for trait in "OCEAN"]
-    return [*("-" if mean is None else f"{mean:.2f}" for mean in means), cell(one)]
+    """Means by trait and over all."""
+    means = [*(one["traits"][trait]["mean"] for trait in "OCEAN"), one["mean"]]
+    return ["-" if mean is None else f"{mean:.2f}" for mean in means]
 
 
 def _markdown_table(rows: Rows) -> str:
