@@ -122,7 +122,7 @@ class Batches:
 
     def __init__(self, prepare: Callable[[], tuple[Fitter, int]], order: Order) -> None:
         self.order = order
-        self._prepare = cache(prepare)
+        self.prepare = cache(prepare)
 
     def fit(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
         """Each subject's labelled persona, or why there is none."""
@@ -138,7 +138,7 @@ class Batches:
     def _results(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
         at = 0
         while at < len(subjects):
-            fitter, size = self._prepare()
+            fitter, size = self.prepare()
             yield from fitter.fit_batch(subjects[at : at + size])
             at += size
 

@@ -61,6 +61,8 @@ class ShardOutput:
         if kept is not None:
             yield from kept
             return
+        # Settings that cannot be fitted are refused before anything is there.
+        batches.prepare()
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         lines: list[str] = []
         try:

@@ -122,7 +122,7 @@ def run(
         description=description,
         refused=refused,
     )
-    tally = Tally(len(people))
+    tally = Tally(len(people), as_json=as_json)
     with in_use(output.folder), progress(len(people)) as (read, done):
 
         def prepare() -> tuple[Fitter, int]:
@@ -137,7 +137,6 @@ def run(
         {"method": method.value, "model": opened.base_model},
         seconds=perf_counter() - started,
         out=out,
-        as_json=as_json,
     )
     tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
 

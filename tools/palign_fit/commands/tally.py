@@ -21,10 +21,10 @@ SKIPPED, WEAK = 1, 3
 
 
 class Tally:
-    """Counts outcomes; keeps the lines of a JSON report as text, which is a tenth of the objects."""
+    """Counts outcomes; for JSON it keeps every one, as text, which is a tenth of the objects."""
 
-    def __init__(self, subjects: int) -> None:
-        self.subjects = subjects
+    def __init__(self, subjects: int, *, as_json: bool) -> None:
+        self.subjects, self.as_json = subjects, as_json
         self.fitted = self.kept = self.weak = 0
         self.skipped: list[Refusal] = []
         self.first: list[Fitted] = []
@@ -43,14 +43,15 @@ class Tally:
         self.alignment += outcome.alignment
         if len(self.first) < MAX_LISTED:
             self.first.append(outcome)
-        self._lines.append(json.dumps(asdict(outcome)))
+        if self.as_json:
+            self._lines.append(json.dumps(asdict(outcome)))
 
-    def tell(self, head: dict[str, Any], *, seconds: float, out: Path, as_json: bool) -> None:
+    def tell(self, head: dict[str, Any], *, seconds: float, out: Path) -> None:
         """Print the result, and what is wrong with it. Raises InputError if nobody could be fitted."""
         if not self.fitted:
             reasons = [one.reason for one in self.skipped]
             raise refuse("--answers", reasons, "No subject can be fitted.")
-        if as_json:
+        if self.as_json:
             rest = {
                 **head,
                 "fitted": self.fitted,
