@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from palign_fit.answers import Answers, Refusal, Subject
-from palign_fit.folder import FolderOutput, in_use
+from palign_fit.folder import FolderOutput
 from palign_fit.population import Order, Outcome, Output, fit_population
 from palign_fit.shards import ShardOutput
 
@@ -68,8 +68,7 @@ def fit(
         ShardOutput(out, shard, len(people)) if shard else FolderOutput(out, len(people))
     )
     order = Order(run={"settings": run}, name=None, description="", refused={})
-    with in_use(out):
-        return list(fit_population(people, lambda: (fitter or Stub(), BATCH), order, output))
+    return list(fit_population(people, lambda: (fitter or Stub(), BATCH), order, output))
 
 
 if __name__ == "__main__":

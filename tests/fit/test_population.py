@@ -16,6 +16,7 @@ from palign_fit.answers import Refusal
 from palign_fit.cli import app
 from palign_fit.commands import progress
 from palign_fit.errors import InputError
+from palign_fit.folder import InUse
 from palign_fit.inventory import Inventory
 from palign_fit.population import Fitted, batch_size, resident_bytes
 from typer.testing import CliRunner, Result
@@ -115,14 +116,17 @@ def test_a_broken_file_is_replaced(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_run_that_is_going_on_are_left_alone(tmp_path: Path) -> None:
-    from palign_fit.folder import in_use
-
-    with in_use(tmp_path):
-        (tmp_path / ".x.part").write_bytes(b"being written")
-        with in_use(tmp_path):
-            assert (tmp_path / ".x.part").exists()
-    with in_use(tmp_path):
-        assert not (tmp_path / ".x.part").exists()
+    one, other, last = (InUse(tmp_path) for _ in range(3))
+    one.take()
+    part = tmp_path / ".x.part"
+    part.write_bytes(b"being written")
+    other.take()
+    assert part.exists()
+    other.release()
+    one.release()
+    last.take()
+    assert not part.exists()
+    last.release()
 
 
 def test_a_member_of_a_shard_is_the_file_of_a_folder(tmp_path: Path) -> None:

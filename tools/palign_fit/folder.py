@@ -33,12 +33,14 @@ class FolderOutput:
         check_folder(self.folder, out)
         if self.file and self.file.is_dir():
             raise InputError(f"--out {out}: a folder stands where a persona file would go")
+        self._use = InUse(self.folder)
 
     def path(self, subject: Subject) -> Path:
         return self.file or self.folder / f"{subject.id}{SUFFIX}"
 
     def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
         """Fit and save those that are not there with the same inputs."""
+        self._use.take()
         kept = {
             one.id: found
             for one in subjects
@@ -56,8 +58,12 @@ class FolderOutput:
                 continue
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                self._use.take()
                 save(result, path)
             yield Fitted.of(result, subject.id, str(path), kept=False)
+
+    def close(self) -> None:
+        self._use.release()
 
     def _kept(self, subject: Subject, order: Order) -> Persona | None:
         """The persona that is there already, made from the same inputs."""
@@ -84,20 +90,26 @@ def writing(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-@contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Delete what a killed run left half-written, unless another run is writing there now."""
-    if not folder.is_dir():
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
-    try:
+class InUse:
+    """Says to other runs that a folder is being written to; sweeps it when nobody else writes there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._held: int | None = None
+
+    def take(self) -> None:
+        """Once the folder is there: delete what a killed run left half-written."""
+        if self._held is not None or not self.folder.is_dir():
+            return
+        self._held = os.open(self.folder, os.O_RDONLY)
         with suppress(OSError):  # taken by another run, or a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for part in folder.glob(".*.part"):
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in self.folder.glob(".*.part"):
                 part.unlink(missing_ok=True)
         with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(held)
+            fcntl.flock(self._held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None

@@ -106,11 +106,13 @@ class Order:
 class Output(Protocol):
     """Where personas go; ``unit`` subjects at a time, a batch of the fitter each or several."""
 
-    folder: Path
     unit: int
 
     def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
         """Write what is not there yet; one outcome a subject, in order."""
+
+    def close(self) -> None:
+        """Nothing more will be written."""
 
 
 class Batches:
@@ -148,8 +150,11 @@ def fit_population(
 ) -> Iterator[Outcome]:
     """Every subject's outcome, in the order of the answers, written before it is told."""
     batches = Batches(prepare, order)
-    for at in range(0, len(answers), output.unit):
-        yield from output.write(answers[at : at + output.unit], batches)
+    try:
+        for at in range(0, len(answers), output.unit):
+            yield from output.write(answers[at : at + output.unit], batches)
+    finally:
+        output.close()
 
 
 def batch_size(limit: float | None, used: int, numbers: int) -> int:

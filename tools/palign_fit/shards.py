@@ -20,7 +20,7 @@ from typing import Any
 
 from palign_fit.answers import Refusal, Subject
 from palign_fit.errors import InputError
-from palign_fit.folder import SUFFIX, check_folder, writing
+from palign_fit.folder import SUFFIX, InUse, check_folder, writing
 from palign_fit.population import Batches, Fitted, Outcome, as_line
 from vllm_palign.persona import MAX_FILE_BYTES, Persona, is_persona_id
 
@@ -44,6 +44,7 @@ class ShardOutput:
         check_folder(out, out)
         self.folder, self.unit = out, unit
         self._next = 0
+        self._use = InUse(out)
         count = -(-subjects // unit)
         others = [one.name for one in shards_in(out) if int(one.name[9:14]) >= count]
         if others:
@@ -54,6 +55,7 @@ class ShardOutput:
 
     def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
         """The next shard: kept if it was made from the same inputs, else written in one step."""
+        self._use.take()
         path = self.folder / f"personas-{self._next:05d}.zip"
         self._next += 1
         inputs = sha256("".join(map(batches.order.inputs, subjects)).encode()).hexdigest()
@@ -68,6 +70,7 @@ class ShardOutput:
         try:
             with writing(path):
                 self.folder.mkdir(parents=True, exist_ok=True)
+                self._use.take()
                 with part.open("wb") as file:
                     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as shard:
                         for subject, result in zip(subjects, batches.fit(subjects), strict=True):
@@ -86,6 +89,9 @@ class ShardOutput:
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._use.release()
 
 
 def shards_in(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from palign_fit.commands.common import (
 from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
-from palign_fit.folder import FolderOutput, in_use
+from palign_fit.folder import FolderOutput
 from palign_fit.inventory import built_in, read_inventory
 from palign_fit.population import (
     Fitter,
@@ -123,7 +123,7 @@ def run(
         refused=refused,
     )
     tally = Tally(len(people), as_json=as_json)
-    with in_use(output.folder), progress(len(people)) as (read, done):
+    with progress(len(people)) as (read, done):
 
         def prepare() -> tuple[Fitter, int]:
             fitter = OneByOne(opened, items, settings, read)
