@@ -31,6 +31,9 @@ import numpy as np
 from palign_fit import prompts
 from palign_fit.activations import collect
 from palign_fit.answers import Answers
+from palign_fit.cache import Cache
+from palign_fit.fit import Settings
+from palign_fit.fitters import prepare_fitter
 from palign_fit.folder import FolderOutput
 from palign_fit.inventory import Inventory, built_in
 from palign_fit.model import SubjectModel, open_model
@@ -215,11 +218,9 @@ def generate(model: SubjectModel, lines: Sequence[list[int]]) -> None:
 
 def ours(model: SubjectModel, inventory: Inventory, people: Answers) -> dict[str, float]:
     """Seconds of palign-fit for ``people``, one file each, shared work told apart."""
-    from palign_fit.fit import Settings
-    from palign_fit.one_by_one import OneByOne
 
     began = time.perf_counter()
-    fitter = OneByOne(model, inventory, Settings())
+    fitter = prepare_fitter(model, inventory, Settings(), checkpoint="", cache=Cache(None))
     shared = time.perf_counter() - began
     order = Order(run={}, name=None, description="", refused={})
     began = time.perf_counter()

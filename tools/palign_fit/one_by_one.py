@@ -17,6 +17,11 @@ from vllm_palign.persona import Persona
 
 
 class OneByOne:
+    """What no subject changes, and ``fit_batch`` on top of it.
+
+    Raises InputError for settings that do not suit the model, FitError for a model that cannot be used.
+    """
+
     def __init__(
         self,
         model: SubjectModel,

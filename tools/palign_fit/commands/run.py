@@ -99,9 +99,9 @@ def run(
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
     from palign_fit import checkpoint
-    from palign_fit.fit import Settings, model_dtype
+    from palign_fit.fit import Settings
+    from palign_fit.fitters import prepare_fitter
     from palign_fit.model import open_model
-    from palign_fit.one_by_one import OneByOne
 
     settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed)
     refused = _refused(people)
@@ -109,11 +109,12 @@ def run(
     started = perf_counter()
     kept = Cache(None if no_cache else cache or default_folder())
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
+    content = checkpoint.digest(opened, kept.folder)
     order = Order(
         run={
             "base_model": opened.base_model,
-            "checkpoint": checkpoint.digest(opened, kept.folder),
-            "dtype": model_dtype(opened),
+            "checkpoint": content,
+            "dtype": str(opened.model.dtype),
             "inventory": [items.name, items.digest],
             "settings": asdict(settings),
             "tool": version("vllm-palign"),
@@ -126,7 +127,9 @@ def run(
     with progress(len(people)) as (read, done):
 
         def prepare() -> tuple[Fitter, int]:
-            fitter = OneByOne(opened, items, settings, read)
+            fitter = prepare_fitter(
+                opened, items, settings, checkpoint=content, cache=kept, tick=read
+            )
             numbers = opened.num_layers * opened.num_heads * opened.head_dim
             return fitter, batch_size(memory, resident_bytes(), numbers)
 
