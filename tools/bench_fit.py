@@ -31,13 +31,12 @@ import numpy as np
 from palign_fit import prompts
 from palign_fit.activations import collect
 from palign_fit.answers import Answers
-from palign_fit.cache import Cache
-from palign_fit.fit import Settings
-from palign_fit.fitters import prepare_fitter
+from palign_fit.fit import open_fitter
 from palign_fit.folder import FolderOutput
 from palign_fit.inventory import Inventory, built_in
 from palign_fit.model import SubjectModel, open_model
 from palign_fit.population import MAX_BATCH, Fitted, Order, fit_population
+from palign_fit.settings import Settings
 from palign_fit.steer import steered_by
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,7 +219,7 @@ def ours(model: SubjectModel, inventory: Inventory, people: Answers) -> dict[str
     """Seconds of palign-fit for ``people``, one file each, shared work told apart."""
 
     began = time.perf_counter()
-    fitter = prepare_fitter(model, inventory, Settings(), checkpoint="", cache=Cache(None))
+    fitter = open_fitter(model, inventory, people.used, Settings())
     shared = time.perf_counter() - began
     order = Order(run={}, name=None, description="", refused={})
     began = time.perf_counter()

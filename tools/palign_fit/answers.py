@@ -61,6 +61,11 @@ class Answers(Sequence[Subject]):
     ) -> None:
         self.ids, self.table, self.notes = tuple(ids), table, tuple(notes)
 
+    @property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Items that somebody answered: bool [N]."""
+        return np.asarray((self.table != 0).any(0))
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ def _facts(persona: Persona) -> Table:
         + (" - WEAK" if fit.get("weak") is True else "")
         if "alignment" in fit
         else "",
+        **_pair_facts(fit),
         "perplexity": f"{_number(fit.get('perplexity'))} of neutral text "
         f"(plain {_number(fit.get('perplexity_plain'))})"
         if "perplexity" in fit
@@ -83,6 +84,21 @@ def _facts(persona: Persona) -> Table:
         if value:
             table.add_row(Text(name, style="bold"), escape(_plain(value)))
     return table
+
+
+def _pair_facts(fit: Mapping[str, Any]) -> dict[str, str]:
+    """What a persona made of preference pairs says of them."""
+    pairs, held = fit.get("pairs"), fit.get("held_out")
+    facts = {}
+    if isinstance(pairs, dict):
+        facts["pairs"] = f"{pairs.get('used')} of {pairs.get('given')} given"
+    if isinstance(held, dict):
+        facts["held out"] = (
+            f"{_number(held.get('accuracy'))} of {held.get('pairs')} pairs move towards the chosen "
+            f"answer (chance 0.5), by {_number(held.get('change'))} nats a token"
+            + (" - WEAK" if fit.get("weak") is True else "")
+        )
+    return facts
 
 
 def _alphas(persona: Persona, trials: list[dict[str, Any]]) -> Table:

@@ -8,6 +8,7 @@ from palign_fit.commands.evaluate import evaluate
 from palign_fit.commands.inspect import inspect
 from palign_fit.commands.inventory import inventory, make_template
 from palign_fit.commands.judge import judge
+from palign_fit.commands.pairs import pairs
 from palign_fit.commands.run import run
 from palign_fit.commands.unpack import unpack
 
@@ -24,6 +25,10 @@ app.command(
     epilog="Example: palign-fit run --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--answers examples/answers.json --out personas/"
 )(run)
+app.command(
+    epilog="Example: palign-fit pairs --model HuggingFaceTB/SmolLM2-135M-Instruct "
+    "--pairs examples/pairs_warm.jsonl --out warm.safetensors"
+)(pairs)
 app.command(
     epilog="Example: palign-fit evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--answers examples/answers.json --personas personas/"

@@ -107,6 +107,11 @@ def wrap(model: Any, tokenizer: Any, *, base_model: str) -> SubjectModel:
     )
 
 
+def model_dtype(model: SubjectModel) -> str:
+    """The model's parameter dtype, such as "bfloat16"."""
+    return str(model.model.dtype).removeprefix("torch.")
+
+
 def find_projections(model: Any) -> list[tuple[int, Any]]:
     """(layer index, module) of every decoder self-attention output projection, in layer order."""
     found = []

@@ -1,26 +1,25 @@
-"""A fitter for methods that take their subjects one by one."""
+"""A fitter for methods that take their subjects one by one and search alpha by forward passes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from palign_fit.alpha import Yardstick
+from palign_fit.alpha import GRID, MAX_PERPLEXITY_RATIO, choose_trial, search_alpha
 from palign_fit.answers import Refusal, Subject
-from palign_fit.errors import FitError, InputError
-from palign_fit.fit import METHODS, Settings, fit_persona
+from palign_fit.errors import InputError
 from palign_fit.inventory import Inventory
 from palign_fit.model import SubjectModel
+from palign_fit.record import Fit
+from palign_fit.reference import ReferenceMethod
+from palign_fit.settings import Settings, check_subject
+from palign_fit.yardstick import Yardstick
 from vllm_palign.persona import Persona
 
 
 class OneByOne:
-    """What no subject changes, and ``fit_batch`` on top of it.
-
-    Raises InputError for settings that do not suit the model, FitError for a model that cannot be used.
-    """
+    """The published method."""
 
     def __init__(
         self,
@@ -29,26 +28,38 @@ class OneByOne:
         settings: Settings,
         tick: Callable[[int], None] = lambda _: None,
     ) -> None:
-        most = model.num_layers * model.num_heads
-        if settings.heads > most:
-            raise InputError(
-                f"--heads {settings.heads}: {model.base_model} has {most} heads in all"
-            )
-        self.settings = settings
-        self.method = METHODS[settings.method].prepare(model, inventory, settings.seed, tick)
+        self.model, self.inventory, self.settings = model, inventory, settings
+        self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
         self.yardstick = Yardstick.measure(model, inventory)
-        if not (
-            math.isfinite(self.yardstick.plain_perplexity)
-            and np.isfinite(self.yardstick.plain).all()
-        ):
-            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
+        """One result a subject, in order."""
         found: list[Persona | Refusal] = []
         for subject in subjects:
             try:
+                check_subject(subject)
                 self.method.check(subject)
-                found.append(fit_persona(self.yardstick, self.method, subject, self.settings))
+                found.append(self._fit(subject).persona(self.model, self.inventory, self.settings))
             except InputError as error:
                 found.append(Refusal(subject.id, str(error)))
         return found
+
+    def _fit(self, subject: Subject) -> Fit:
+        """Directions and heads from all answers, then the alpha that held-out items ask for."""
+        settings, method, plain = self.settings, self.method, self.yardstick.plain_perplexity
+        heads = method.fit(subject, np.isfinite(subject.agreement), settings.heads)
+        grid = GRID if settings.alpha is None else (settings.alpha,)
+        trials = search_alpha(
+            self.yardstick, method, self.inventory, subject, heads, grid=grid, seed=settings.seed
+        )
+        return Fit(
+            subject=subject,
+            method=method.name,
+            heads=heads,
+            score=method.score_name,
+            trials=trials,
+            chosen=choose_trial(trials, plain),
+            checked=True,
+            plain_perplexity=plain,
+            max_ratio=MAX_PERPLEXITY_RATIO,
+        )

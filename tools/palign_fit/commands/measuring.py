@@ -13,7 +13,7 @@ import numpy as np
 from palign_fit.answers import Subject
 from palign_fit.errors import InputError
 from palign_fit.files import write_text
-from palign_fit.fit import MIN_ANSWERED
+from palign_fit.settings import MIN_ANSWERED
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:

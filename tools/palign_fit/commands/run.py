@@ -35,6 +35,7 @@ from palign_fit.population import (
     fit_population,
     resident_bytes,
 )
+from palign_fit.settings import Settings, check_subject
 from palign_fit.shards import ShardOutput
 
 
@@ -62,6 +63,12 @@ def run(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
     dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Measure each persona by forward passes; without, estimate (populations)."
+        ),
+    ] = True,
     shards: Annotated[
         int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
     ] = None,
@@ -99,11 +106,10 @@ def run(
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
     from palign_fit import checkpoint
-    from palign_fit.fit import Settings
-    from palign_fit.fitters import prepare_fitter
+    from palign_fit.fit import open_fitter
     from palign_fit.model import open_model
 
-    settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed)
+    settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
     quiet_transformers()
     started = perf_counter()
@@ -127,8 +133,14 @@ def run(
     with progress(len(people)) as (read, done):
 
         def prepare() -> tuple[Fitter, int]:
-            fitter = prepare_fitter(
-                opened, items, settings, checkpoint=content, cache=kept, tick=read
+            fitter = open_fitter(
+                opened,
+                items,
+                people.used,
+                settings,
+                checkpoint=content,
+                cache=kept,
+                tick=read,
             )
             numbers = opened.num_layers * opened.num_heads * opened.head_dim
             return fitter, batch_size(memory, resident_bytes(), numbers)
@@ -153,8 +165,6 @@ def _output(out: Path, shards: int | None, subjects: int) -> Output:
 
 def _refused(people: Answers) -> dict[str, Refusal]:
     """Subjects whose answers describe nobody. Raises InputError where there is no other."""
-    from palign_fit.fit import check_subject
-
     refused = {}
     for subject in people:
         try:

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from palign_fit.errors import InputError
-from palign_fit.evaluation.packed import reader_for
 from palign_fit.evaluation.tasks import Task, Tick
 from palign_fit.model import SubjectModel
+from palign_fit.packed import reader_for
 from palign_fit.probes import Weights
 from palign_fit.steer import steered
 

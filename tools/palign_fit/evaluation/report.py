@@ -15,9 +15,10 @@ from palign_fit.evaluation.evaluate import Plan, Progress, no_progress, read_all
 from palign_fit.evaluation.figures import Figures
 from palign_fit.evaluation.split import Sheet, split
 from palign_fit.evaluation.tasks import Backend
-from palign_fit.fit import Settings, fit_personas
+from palign_fit.fit import fit_personas
 from palign_fit.inventory import Inventory
 from palign_fit.model import SubjectModel
+from palign_fit.settings import Settings
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1
