@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | bench-fit | clean
+# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-fit clean
+.PHONY: setup demo serve stop test check bench bench-fit bench-dpo clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -59,6 +59,10 @@ bench: setup
 bench-fit: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-fit]"
 	$(BIN)/python tools/bench_fit.py
+
+bench-dpo: setup
+	$(BIN)/python -m pip install --quiet --editable ".[bench-dpo]"
+	$(BIN)/python tools/bench_dpo.py
 
 clean:
 	rm -rf $(VENV) .demo
