@@ -7,6 +7,10 @@
     ├── PersonaForbidden         403 persona_forbidden     the caller may not use or change this persona
     ├── PersonaNotFound          404 persona_not_found     no persona of that name
     ├── PersonaExists            409 persona_exists        the name is taken by other bytes
+    ├── PersonaTooLarge          413 persona_invalid       an upload over the limit
+    ├── PersonaCorrupt           500 persona_corrupt       registered bytes no longer match their digest
+    ├── RegistryUnavailable      503 registry_unavailable  the registry does not answer; try again
+    ├── RegistryFull             507 registry_full         the registry has no room for more
     └── PalignStartupError       -                         the server must not start; the message says why
 
 Each request error carries the HTTP ``status`` and the OpenAI error ``code`` of the contract. They are
@@ -73,6 +77,29 @@ class PersonaExists(PalignError):
     status = 409
     code = "persona_exists"
     type = "conflict_error"
+
+
+class PersonaTooLarge(PersonaInvalid):
+    status = 413
+
+
+class PersonaCorrupt(PalignError):
+    code = "persona_corrupt"
+    type = "server_error"
+
+
+class RegistryUnavailable(PalignError):
+    status = 503
+    code = "registry_unavailable"
+    type = "server_error"
+    retry_after: ClassVar[int] = 2
+    """Seconds; sent as ``Retry-After``."""
+
+
+class RegistryFull(PalignError):
+    status = 507
+    code = "registry_full"
+    type = "server_error"
 
 
 class PalignStartupError(PalignError):
