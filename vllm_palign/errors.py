@@ -11,6 +11,9 @@
     ├── PersonaCorrupt           500 persona_corrupt       registered bytes no longer match their digest
     ├── RegistryUnavailable      503 registry_unavailable  the registry does not answer; try again
     ├── RegistryFull             507 registry_full         the registry has no room for more
+    ├── KeyInvalid               401 invalid_api_key       no API key, or one that no tenant has
+    ├── NotOffered               404 not_found             a path that tenants are not offered
+    ├── MethodNotOffered         405 method_not_allowed    a method that tenants are not offered there
     └── PalignStartupError       -                         the server must not start; the message says why
 
 Each request error carries the HTTP ``status`` and the OpenAI error ``code`` of the contract. They are
@@ -19,6 +22,7 @@ Each request error carries the HTTP ``status`` and the OpenAI error ``code`` of 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 
@@ -28,6 +32,8 @@ class PalignError(ValueError):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "palign_error"
     type: ClassVar[str] = "invalid_request_error"
+    headers: ClassVar[dict[str, str]] = {}
+    """Sent with the error, beside those every reply has."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -93,7 +99,8 @@ class RegistryUnavailable(PalignError):
     code = "registry_unavailable"
     type = "server_error"
     retry_after: ClassVar[int] = 2
-    """Seconds; sent as ``Retry-After``."""
+    """Seconds."""
+    headers: ClassVar[dict[str, str]] = {"retry-after": str(retry_after)}
 
 
 class RegistryFull(PalignError):
@@ -102,5 +109,34 @@ class RegistryFull(PalignError):
     type = "server_error"
 
 
+class KeyInvalid(PalignError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+    headers: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
+
+
+class NotOffered(PalignError):
+    status = 404
+    code = "not_found"
+    type = "not_found_error"
+
+
+class MethodNotOffered(NotOffered):
+    status = 405
+    code = "method_not_allowed"
+
+
 class PalignStartupError(PalignError):
     code = "palign_startup"
+
+
+@functools.cache
+def codes() -> frozenset[str]:
+    """Every error code a client can get from palign."""
+    found, classes = set(), [PalignError]
+    while classes:
+        cls = classes.pop()
+        found.add(cls.code)
+        classes += cls.__subclasses__()
+    return frozenset(found)
