@@ -1,10 +1,11 @@
-"""vLLM's endpoint plugin: puts the middleware into the API server and hands it the personas."""
+"""vLLM's endpoint plugin: puts our routes and the middleware into the API server and hands it the store."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import Any
 
+from vllm_palign import management, models
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.middleware import PersonaMiddleware
 
@@ -17,6 +18,8 @@ class PalignEndpoint:
 
     def attach_router(self, app: Any) -> None:
         """Inside vLLM's own authentication, which is added after plugins and so runs before them."""
+        app.include_router(management.router)
+        app.include_router(models.router)  # vLLM lets it replace its own /v1/models
         app.add_middleware(PersonaMiddleware)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:

@@ -10,11 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_palign.admission import front_end
-from vllm_palign.config import MAX_STRENGTH, PalignConfig, parse_personas
+from vllm_palign.config import (
+    CACHE_MIB,
+    MAX_STRENGTH,
+    STORE_TIMEOUT,
+    PalignConfig,
+    StoreUrl,
+    parse_personas,
+)
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.hooks import Hook
 from vllm_palign.ops import TRACED
 from vllm_palign.plugin import NAME, enable, enabled
+from vllm_palign.registry.private import private_store
 
 # KV connectors that tell blocks apart by vLLM's block hashes, which contain the salt. Others key on
 # token ids alone and would hand one persona's KV to another.
@@ -32,6 +40,9 @@ class _EnablePlugin(argparse.Action):
         except PalignStartupError as error:
             parser.error(error.message)
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
+
+
+_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength")
 
 
 def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,8 +66,33 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             nargs="+",
             action="extend",
             default=argparse.SUPPRESS,
-            help="Personas to serve: files under a name, or every .safetensors file of a folder "
-            "under its own name.",
+            help="Personas to register at start: files under a name, or every .safetensors file of a "
+            "folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
+            "on the Hugging Face hub.",
+        )
+        group.add_argument(
+            "--palign-store",
+            metavar="URL",
+            type=StoreUrl,
+            default=argparse.SUPPRESS,
+            help="Registry of personas, shared by all servers that are given the same: "
+            "sqlite:///FILE or postgresql://USER@HOST/DATABASE. Default: one of this server's own, "
+            "which goes when the server goes.",
+        )
+        group.add_argument(
+            "--palign-store-timeout",
+            metavar="SECONDS",
+            type=float,
+            default=argparse.SUPPRESS,
+            help=f"How long to wait for the registry. Default {STORE_TIMEOUT}.",
+        )
+        group.add_argument(
+            "--palign-cache-mib",
+            metavar="N",
+            type=int,
+            default=argparse.SUPPRESS,
+            help="Most MiB of personas that each API server process keeps in memory. "
+            f"Default {CACHE_MIB}.",
         )
         group.add_argument(
             "--palign-max-strength",
@@ -78,31 +114,42 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
     def from_cli_args(cls: Any, args: Any) -> Any:
         given = {
             key: getattr(args, f"palign_{key}")
-            for key in ("personas", "max_strength")
+            for key in _OPTIONS
             if hasattr(args, f"palign_{key}")
         }
         if given and not enabled():
             raise PalignStartupError("--palign-* options need --plugin palign")
         if enabled():
             refuse_front_ends(args)
-        if given:
-            if "personas" in given:
-                given["personas"] = parse_personas(given["personas"])
-            config = dict(args.additional_config or {})
-            entry = config.get(NAME, {})
-            twice = sorted(set(entry) & set(given))
-            if twice:
-                raise PalignStartupError(
-                    f'{twice} given both as --palign option and in additional_config["palign"]'
-                )
-            config[NAME] = {**entry, **given}
-            args.additional_config = config
+            args.additional_config = _configured(
+                args.additional_config, given, own_store=not getattr(args, "headless", False)
+            )
             # Consumed: API server processes get these args again.
             for key in given:
                 delattr(args, f"palign_{key}")
         return original(cls, args)
 
     return from_cli_args
+
+
+def _configured(additional: Any, given: dict[str, Any], *, own_store: bool) -> Any:
+    """``additional_config`` with the options ``given`` on the command line and, where no registry is named,
+    one of this server's own: made here, once, for all API server processes."""
+    config = dict(additional or {})
+    entry = config.get(NAME, {})
+    if not isinstance(entry, dict):
+        return additional  # PalignConfig.read says what is wrong with it
+    twice = sorted(set(entry) & set(given))
+    if twice:
+        raise PalignStartupError(
+            f'{twice} given both as --palign option and in additional_config["palign"]'
+        )
+    if "personas" in given:
+        given = {**given, "personas": parse_personas(given["personas"])}
+    config[NAME] = {**entry, **given}
+    if own_store and "store" not in config[NAME]:
+        config[NAME]["store"] = StoreUrl(private_store())
+    return config
 
 
 def refuse_front_ends(args: Any) -> None:
@@ -137,7 +184,8 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         if over_http:
             # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
             importlib.import_module("vllm_palign.endpoint")
-        vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
+        if not headless:
+            vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
         return vllm_config
 
     return create_engine_config

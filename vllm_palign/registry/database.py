@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from vllm_palign.config import StoreUrl
 from vllm_palign.errors import PalignStartupError, RegistryFull, RegistryUnavailable
 
 _DRIVERS = {
@@ -34,14 +35,14 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
         driver = _DRIVERS[parsed.drivername]
     except (ArgumentError, KeyError):
         raise PalignStartupError(
-            f"--palign-store: got {without_password(url)!r}, wanted sqlite:///FILE or "
+            f"--palign-store: got {StoreUrl(url)!r}, wanted sqlite:///FILE or "
             "postgresql://USER@HOST/DATABASE"
         ) from None
     parsed = parsed.set(drivername=driver)
     if driver == "sqlite":
         if parsed.database in (None, "", ":memory:") or "mode" in parsed.query:
             raise PalignStartupError(
-                f"--palign-store: {without_password(url)!r} names no file; all processes of a "
+                f"--palign-store: {StoreUrl(url)!r} names no file; all processes of a "
                 "server, and those after a restart, must find the same one"
             )
         arguments: dict[str, Any] = {"timeout": timeout}
@@ -95,11 +96,6 @@ def writing(engine: Engine) -> Iterator[Connection]:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
             yield connection
-
-
-def without_password(url: str) -> str:
-    """``url`` fit for a log or an error."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

@@ -39,6 +39,7 @@ class Registry:
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, connections: int = 8) -> None:
+        self.timeout = timeout
         self._engine = database.connect(url, timeout=timeout, connections=connections)
         self._insert = (
             postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
@@ -86,7 +87,7 @@ class Registry:
             )
         return bytes(data)
 
-    def list(
+    def page(
         self, tenant: Tenant, *, limit: int, after: str = "", shape: ModelShape | None = None
     ) -> Page:
         """What ``tenant`` sees, sorted by name, from behind ``after``; only what fits ``shape`` if given."""
@@ -150,7 +151,9 @@ class Registry:
         Returns the records of names that hold *other* bytes; they are left as they are. Names must be
         unique. Not bounded by the quota.
         """
-        wanted = {name: (_record(tenant, name, persona, data), data) for name, persona, data in items}
+        wanted = {
+            name: (_record(tenant, name, persona, data), data) for name, persona, data in items
+        }
         with database.writing(self._engine) as connection:
             rows = connection.execute(
                 select(personas).where(
@@ -177,22 +180,22 @@ class Registry:
                 _drop_unused_blob(connection, old.digest)
                 return old
         if name in self.lookup(tenant, [name]):
-            raise PersonaForbidden(f"persona {name!r} is shared with you; only its owner removes it")
+            raise PersonaForbidden(
+                f"persona {name!r} is shared with you; only its owner removes it"
+            )
         raise not_found(name)
 
     def counts(self) -> dict[str, int]:
         """Number of registered personas by owner."""
         query = select(personas.c.tenant, func.count()).group_by(personas.c.tenant)
         with database.reading(self._engine) as connection:
-            return {tenant: count for tenant, count in connection.execute(query)}
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def close(self) -> None:
         """Drop all connections. The next call opens new ones."""
         self._engine.dispose()
 
-    def _keep_blobs(
-        self, connection: Connection, items: Iterable[tuple[Record, bytes]]
-    ) -> None:
+    def _keep_blobs(self, connection: Connection, items: Iterable[tuple[Record, bytes]]) -> None:
         rows = [
             {"digest": record.digest, "size": record.size, "data": data} for record, data in items
         ]
