@@ -19,6 +19,7 @@ from vllm_palign.shape import ModelShape
 from vllm_palign.stamp import salted
 from vllm_palign.store import Chosen, PersonaStore
 from vllm_palign.tenant import Tenant
+from vllm_palign.tenants import TenantsError
 from vllm_palign.wire import XARG, Selection, check_salt, open_named, reserved
 
 THREADS = 8
@@ -129,4 +130,16 @@ def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> Fr
         max_strength=config.max_strength,
         cache_bytes=config.cache_mib << 20,
     )
-    return FrontEnd(store, str(model_config.model), over_http=over_http)
+    front = FrontEnd(store, str(model_config.model), over_http=over_http)
+    if config.tenants is not None:
+        front.tenants = _directory(config.tenants, over_http=over_http)
+    return front
+
+
+def _directory(path: str, *, over_http: bool) -> TenantDirectory:
+    if not over_http:
+        raise PalignStartupError("tenants are told apart by API keys, which only a server sees")
+    try:
+        return TenantDirectory(path)
+    except TenantsError as error:
+        raise PalignStartupError(f"--palign-tenants: {error.message}") from error

@@ -38,6 +38,8 @@ class PalignConfig(BaseModel):
     """Seconds to wait for the registry."""
     cache_mib: int = Field(default=CACHE_MIB, ge=1)
     """Most MiB of persona content that each front-end process keeps in memory."""
+    tenants: str | None = None
+    """Path of the tenants file; None: one tenant, everybody."""
     max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
     """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
 

@@ -46,7 +46,7 @@ class Gate:
         path = routes.route_path(scope)
         if scope["method"] in ("GET", "HEAD") and path in routes.OPEN:
             if path.startswith("/metrics"):
-                await scope["app"].state.palign.gauges.refresh()
+                await scope["app"].state.palign_gauges.refresh()
             await self.app(scope, receive, send)
             return
         reply = _Reply(send)

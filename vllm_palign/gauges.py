@@ -12,14 +12,13 @@ from vllm_palign import metrics
 _INTERVAL = 5.0
 """Seconds between two looks, however often /metrics is asked."""
 _PATIENCE = 1.0
-"""Seconds a scrape waits; a busy engine or a registry that is down leaves the last numbers."""
+"""Seconds a scrape waits. A busy engine, or a registry that is down, leaves the last numbers."""
 
 _logger = logging.getLogger("vllm.palign")
 
 
 class ScrapedGauges:
-    """``slots`` and ``personas`` are asked at most once an interval; without an ``slots`` answer the
-    gauges keep what they had."""
+    """``slots`` asks a worker for ``OffsetBank.usage``, ``personas`` the registry for its size."""
 
     def __init__(
         self,
@@ -28,23 +27,30 @@ class ScrapedGauges:
     ) -> None:
         self._slots = slots
         self._personas = personas
+        self._looking: asyncio.Task[None] | None = None
         self._next = 0.0
 
     async def refresh(self) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _INTERVAL
-        results = await asyncio.gather(
-            asyncio.wait_for(self._slots(), _PATIENCE),
-            asyncio.wait_for(self._personas(), _PATIENCE),
-            return_exceptions=True,
-        )
-        slots, personas = results
-        if isinstance(slots, dict):
-            metrics.slots(**slots)
-        if isinstance(personas, int):
-            metrics.registry(personas)
-        for problem in results:
-            if isinstance(problem, BaseException):
-                _logger.debug("palign: a gauge keeps its last value: %r", problem)
+        """Called before a scrape is answered; never raises and never waits long."""
+        if self._looking is None or self._looking.done():
+            if time.monotonic() < self._next:
+                return
+            self._next = time.monotonic() + _INTERVAL
+            self._looking = asyncio.create_task(self._look())
+        # Does not cancel what is late: an answer to a call nobody waits for would upset vLLM's client.
+        await asyncio.wait((self._looking,), timeout=_PATIENCE)
+
+    async def _look(self) -> None:
+        await asyncio.gather(self._look_at_slots(), self._look_at_registry())
+
+    async def _look_at_slots(self) -> None:
+        try:
+            metrics.slots(**await self._slots())
+        except Exception as error:
+            _logger.debug("palign: slots are not known: %r", error)
+
+    async def _look_at_registry(self) -> None:
+        try:
+            metrics.registry(await self._personas())
+        except Exception as error:
+            _logger.debug("palign: the registry's size is not known: %r", error)

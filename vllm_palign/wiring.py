@@ -23,6 +23,7 @@ from vllm_palign.hooks import Hook
 from vllm_palign.ops import TRACED
 from vllm_palign.plugin import NAME, enable, enabled
 from vllm_palign.registry.private import private_store
+from vllm_palign.usage import Usage
 
 # KV connectors that tell blocks apart by vLLM's block hashes, which contain the salt. Others key on
 # token ids alone and would hand one persona's KV to another.
@@ -42,7 +43,7 @@ class _EnablePlugin(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
 
 
-_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength")
+_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength", "tenants")
 
 
 def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,6 +103,13 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             help="Largest |strength| a request may ask for, and for a blend the largest sum of "
             f"|strength x weight|. Beyond it the request is refused. Default {MAX_STRENGTH}.",
         )
+        group.add_argument(
+            "--palign-tenants",
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="Tenants, their API keys and rights; made with `palign tenants`, read again when it "
+            "changes. Default: one tenant, everybody, and vLLM's --api-key as usual.",
+        )
         return parser
 
     return add_cli_args
@@ -124,6 +132,8 @@ def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             args.additional_config = _configured(
                 args.additional_config, given, own_store=not getattr(args, "headless", False)
             )
+            if isinstance(entry := args.additional_config.get(NAME), dict) and "tenants" in entry:
+                refuse_beside_tenants(args)
             # Consumed: API server processes get these args again.
             for key in given:
                 delattr(args, f"palign_{key}")
@@ -161,6 +171,22 @@ def refuse_front_ends(args: Any) -> None:
     if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0", "False", "false"):
         raise PalignStartupError(
             "VLLM_USE_RUST_FRONTEND bypasses Python middleware, so personas would be ignored; unset it"
+        )
+
+
+def refuse_beside_tenants(args: Any) -> None:
+    """Settings of vLLM that would keep tenants out or let them meet."""
+    from vllm import envs
+
+    if getattr(args, "api_key", None) or envs.VLLM_API_KEY:
+        raise PalignStartupError(
+            "--palign-tenants and --api-key (VLLM_API_KEY): vLLM would refuse the tenants' keys; give its "
+            "key to a tenant instead (`palign tenants new-key`)"
+        )
+    if envs.VLLM_ENABLE_RESPONSES_API_STORE:
+        raise PalignStartupError(
+            "--palign-tenants and VLLM_ENABLE_RESPONSES_API_STORE: stored responses have no owner, so one "
+            "tenant could go on with another's; unset it"
         )
 
 
@@ -246,6 +272,15 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
+def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, request, *args, **kwargs)
+        Usage.note(self.request_states.get(request.request_id))
+
+    return add_request
+
+
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def init_device(self: Any) -> None:
@@ -286,6 +321,12 @@ HOOKS = (
         ("self", "request_id", "prompt", "params", "supported_tasks"),
         "the one place every request of every entry point passes, with its cache salt",
         _process_inputs,
+    ),
+    Hook(
+        "vllm.v1.engine.output_processor:OutputProcessor.add_request",
+        ("self", "request", "prompt", "parent_req", "request_index", "queue"),
+        "tokens by tenant: vLLM's own statistics know no HTTP requests",
+        _add_request,
     ),
     Hook(
         "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device",
