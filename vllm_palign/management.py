@@ -13,10 +13,16 @@ from pydantic import BaseModel
 
 from vllm_palign import caller
 from vllm_palign.admission import FrontEnd
-from vllm_palign.errors import PalignError, PersonaInvalid, PersonaTooLarge
+from vllm_palign.errors import (
+    MethodNotOffered,
+    NotOffered,
+    PalignError,
+    PersonaInvalid,
+    PersonaTooLarge,
+)
 from vllm_palign.persona import ID_PATTERN, MAX_FILE_BYTES, Persona, is_persona_id
 from vllm_palign.registry import Outcome, Record
-from vllm_palign.registry.sources import warn_if_foreign
+from vllm_palign.registry.sources import is_foreign, warn_foreign
 from vllm_palign.tenant import OPERATOR, Tenant
 
 MAX_LIMIT = 1000
@@ -181,8 +187,8 @@ async def put_persona(
         persona = Persona.from_bytes(data, source=f"persona {persona_id!r}")
         store.shape.check(persona, persona_id)
         record, outcome = store.registry.put(tenant, persona_id, persona, data, replace=replace)
-        if outcome is not Outcome.UNCHANGED:
-            warn_if_foreign(persona, persona_id, palign.model)
+        if outcome is not Outcome.UNCHANGED and is_foreign(persona, palign.model):
+            warn_foreign({persona_id: persona.base_model}, palign.model)
         return _whole(record, persona, tenant), outcome
 
     answer, outcome = await palign.off_loop(put)
@@ -203,6 +209,26 @@ async def delete_persona(request: Request, persona_id: Id) -> Response:
     _check_id(persona_id, "id")
     await palign.off_loop(lambda: palign.store.registry.delete(tenant, persona_id))
     return Response(status_code=204)
+
+
+# Starlette would answer what is left with an object of its own.
+@router.api_route("", methods=["POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def no_such_method_of_the_list() -> None:
+    raise MethodNotOffered("only GET is offered here")
+
+
+@router.api_route("/{persona_id}", methods=["POST", "PATCH"], include_in_schema=False)
+async def no_such_method_of_a_persona() -> None:
+    raise MethodNotOffered("only GET, PUT and DELETE are offered here")
+
+
+@router.api_route(
+    "/{persona_id}/{rest:path}",
+    methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+    include_in_schema=False,
+)
+async def no_such_path() -> None:
+    raise NotOffered("there is no such path; a persona is at /v1/personas/{id}")
 
 
 def _who(request: Request) -> tuple[FrontEnd, Tenant]:

@@ -12,6 +12,7 @@ from vllm_palign.registry.registry import Registry
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenant import Tenant
 
+_logger = logging.getLogger("vllm.palign")
 _AT_ONCE = 256
 """Files per transaction, so that other servers' writes get their turn."""
 
@@ -27,13 +28,14 @@ def import_personas(
     acknowledged to whoever registered them, and several servers may bring different files. Raises
     PalignStartupError naming every source that cannot be served.
     """
-    logger = logging.getLogger("vllm.palign")
     problems: list[str] = []
+    foreign: dict[str, str] = {}
     for chunk in _chunks(_load(sources, shape, problems)):
-        for name, persona, _ in chunk:
-            warn_if_foreign(persona, name, model)
+        foreign |= {
+            name: persona.base_model for name, persona, _ in chunk if is_foreign(persona, model)
+        }
         for kept in registry.add_missing(Tenant(), chunk):
-            logger.warning(
+            _logger.warning(
                 "palign: persona %r stays as registered (digest %.12s); %s holds other bytes. PUT them "
                 "with ?replace=true, or DELETE the persona and start again",
                 kept.name,
@@ -42,19 +44,28 @@ def import_personas(
             )
     if problems:
         raise PalignStartupError("personas cannot be served: " + "; ".join(problems))
-    logger.info("palign: %d configured personas are registered", len(sources))
+    warn_foreign(foreign, model)
+    _logger.info("palign: %d configured personas are registered", len(sources))
 
 
-def warn_if_foreign(persona: Persona, name: str, model: str) -> None:
-    """Log when ``persona`` was fitted on a model of another name than the served ``model``."""
-    if _last(persona.base_model) != _last(model):
-        logging.getLogger("vllm.palign").warning(
-            "palign: persona %r was fitted on %r, served is %r of the same shape; "
-            "it will steer, but perhaps not as intended",
-            name,
-            persona.base_model,
-            model,
-        )
+def is_foreign(persona: Persona, model: str) -> bool:
+    """Whether ``persona`` was fitted on a model of another name than the served ``model``."""
+    return _last(persona.base_model) != _last(model)
+
+
+def warn_foreign(names: Mapping[str, str], model: str) -> None:
+    """Log personas (name -> base model) that ``is_foreign``, in one line however many they are."""
+    if not names:
+        return
+    name, base_model = next(iter(names.items()))
+    _logger.warning(
+        "palign: persona %r%s was fitted on %r, served is %r of the same shape; "
+        "it will steer, but perhaps not as intended",
+        name,
+        f" and {len(names) - 1} more" if len(names) > 1 else "",
+        base_model,
+        model,
+    )
 
 
 def _last(model: str) -> str:
