@@ -1,14 +1,17 @@
-"""A PostgreSQL server and empty registries."""
+"""A PostgreSQL server, empty registries, and a vLLM server over one of them."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
+import torch
 
+from tests.conftest import Server, start_server, stop_server
 from tests.service.postgres import Postgres
 
 _numbers = itertools.count()
@@ -39,3 +42,37 @@ def new_database(postgres: Postgres) -> str:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     admin.dispose()
     return postgres.url.removesuffix("postgres") + name
+
+
+API_KEY = "a-key-of-vllm"
+
+
+@pytest.fixture(scope="session")
+def service(
+    tiny_model: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The tiny model behind two API server processes, over an empty registry in PostgreSQL."""
+    running = start_service(
+        tiny_model,
+        tmp_path_factory.mktemp("service") / "server.log",
+        new_database(postgres),
+        "--api-server-count", "2", "--api-key", API_KEY,
+    )  # fmt: skip
+    yield running
+    stop_server(running)
+
+
+def start_service(model: Path, log: Path, store: str, *options: str) -> Server:
+    return start_server(
+        model, log, "--plugin", "palign", "--palign-store", store, "--palign-store-timeout", "2",
+        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
+        "--enable-prompt-tokens-details", "--block-size", "32", *options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def reference(tiny_model: Path) -> Any:
+    """The tiny model in plain Hugging Face, for ``tests.oracle``."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
