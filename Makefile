@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | clean
+# make setup | demo | serve | stop | test | check | bench | bench-store | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench clean
+.PHONY: setup demo serve stop test check bench bench-store clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -55,6 +55,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python tools/bench.py
+
+bench-store: setup
+	$(BIN)/python tools/bench_store.py
 
 clean:
 	rm -rf $(VENV) .demo

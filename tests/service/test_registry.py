@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vllm_palign import (
     Persona,
     PersonaExists,
     PersonaForbidden,
+    PersonaInvalid,
     PersonaNotFound,
 )
 from vllm_palign.errors import PersonaCorrupt, RegistryFull, RegistryUnavailable
@@ -246,6 +249,22 @@ def test_a_private_registry_goes_with_its_process() -> None:
     assert was_there
     assert mode.endswith("700")
     assert not Path(path).parent.exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"description": "\ud800"}, {"base_model": "a\0b"}, {"fit": {"deep": functools.reduce(lambda a, _: [a], range(400), [])}}],
+    ids=["surrogate", "NUL", "deep"],
+)  # fmt: skip
+def test_headers_that_could_not_be_shown_again_are_refused(
+    tmp_path: Path, header: dict[str, Any]
+) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'r.sqlite'}")
+    registry.migrate()
+    odd = replace(persona(1), digest="0" * 64, **header)
+    with pytest.raises(PersonaInvalid, match="header"):
+        registry.put(ALL, "a", odd, b"")
+    assert registry.counts() == {}
 
 
 def test_errors_of_the_tree_know_their_status() -> None:

@@ -16,12 +16,12 @@ import openai
 import psutil
 import psycopg
 import pytest
+from local_postgres import Postgres
 
 from tests.conftest import TINY, Server, stop_server
 from tests.oracle import logprobs
 from tests.personas import random_persona
 from tests.service.conftest import API_KEY, start_service
-from tests.service.postgres import Postgres
 from vllm_palign import Persona
 
 HEADERS = {"authorization": f"Bearer {API_KEY}"}
@@ -191,7 +191,9 @@ def test_vllms_api_key_guards_management(service: Server) -> None:
 
 def test_the_openapi_document_shows_the_routes(service: Server) -> None:
     document = httpx.get(f"{service.url}/openapi.json", headers=HEADERS).json()
-    routes = {path: sorted(document["paths"][path]) for path in document["paths"] if "personas" in path}
+    routes = {
+        path: sorted(document["paths"][path]) for path in document["paths"] if "personas" in path
+    }
     assert routes == {
         "/v1/personas": ["get"],
         "/v1/personas/{persona_id}": ["delete", "get", "put"],
@@ -287,9 +289,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
     assert put(web, "while-full", 12).status_code == 201
 
 
-def test_two_replacing_writers_leave_one_of_their_personas(
-    service: Server, reference: Any
-) -> None:
+def test_two_replacing_writers_leave_one_of_their_personas(service: Server, reference: Any) -> None:
     seeds = (13, 14, 15, 16)
 
     def write(seed: int) -> None:

@@ -22,7 +22,7 @@ _DRIVERS = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 _WRITE_LOCK = 0x70616C69676E  # "palign"
-_FULL = re.compile(r"database or disk is full|disk I/O error|No space left|could not extend file")
+_FULL = re.compile(r"database or disk is full|No space left|could not extend file")
 
 
 def connect(url: str, *, timeout: float, connections: int) -> Engine:

@@ -6,6 +6,9 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
+
+from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona
 
 MAX_DESCRIPTION = 500
@@ -47,7 +50,19 @@ class Outcome(enum.Enum):
 
 
 def metadata_of(persona: Persona) -> dict[str, Any]:
-    """The part of a persona's header that listings show."""
+    """The part of a persona's header that listings show.
+
+    Raises PersonaInvalid for a header that a database or a JSON reply cannot hold: lone surrogates, NUL
+    in a text, hundreds of levels of nesting in ``fit``.
+    """
+    try:
+        text = to_json(persona.header)
+    except (PydanticSerializationError, RecursionError, ValueError) as error:
+        raise PersonaInvalid(
+            f"the header of persona {persona.name[:80]!a} cannot be written as JSON: {str(error)[:200]}"
+        ) from None
+    if b"\\u0000" in text:
+        raise PersonaInvalid(f"the header of persona {persona.name[:80]!a} holds a NUL character")
     return {
         "alpha": persona.alpha,
         "description": persona.description[:MAX_DESCRIPTION],

@@ -14,7 +14,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -53,12 +52,10 @@ class Registry:
         """The visible records of ``names``; missing ones are left out. One indexed query."""
         wanted = set(names)
         shared = {name for name in wanted if tenant.sees(OPERATOR, name)}
-        query = select(personas).where(
-            or_(
-                and_(personas.c.tenant == tenant.name, personas.c.name.in_(wanted)),
-                and_(personas.c.tenant == OPERATOR, personas.c.name.in_(shared)),
-            )
-        )
+        visible = and_(personas.c.tenant == tenant.name, personas.c.name.in_(wanted))
+        if tenant.name != OPERATOR and shared:
+            visible |= and_(personas.c.tenant == OPERATOR, personas.c.name.in_(shared))
+        query = select(personas).where(visible)
         with database.reading(self._engine) as connection:
             rows = connection.execute(query).mappings().all()
         records = [Record(**row) for row in rows]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
 
@@ -26,7 +27,9 @@ class Postgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self._user = {"user": _NOBODY, "group": _NOBODY} if os.geteuid() == 0 else {}
+        self._user: dict[str, Any] = (
+            {"user": _NOBODY, "group": _NOBODY} if os.geteuid() == 0 else {}
+        )
         if self._user:
             os.chown(self.folder, _NOBODY, _NOBODY)
         self._process: subprocess.Popen[bytes] | None = None
