@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -83,7 +84,6 @@ def test_a_persona_is_put_used_replaced_and_removed(web: httpx.Client, reference
     replaced = put(web, "life", 2, replace="true")
     assert (replaced.status_code, replaced.json()["digest"]) == (200, persona(2).digest)
     check(ask(web, "life"), 2, reference)
-    assert ask(web, "life").json()["usage"]["prompt_tokens_details"] is None or True
     shown = web.get("/v1/personas/life").json()
     assert shown["object"] == "persona"
     assert (shown["id"], shown["digest"], shown["fit"]) == ("life", persona(2).digest, {})
@@ -92,6 +92,20 @@ def test_a_persona_is_put_used_replaced_and_removed(web: httpx.Client, reference
     error_of(ask(web, "life"), 404, "persona_not_found")
     error_of(web.get("/v1/personas/life"), 404, "persona_not_found")
     error_of(web.delete("/v1/personas/life"), 404, "persona_not_found")
+
+
+def test_a_replaced_persona_never_meets_its_predecessors_kv(web: httpx.Client) -> None:
+    prompt = [7 + 13 * index for index in range(100)]
+
+    def cached() -> int:
+        reply = ask(web, "kv", prompt=prompt)
+        return int((reply.json()["usage"]["prompt_tokens_details"] or {}).get("cached_tokens") or 0)
+
+    for seed, known in ((1, False), (2, False), (1, True)):
+        put(web, "kv", seed, replace="true")
+        assert (cached() > 0) is known
+        assert cached() > 0
+    web.delete("/v1/personas/kv")
 
 
 def test_a_running_answer_is_not_touched_by_replace_and_delete(
@@ -110,8 +124,6 @@ def test_a_running_answer_is_not_touched_by_replace_and_delete(
                 check(ask(web, "running"), 4, reference)
                 assert web.delete("/v1/personas/running").status_code == 204
             if line.startswith("data: {"):
-                import json
-
                 tokens += json.loads(line[6:])["choices"][0].get("token_ids") or []
     assert len(tokens) == 120
     # Greedy, so every token is the likeliest one under the old persona.
