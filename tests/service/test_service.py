@@ -361,9 +361,11 @@ def test_a_put_that_the_database_does_not_survive_leaves_nothing(
     web: httpx.Client, service: Server, postgres: Postgres, reference: Any
 ) -> None:
     put(web, "kept", 19)
-    with psycopg.connect(store_of(service)) as database, ThreadPoolExecutor(2) as pool:
-        # What every write waits for, inside its transaction.
-        database.execute("SELECT pg_advisory_xact_lock(%s)", [0x70616C69676E])
+    # Not closed politely: this connection dies too.
+    blocker = psycopg.connect(store_of(service))
+    # What every write waits for, inside its transaction.
+    blocker.execute("SELECT pg_advisory_xact_lock(%s)", [0x70616C69676E])
+    with ThreadPoolExecutor(2) as pool:
         new = pool.submit(put, web, "unborn", 20)
         with connect(service) as other:
             replacing = pool.submit(put, other, "kept", 20, replace="true")
@@ -371,6 +373,7 @@ def test_a_put_that_the_database_does_not_survive_leaves_nothing(
             postgres.kill()
             for future in (new, replacing):
                 error_of(future.result(), 503, "registry_unavailable")
+    blocker.close()
     postgres.start()
     time.sleep(2.5)
     error_of(ask(web, "unborn"), 404, "persona_not_found")
