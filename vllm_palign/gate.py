@@ -10,12 +10,14 @@ from typing import Any
 from vllm_palign import audit, caller, metrics, routes
 from vllm_palign.asgi import App, Message, Receive, Send, send_error
 from vllm_palign.directory import TenantDirectory
-from vllm_palign.errors import PalignError, codes
+from vllm_palign.errors import BodyTooLarge, PalignError, codes
 from vllm_palign.persona import is_persona_id
 from vllm_palign.tenant import Tenant
 from vllm_palign.usage import Usage
 from vllm_palign.wire import HEADER
 
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of one request of a tenant; images travel in bodies. vLLM itself has no bound."""
 _KEPT = 8192
 """Bytes of a reply that are looked at for an error code or a digest."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -59,6 +61,7 @@ class Gate:
                 role = routes.role_for(scope["method"], path)
                 if role is not None:
                     tenant.require(role)
+                receive = _bounded(receive)
             caller.enter(tenant)
             await self.app(scope, receive, reply.send)
         except PalignError as error:
@@ -67,6 +70,21 @@ class Gate:
             await send_error(reply.send, error)
         finally:
             _account(scope, path, tenant, reply, usage, time.monotonic() - started)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Raises BodyTooLarge, to whoever reads, once more than MAX_BODY bytes have come in."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY:
+            raise BodyTooLarge(f"the body is larger than {MAX_BODY >> 20} MiB")
+        return message
+
+    return bounded
 
 
 class _Reply:

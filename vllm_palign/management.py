@@ -124,7 +124,13 @@ _FILE = {
 async def list_personas(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
-    after: Annotated[str, Query(description="The last id of the page before.")] = "",
+    after: Annotated[
+        str,
+        Query(
+            description="The last id of the page before.",
+            json_schema_extra={"pattern": f"^({ID_PATTERN.pattern})?$"},
+        ),
+    ] = "",
 ) -> PersonaList:
     """The caller's own personas and those shared with it, sorted by id."""
     palign, tenant = _who(request)
