@@ -205,7 +205,7 @@ def test_a_full_disk_refuses_the_new_and_keeps_the_old(tmp_path: Path) -> None:
         "connect",
         lambda connection, _: connection.execute("PRAGMA max_page_count = 40"),
     )
-    with pytest.raises(RegistryFull, match="nothing was stored"):
+    with pytest.raises(RegistryFull, match="nothing was changed"):
         for seed in range(2, 200):
             put(registry, f"p{seed}", seed)
     kept = registry.page(ALL, limit=100).records

@@ -123,7 +123,7 @@ def _translated() -> Iterator[None]:
         cause = error.orig
         if getattr(cause, "sqlstate", None) == "53100" or _FULL.search(str(cause)):
             raise RegistryFull(
-                "the persona registry has no room left; nothing was stored"
+                "the persona registry has no room left; nothing was changed"
             ) from error
         raise RegistryUnavailable(
             f"the persona registry does not answer ({type(cause).__name__}); try again"
