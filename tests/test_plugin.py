@@ -17,9 +17,9 @@ from tests.conftest import run_python
 from tests.personas import random_persona
 from vllm_palign import PalignStartupError, Persona, save
 from vllm_palign.config import PalignConfig, StoreUrl, parse_personas
+from vllm_palign.options import refuse_front_ends
+from vllm_palign.private import private_store
 from vllm_palign.registry import Registry
-from vllm_palign.registry.private import private_store
-from vllm_palign.wiring import refuse_front_ends
 
 VLLM = Path(sys.executable).with_name("vllm")
 

@@ -23,8 +23,8 @@ from vllm_palign import (
     PersonaNotFound,
     persona_args,
 )
+from vllm_palign.private import private_store
 from vllm_palign.registry import Registry
-from vllm_palign.registry.private import private_store
 from vllm_palign.seal import Passage, Seal
 from vllm_palign.shape import ModelShape
 from vllm_palign.stamp import Stamp, salted

@@ -11,8 +11,8 @@ from vllm_palign import caller
 from vllm_palign.config import PalignConfig
 from vllm_palign.directory import TenantDirectory
 from vllm_palign.errors import PalignStartupError, RegistryUnavailable
+from vllm_palign.private import private_store
 from vllm_palign.registry import Registry
-from vllm_palign.registry.private import private_store
 from vllm_palign.registry.sources import import_personas
 from vllm_palign.seal import Passage, Seal
 from vllm_palign.shape import ModelShape

@@ -238,7 +238,7 @@ def test_other_urls_are_refused_without_their_password(url: str) -> None:
 def test_a_private_registry_goes_with_its_process() -> None:
     code = (
         "import json, os\nfrom vllm_palign.registry import Registry\n"
-        "from vllm_palign.registry.private import private_store\n"
+        "from vllm_palign.private import private_store\n"
         "url = private_store(); Registry(url).migrate()\n"
         "if os.fork() == 0: raise SystemExit\n"
         "os.wait()\n"
