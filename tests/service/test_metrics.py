@@ -39,7 +39,10 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 def test_requests_and_tokens_are_counted_by_tenant_over_all_processes(tenancy: Tenancy) -> None:
     before = scrape(tenancy)
-    replies = [tenancy.complete("acme", persona="own", prompt=["a b", "c"], n=2) for _ in range(8)]
+    replies = [
+        tenancy.complete("acme", persona="own", prompt=["a b", "c"], n=2, temperature=1)
+        for _ in range(8)
+    ]
     replies += [tenancy.complete("globex") for _ in range(4)]
     usage = [reply.json()["usage"] for reply in replies]
     with tenancy.openai("acme") as client:
