@@ -96,9 +96,6 @@ def test_kubernetes_objects_find_each_other() -> None:
             for path in paths:
                 assert ("Service", path["backend"]["service"]["name"]) in objects
             assert not [path for path in paths if path["path"] in ("/", "/metrics")]
-    (selector,) = [
-        argument.partition("=")[2]
-        for argument in strings(objects["Deployment", "router"])
-        if argument.startswith("--k8s-label-selector")
-    ]
+    arguments = list(strings(objects["Deployment", "router"]))
+    selector = arguments[arguments.index("--selector") + 1]
     assert selector == f"app={labels['palign']['app']}"

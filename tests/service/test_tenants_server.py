@@ -95,6 +95,27 @@ def test_tenants_meet_in_the_kv_cache_only_where_the_operator_allows(
     assert cached(tenancy, "globex", prompt, **fields) > 0
 
 
+MESSAGES = [{"role": "user", "content": "Hello"}]
+OFFERED = {
+    "/v1/completions": {"prompt": ["a", "b"], "stream": True},
+    "/v1/chat/completions": {"messages": MESSAGES, "n": 2},
+    "/v1/responses": {"input": "Hello", "max_output_tokens": 2},
+    "/v1/messages": {"messages": MESSAGES},
+    "/v1/messages/count_tokens": {"messages": MESSAGES},
+    "/tokenize": {"prompt": "Hello"},
+    "/detokenize": {"tokens": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("path", OFFERED)
+def test_what_tenants_are_offered_answers_them(tenancy: Tenancy, path: str) -> None:
+    """The caller is known wherever vLLM admits a request, or it would be refused."""
+    body = {"model": "base", "max_tokens": 2, **OFFERED[path]}
+    reply = tenancy.call("acme-use", "POST", path, json=body)
+    assert reply.status_code == 200, reply.text
+    assert "error" not in reply.text.replace('"error":null', "").replace('"error": null', "")
+
+
 def test_the_same_bytes_of_two_tenants_do_not_meet(tenancy: Tenancy) -> None:
     assert tenancy.put("globex", "copy", "p4").status_code == 201
     prompt = "The same persona under another roof. " * 12
