@@ -167,8 +167,8 @@ def refuse_beside_tenants(args: Any) -> None:
 
     if getattr(args, "api_key", None) or envs.VLLM_API_KEY:
         raise PalignStartupError(
-            "--palign-tenants and --api-key (VLLM_API_KEY): vLLM would refuse the tenants' keys; give its "
-            "key to a tenant instead (`palign tenants new-key`)"
+            "--palign-tenants and --api-key (VLLM_API_KEY): vLLM would refuse the tenants' keys; make its "
+            "users keys of their own (`palign tenants new-key`)"
         )
     if envs.VLLM_ENABLE_RESPONSES_API_STORE:
         raise PalignStartupError(

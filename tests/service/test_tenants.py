@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from vllm_palign import caller
 from vllm_palign.cli.main import app
 from vllm_palign.directory import TenantDirectory
-from vllm_palign.errors import KeyInvalid, PersonaForbidden
+from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
+from vllm_palign.options import refuse_beside_tenants
 from vllm_palign.tenant import OPERATOR, Tenant
 from vllm_palign.tenants import MAX_LABELS, KeyTable, Tenants, TenantsError, new_key
 
@@ -239,3 +242,22 @@ def test_headers_that_are_no_key_are_refused(tmp_path: Path) -> None:
         with pytest.raises(KeyInvalid) as caught:
             directory.authenticate(headers)
         assert key not in caught.value.message, name
+
+
+def test_settings_that_would_let_tenants_meet_or_keep_them_out_stop_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_beside_tenants(Namespace(api_key=None))
+    with pytest.raises(PalignStartupError, match="--api-key"):
+        refuse_beside_tenants(Namespace(api_key=["sk-1"]))
+    for name, value in (("VLLM_API_KEY", "sk-1"), ("VLLM_ENABLE_RESPONSES_API_STORE", "1")):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            with pytest.raises(PalignStartupError, match=name):
+                refuse_beside_tenants(Namespace(api_key=None))
+
+
+def test_a_request_that_did_not_pass_the_gate_is_nobodys() -> None:
+    assert caller.current(tenants=False) == Tenant()
+    with pytest.raises(PalignStartupError):
+        caller.current(tenants=True)
