@@ -247,13 +247,23 @@ def test_several_servers_share_a_registry_and_survive_each_others_death(
                 if "EngineCore" in process.name()
             ]  # fmt: skip
             threading.Timer(0.3, engine.kill).start()
-            with pytest.raises((httpx.HTTPError, AssertionError)):
-                for _ in range(200):
-                    check(ask(other, "both", max_tokens=8), 2, reference)
+            assert any(is_an_error(other, reference) for _ in range(500))
         check(ask(web, "both"), 2, reference)
         assert web.delete("/v1/personas/both").status_code == 204
     finally:
         stop_server(second)
+
+
+def is_an_error(web: httpx.Client, reference: Any) -> bool:
+    """Whether a dead engine was noticed; as long as it is not, answers are right."""
+    try:
+        reply = ask(web, "both", max_tokens=8)
+    except httpx.TransportError:
+        return True
+    if reply.status_code >= 500:
+        return True
+    check(reply, 2, reference)
+    return False
 
 
 def store_of(server: Server) -> str:
