@@ -69,6 +69,18 @@ def test_the_command_keeps_comments_and_revokes(tmp_path: Path) -> None:
     assert Tenants.read(file).tenants["acme"].max_strength == 2.0
 
 
+@pytest.mark.parametrize("digits", ["012345670123", "123456789012", "1234567e8901", "000000000000"])
+def test_an_id_that_looks_like_a_number_stays_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: str
+) -> None:
+    """Two YAML libraries write and read the file; a number in it would be another id."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: (digits * 3)[: 2 * size])
+    file = tmp_path / "tenants.yaml"
+    code, key, _ = palign("tenants", "new-key", "acme", "--file", file)
+    assert code == 0
+    assert TenantDirectory(file).authenticate(bearer(key)).key_id == digits
+
+
 def test_a_mistake_on_the_command_line_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "tenants.yaml"
     file.write_text("tenants: {acme: {}}\n")
