@@ -33,9 +33,8 @@ def test_the_api_key_of_the_openai_client_is_enough(tenancy: Tenancy) -> None:
     assert raw.headers["x-palign-persona"].startswith("own@" + tenancy.personas["p4"].digest[:12])
     with pytest.raises(NotFoundError):
         tenancy.openai("globex").completions.create(model="base@own", prompt="Hello", max_tokens=2)
-    tenancy.keys["nobody"] = "sk-nobody"
     with pytest.raises(AuthenticationError) as caught:
-        tenancy.openai("nobody").models.list()
+        tenancy.openai("acme").with_options(api_key="sk-nobody").models.list()
     assert caught.value.code == "invalid_api_key"
 
 
