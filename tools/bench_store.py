@@ -203,7 +203,8 @@ def healthy(base: str) -> bool:
 
 
 async def load(base: str, options: argparse.Namespace) -> dict[str, Any]:
-    limits = httpx.Limits(max_connections=CONCURRENCY)
+    # Shorter than the 5 s after which the server closes: no request meets a closed connection.
+    limits = httpx.Limits(max_connections=CONCURRENCY, keepalive_expiry=2)
     async with httpx.AsyncClient(base_url=base, timeout=120, limits=limits) as web:
 
         async def ask(persona: str, tokens: int) -> None:
