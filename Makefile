@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | clean
+# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | bench-store | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-fit bench-dpo clean
+.PHONY: setup demo serve stop test check bench bench-fit bench-dpo bench-store clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -63,6 +63,9 @@ bench-fit: setup
 bench-dpo: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-dpo]"
 	$(BIN)/python tools/bench_dpo.py
+
+bench-store: setup
+	$(BIN)/python tools/bench_store.py
 
 clean:
 	rm -rf $(VENV) .demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from argparse import Namespace
@@ -15,8 +16,10 @@ import pytest
 from tests.conftest import run_python
 from tests.personas import random_persona
 from vllm_palign import PalignStartupError, Persona, save
-from vllm_palign.config import PalignConfig, parse_personas
-from vllm_palign.wiring import refuse_front_ends
+from vllm_palign.config import PalignConfig, StoreUrl, parse_personas
+from vllm_palign.options import refuse_front_ends
+from vllm_palign.private import private_store
+from vllm_palign.registry import Registry
 
 VLLM = Path(sys.executable).with_name("vllm")
 
@@ -35,7 +38,14 @@ def vllm(*arguments: str | Path, **environment: str) -> tuple[int, str]:
 def test_help_documents_the_flags() -> None:
     code, text = vllm("serve", "--help=palign")
     assert code == 0
-    for flag in ("--plugin NAME", "--palign-personas NAME=PATH|DIR", "--palign-max-strength F"):
+    for flag in (
+        "--plugin NAME",
+        "--palign-personas NAME=PATH|DIR",
+        "--palign-store URL",
+        "--palign-store-timeout SECONDS",
+        "--palign-cache-mib N",
+        "--palign-max-strength F",
+    ):
         assert flag in text
 
 
@@ -58,12 +68,24 @@ print("RESULT " + json.dumps(results))
 """
 
 
+def newer_store() -> str:
+    """A registry that a later release has migrated."""
+    url = private_store()
+    Registry(url).migrate()
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    return url
+
+
 def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
     on = ["--model", str(tiny_model), "--plugin", "palign"]
     cases = {
         "need --plugin palign": ["--palign-personas", "a=x.safetensors"],
         "neither NAME=PATH nor an existing folder": [*on, "--palign-personas", "nowhere"],
         "cannot be read": [*on, "--palign-personas", "a=nowhere.safetensors"],
+        "wanted sqlite:///FILE or postgresql://": [*on, "--palign-store", "mysql://u:p@h/d"],
+        "unable to open database file": [*on, "--palign-store", "sqlite:////no/such/folder/r.sqlite"],
+        "the registry's schema has version '9999'": [*on, "--palign-store", newer_store()],
         "max_strength": [*on, "--palign-max-strength", "nan"],
         "persona: Extra inputs": [*on, "--additional-config", '{"palign": {"persona": {}}}'],
         "given both as --palign option": [
@@ -183,6 +205,8 @@ def test_personas_are_named_by_argument_or_by_their_file(
         {"palign": {"unknown": 1}},
         {"palign": {"max_strength": True}},
         {"palign": {"max_strength": 0}},
+        {"palign": {"cache_mib": 0}},
+        {"palign": {"store_timeout": float("inf")}},
         {"palign": {"personas": {"bad name": "x"}}},
         {"palign": {"personas": ["x"]}},
         {"palign": "x"},
@@ -199,6 +223,11 @@ def test_a_wrong_config_is_refused_and_named(config: Any) -> None:
 def test_paths_may_be_path_objects() -> None:
     read = PalignConfig.read({"palign": {"personas": {"a": Path("a.safetensors")}}})
     assert read.personas == {"a": "a.safetensors"}
+
+
+def test_a_stores_password_stays_out_of_logged_arguments() -> None:
+    assert repr(StoreUrl("postgresql://u:se@cret@h/d")) == "'postgresql://u:***@h/d'"
+    assert repr(StoreUrl("sqlite:////a/b")) == "'sqlite:////a/b'"
 
 
 def test_persona_args_refuse_to_be_ignored() -> None:

@@ -458,7 +458,8 @@ def test_2000_random_requests_are_each_right(
 
     async def run() -> None:
         gate = asyncio.Semaphore(24)
-        limits = httpx.Limits(max_connections=32)
+        # The server closes idle connections after 5 s, as does httpx: a request could meet a closed one.
+        limits = httpx.Limits(max_connections=32, keepalive_expiry=2)
         async with httpx.AsyncClient(timeout=300, limits=limits) as web:
             for start in range(0, total, 500):
                 await asyncio.gather(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import json
 import math
 from typing import Any
@@ -12,12 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.personas import random_persona
-from vllm_palign import PalignError, PersonaConflict, PersonaInvalid, PersonaNotFound, persona_args
+from vllm_palign import (
+    PalignError,
+    PalignStartupError,
+    Persona,
+    PersonaConflict,
+    PersonaInvalid,
+    PersonaNotFound,
+    persona_args,
+)
+from vllm_palign.private import private_store
+from vllm_palign.registry import Registry
+from vllm_palign.seal import Passage, Seal
 from vllm_palign.shape import ModelShape
 from vllm_palign.stamp import Stamp, salted
 from vllm_palign.store import PersonaStore
+from vllm_palign.tenant import Tenant
 from vllm_palign.wire import (
-    Seal,
     Selection,
     agree,
     check_salt,
@@ -32,11 +45,23 @@ SHAPE = {"num_layers": 3, "num_heads": 4, "head_dim": 8}
 MODEL = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=3e38)
 
 
-def store(max_strength: float = 3.0) -> PersonaStore:
-    filled = PersonaStore(MODEL, max_strength)
-    for seed, name in enumerate(("alice", "bob", "carol")):
-        filled.add(name, random_persona(seed, **SHAPE, steered=5, name=name))
-    return filled
+PERSONAS = {
+    name: random_persona(seed, **SHAPE, steered=5, name=name)
+    for seed, name in enumerate(("alice", "bob", "carol"))
+}
+
+
+@functools.cache
+def store() -> PersonaStore:
+    return store_of(PERSONAS, MODEL)
+
+
+def store_of(personas: dict[str, Persona], shape: ModelShape) -> PersonaStore:
+    registry = Registry(private_store())
+    registry.migrate()
+    for name, persona in personas.items():
+        registry.put(Tenant(), name, persona, persona.to_bytes())
+    return PersonaStore(registry, shape, max_strength=3.0, cache_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +150,15 @@ def test_strength_is_bounded_and_never_clamped(value: Any, allowed: bool) -> Non
     selection = parse_persona(value)
     assert selection is not None
     if allowed:
-        store().resolve(selection)
+        store().resolve(selection, Tenant())
     else:
         with pytest.raises(PersonaInvalid, match="at most 3"):
-            store().resolve(selection)
+            store().resolve(selection, Tenant())
 
 
 def test_an_unknown_persona_is_404() -> None:
     with pytest.raises(PersonaNotFound) as refused:
-        store().resolve(Selection((("nobody", 1.0),)))
+        store().resolve(Selection((("nobody", 1.0),)), Tenant())
     assert refused.value.status == 404
     assert refused.value.to_openai()["error"]["code"] == "persona_not_found"
 
@@ -141,8 +166,7 @@ def test_an_unknown_persona_is_404() -> None:
 def resolve(value: Any) -> Stamp | None:
     selection = parse_persona(value)
     assert selection is not None
-    personas = store()
-    return personas.stamp(personas.resolve(selection))
+    return store().resolve(selection, Tenant()).stamp
 
 
 def test_the_effect_is_the_contracts_formula() -> None:
@@ -150,7 +174,7 @@ def test_the_effect_is_the_contracts_formula() -> None:
     assert stamp is not None
     wanted = np.zeros((3, 4, 8))
     for name, weight in (("alice", 0.7), ("bob", -0.3)):
-        persona = store().get(name)
+        persona = PERSONAS[name]
         for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
             wanted[layer, head] += 1.5 * weight * persona.alpha * offset.astype(np.float64)
     got = np.zeros_like(wanted)
@@ -179,10 +203,11 @@ def test_identity_is_content_strength_and_weights_and_nothing_else() -> None:
 
 
 def test_two_names_for_the_same_bytes_are_one_persona() -> None:
-    personas = store()
-    personas.add("alias", personas.get("alice"))
-    one = personas.resolve(Selection((("alice", 0.5), ("alias", 0.5))))
-    assert one == personas.resolve(Selection((("alice", 1.0),)))
+    personas = store_of({**PERSONAS, "alias": PERSONAS["alice"]}, MODEL)
+    both = personas.resolve(Selection((("alias", 0.5), ("alice", 0.5))), Tenant()).stamp
+    one = resolve("alice")
+    assert both is not None and one is not None
+    assert both.key == one.key
 
 
 def test_strength_zero_is_no_steering_at_all() -> None:
@@ -210,20 +235,33 @@ def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
             Stamp.unpack(wrong)
 
 
-def test_only_this_process_can_seal_a_selection() -> None:
-    seal, resolved = Seal(), store().resolve(Selection((("alice", 1.5),)))
-    assert seal.open(seal.close(resolved)) == resolved
-    forged = json.dumps({"seal": "0" * 32, "parts": resolved.parts})
-    for foreign in (forged, Seal().close(resolved), json.dumps({"seal": None, "parts": []})):
+def test_only_this_process_can_seal_and_only_in_the_requests_own_context() -> None:
+    seal = Seal()
+    for stamp in (resolve("alice"), None):
+        passage = Passage(stamp, "acme")
+        assert seal.open(seal.close(passage)) is passage
+    forged = json.dumps({"seal": "0" * 32, "key": ""})
+    for foreign in (forged, Seal().close(passage), json.dumps({"seal": None})):
         with pytest.raises(PersonaInvalid, match="reserved"):
             seal.open(foreign)
     for other in ("alice", 1, None, "{", json.dumps(["x"])):
         assert seal.open(other) is None
+    sealed = seal.close(Passage(resolve("alice"), ""))
+    seal.close(Passage(resolve("bob"), ""))
+    with pytest.raises(PalignStartupError, match="without the offsets"):
+        seal.open(sealed)
+    with pytest.raises(PalignStartupError, match="without the offsets"):
+        contextvars.Context().run(seal.open, sealed)
 
 
 def test_salts_differ_by_persona_and_by_client_salt_and_clients_cannot_write_them() -> None:
-    salts = {salted(client, key) for client in (None, "a", "b") for key in ("k1", "k2")}
-    assert len(salts) == 6
+    salts = {
+        salted(client, key, scope)
+        for client in (None, "a", "b")
+        for key in ("", "k1", "k2")
+        for scope in ("", "acme", "globex")
+    }
+    assert len(salts) == 27
     assert all(len(salt) <= 128 and not set(salt) & set("@/\\\0") for salt in salts)
     with pytest.raises(PersonaInvalid):
         check_salt(salted(None, "k1"))
@@ -254,10 +292,9 @@ def test_persona_args_takes_what_the_body_field_takes() -> None:
 
 def test_offsets_beyond_the_models_dtype_are_refused() -> None:
     half = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=65504.0)
-    personas = PersonaStore(half, 3.0)
-    personas.add("loud", random_persona(0, **SHAPE, scale=1e5))
+    personas = store_of({"loud": random_persona(0, **SHAPE, scale=1e5)}, half)
     with pytest.raises(PalignError, match="65504"):
-        personas.stamp(personas.resolve(Selection((("loud", 1.0),))))
+        personas.resolve(Selection((("loud", 1.0),)), Tenant())
 
 
 json_values = st.recursive(

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+from vllm_palign import caller
 from vllm_palign.config import PalignConfig
-from vllm_palign.errors import PalignError, PalignStartupError
-from vllm_palign.persona import load
+from vllm_palign.directory import TenantDirectory
+from vllm_palign.errors import PalignStartupError, RegistryUnavailable
+from vllm_palign.private import private_store
+from vllm_palign.registry import Registry
+from vllm_palign.registry.sources import import_personas
+from vllm_palign.seal import Passage, Seal
 from vllm_palign.shape import ModelShape
 from vllm_palign.stamp import salted
-from vllm_palign.store import PersonaStore
-from vllm_palign.wire import XARG, Seal, check_salt, open_named, reserved
+from vllm_palign.store import Chosen, PersonaStore
+from vllm_palign.tenant import Tenant
+from vllm_palign.tenants import TenantsError
+from vllm_palign.wire import XARG, Selection, check_salt, open_named, reserved
+
+THREADS = 8
+"""Threads, and so database connections, of one front-end process."""
+
+T = TypeVar("T")
 
 
 class FrontEnd:
     """What one front-end process needs to admit requests. Hangs on its ``VllmConfig``; engine and worker
     processes get a copy of that config without it, because content travels inside the requests."""
 
-    def __init__(self, store: PersonaStore, *, over_http: bool) -> None:
+    def __init__(self, store: PersonaStore, model: str, *, over_http: bool) -> None:
         self.store = store
+        self.model = model
         self.seal = Seal()
         self.over_http = over_http
         """An HTTP server admits sealed selections only, so that no endpoint lets a client write the
@@ -26,12 +42,31 @@ class FrontEnd:
         self.has_middleware = False
         """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
         without this the server would go on and answer plainly."""
+        self.tenants: TenantDirectory | None = None
+        """Set when callers are told apart by their keys."""
+        self._pool = ThreadPoolExecutor(THREADS, "palign-store")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(None), ())
 
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Run what may block in a bounded thread pool. Raises RegistryUnavailable when it takes too long."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(
+                loop.run_in_executor(self._pool, work), 2 * self.store.registry.timeout
+            )
+        except TimeoutError:
+            raise RegistryUnavailable("the persona registry takes too long; try again") from None
+
+    async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
+        """Resolve ``selection`` and seal it for admission. Raises what ``PersonaStore.resolve`` raises."""
+        chosen = await self.off_loop(lambda: self.store.resolve(selection, tenant))
+        return chosen, self.seal.close(_passage(chosen, tenant))
+
     def admit(self, request: Any) -> None:
-        """Stamp one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are.
+        """Stamp one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
+        but for tenants whose KV is kept apart.
 
         Raises PalignError; vLLM turns it into a 400 before anything has run.
         """
@@ -41,48 +76,70 @@ class FrontEnd:
                 "look for 'Failed to load plugin palign' in its log"
             )
         check_salt(request.cache_salt)
-        params = request.sampling_params
+        tenant = caller.current(tenants=self.tenants is not None)
+        passage = self._passage(request.sampling_params, tenant)
+        key = ""
+        if passage.stamp is not None:
+            key = passage.stamp.key
+            request.sampling_params.extra_args[XARG] = passage.stamp.pack()
+        if key or passage.kv_scope:
+            request.cache_salt = salted(request.cache_salt, key, passage.kv_scope)
+
+    def _passage(self, params: Any, tenant: Tenant) -> Passage:
+        """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
         if params is None or not params.extra_args or XARG not in params.extra_args:
-            return
+            return Passage(None, tenant.plain_kv_scope)
         # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
-        extra = dict(params.extra_args)
-        asked = extra.pop(XARG)
-        resolved = self.seal.open(asked)
-        if resolved is None:
+        params.extra_args = dict(params.extra_args)
+        asked = params.extra_args.pop(XARG)
+        passage = self.seal.open(asked)
+        if passage is None:
             if self.over_http:
                 raise reserved("vllm_xargs")
-            resolved = self.store.resolve(open_named(asked))
-        stamp = self.store.stamp(resolved)
-        if stamp is not None:
-            extra[XARG] = stamp.pack()
-            request.cache_salt = salted(request.cache_salt, stamp.key)
-        params.extra_args = extra or None
+            passage = _passage(self.store.resolve(open_named(asked), tenant), tenant)
+        if passage.stamp is None:
+            params.extra_args = params.extra_args or None
+        return passage
+
+
+def _passage(chosen: Chosen, tenant: Tenant) -> Passage:
+    scope = tenant.plain_kv_scope if chosen.stamp is None else tenant.kv_scope(chosen.owners)
+    return Passage(chosen.stamp, scope)
 
 
 def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
-    """Load and check every configured persona. Raises PalignStartupError with all problems."""
-    from vllm.logger import init_logger
+    """Open the registry ``config.store`` and import the configured personas into it.
 
-    logger = init_logger("vllm.palign")
-    store = PersonaStore(ModelShape.of(model_config), config.max_strength)
-    problems = []
-    for name, path in config.personas.items():
-        try:
-            persona = load(path)
-            store.add(name, persona)
-        except PalignError as error:
-            problems.append(f"{name}={path}: {error.message}")
-            continue
-        served = str(model_config.model).rstrip("/").rpartition("/")[2]
-        if persona.base_model.rstrip("/").rpartition("/")[2] != served:
-            logger.warning(
-                "palign: persona %r was fitted on %r, served is %r of the same shape; "
-                "it will steer, but perhaps not as intended",
-                name,
-                persona.base_model,
-                model_config.model,
-            )
-    if problems:
-        raise PalignStartupError("personas cannot be served: " + "; ".join(problems))
-    logger.info("palign: serving %d personas", len(store.names))
-    return FrontEnd(store, over_http=over_http)
+    Raises PalignStartupError with all problems.
+    """
+    registry = Registry(
+        config.store or private_store(), timeout=config.store_timeout, connections=THREADS
+    )
+    shape = ModelShape.of(model_config)
+    try:
+        registry.migrate()
+        import_personas(registry, shape, config.personas, str(model_config.model))
+    except RegistryUnavailable as error:
+        raise PalignStartupError(f"--palign-store: {error.message}: {error.__cause__}") from error
+    finally:
+        # vLLM may fork its engine from this process: no connection may be open then.
+        registry.close()
+    store = PersonaStore(
+        registry,
+        shape,
+        max_strength=config.max_strength,
+        cache_bytes=config.cache_mib << 20,
+    )
+    front = FrontEnd(store, str(model_config.model), over_http=over_http)
+    if config.tenants is not None:
+        front.tenants = _directory(config.tenants, over_http=over_http)
+    return front
+
+
+def _directory(path: str, *, over_http: bool) -> TenantDirectory:
+    if not over_http:
+        raise PalignStartupError("tenants are told apart by API keys, which only a server sees")
+    try:
+        return TenantDirectory(path)
+    except TenantsError as error:
+        raise PalignStartupError(f"--palign-tenants: {error.message}") from error

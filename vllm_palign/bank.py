@@ -60,6 +60,12 @@ class OffsetBank:
         """Rows in use or kept for reuse."""
         return len(self._slot_of)
 
+    def usage(self) -> dict[str, int]:
+        """Slots in ``total``, ``in_use`` by distinct effects of the requests it remembers, and
+        ``resident``: filled, some of them kept for reuse. For metrics."""
+        effects = {stamp.key for stamp in self._requests.values()}
+        return {"total": self.shape.slots, "in_use": len(effects), "resident": self.num_resident}
+
     def admit(self, request_id: str, stamp: Stamp) -> None:
         """A steered request has arrived at this worker. The row is filled when it first runs."""
         self._requests[request_id] = stamp

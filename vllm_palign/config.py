@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from vllm_palign.errors import PalignStartupError
-from vllm_palign.persona import is_persona_id
+from vllm_palign import hub
+from vllm_palign.errors import PalignError, PalignStartupError
+from vllm_palign.persona import SUFFIX, is_persona_id
 
 MAX_STRENGTH = 3.0
-SUFFIX = ".safetensors"
+STORE_TIMEOUT = 5.0
+CACHE_MIB = 256
+
+
+class StoreUrl(str):
+    """A URL whose password stays out of ``repr``: vLLM logs its arguments."""
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self))
 
 
 class PalignConfig(BaseModel):
@@ -20,7 +30,16 @@ class PalignConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     personas: dict[str, str] = Field(default_factory=dict)
-    """Served name -> path of the persona file."""
+    """Served name -> path of the persona file, or ``hf://owner/repo[@revision][/file]``."""
+    store: str | None = None
+    """URL of the registry, ``sqlite:///FILE`` or ``postgresql://...``; None: one of this server's own,
+    that goes when the server goes."""
+    store_timeout: float = Field(default=STORE_TIMEOUT, gt=0, le=600, allow_inf_nan=False)
+    """Seconds to wait for the registry."""
+    cache_mib: int = Field(default=CACHE_MIB, ge=1)
+    """Most MiB of persona content that each front-end process keeps in memory."""
+    tenants: str | None = None
+    """Path of the tenants file; None: one tenant, everybody."""
     max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
     """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
 
@@ -63,28 +82,39 @@ class PalignConfig(BaseModel):
 
 
 def parse_personas(values: list[str]) -> dict[str, str]:
-    """``NAME=PATH`` and ``DIR`` arguments to name -> path. A DIR serves each file under its own name.
+    """``NAME=SOURCE``, ``DIR`` and ``hf://owner/repo`` arguments to name -> source. A DIR or repository
+    serves each file under its own name; what comes from Hugging Face is pinned to today's commit.
 
-    Raises PalignStartupError, naming every argument that is neither.
+    Raises PalignStartupError, naming every argument that is none of these.
     """
     personas: dict[str, str] = {}
     problems = []
     for value in values:
-        name, equals, path = value.partition("=")
-        if equals and is_persona_id(name):
-            found = {name: path}
-        elif Path(value).is_dir():
-            found = {
-                file.name.removesuffix(SUFFIX): str(file)
-                for file in sorted(Path(value).glob(f"*{SUFFIX}"))
-            }
-            if not found:
-                problems.append(f"{value}: no {SUFFIX} files in this folder")
-        else:
-            problems.append(f"{value}: neither NAME=PATH nor an existing folder")
+        try:
+            found = _sources(value)
+        except PalignError as error:
+            problems.append(error.message)
             continue
         problems += [f"{value}: {name!r} is named twice" for name in found if name in personas]
         personas.update(found)
     if problems:
         raise PalignStartupError("--palign-personas: " + "; ".join(problems))
     return personas
+
+
+def _sources(value: str) -> dict[str, str]:
+    name, equals, source = value.partition("=")
+    if equals and is_persona_id(name):
+        return {name: hub.pin(source) if hub.is_hub(source) else source}
+    if hub.is_hub(value):
+        return hub.contents(value)
+    if not Path(value).is_dir():
+        raise PalignStartupError(
+            f"{value}: neither NAME=PATH nor an existing folder nor hf://owner/repo"
+        )
+    found = {
+        file.name.removesuffix(SUFFIX): str(file) for file in sorted(Path(value).glob(f"*{SUFFIX}"))
+    }
+    if not found:
+        raise PalignStartupError(f"{value}: no {SUFFIX} files in this folder")
+    return found

@@ -1,11 +1,15 @@
-"""vLLM's endpoint plugin: puts the middleware into the API server and hands it the personas."""
+"""vLLM's endpoint plugin: puts our routes and the middleware into the API server and hands it the store."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import Any
 
+from vllm_palign import audit, management, models
+from vllm_palign.admission import FrontEnd
 from vllm_palign.errors import PalignStartupError
+from vllm_palign.gate import Gate
+from vllm_palign.gauges import ScrapedGauges
 from vllm_palign.middleware import PersonaMiddleware
 
 
@@ -17,7 +21,10 @@ class PalignEndpoint:
 
     def attach_router(self, app: Any) -> None:
         """Inside vLLM's own authentication, which is added after plugins and so runs before them."""
+        app.include_router(management.router)
+        app.include_router(models.router)  # vLLM lets it replace its own /v1/models
         app.add_middleware(PersonaMiddleware)
+        app.add_middleware(Gate)  # added later, so it runs before
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Raises PalignStartupError when this server has no engine configured with personas."""
@@ -27,4 +34,19 @@ class PalignEndpoint:
                 "palign needs the API server's own engine config; a render-only server cannot steer"
             )
         front_end.has_middleware = True
+        audit.start()
+        if front_end.tenants is not None:
+            front_end.tenants.follow()
         state.palign = front_end
+        state.palign_gauges = _gauges(engine_client, front_end)
+
+
+def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
+    async def slots() -> dict[str, int]:
+        first, *_ = await engine_client.collective_rpc("palign_slots")
+        return dict(first)
+
+    async def personas() -> int:
+        return sum((await front_end.off_loop(front_end.store.registry.counts)).values())
+
+    return ScrapedGauges(slots, personas)

@@ -1,4 +1,4 @@
-"""The means to wrap what vLLM has no extension point for. What is wrapped stands in ``plugin.HOOKS``
+"""The means to wrap what vLLM has no extension point for. What is wrapped stands in ``wiring.HOOKS``
 (front end, on classes) and ``runner`` (worker, on instances)."""
 
 from __future__ import annotations

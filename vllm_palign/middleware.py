@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from vllm_palign import caller
 from vllm_palign.admission import FrontEnd
+from vllm_palign.asgi import App, Message, Receive, Send, send_error
 from vllm_palign.errors import PalignError, PersonaInvalid
 from vllm_palign.wire import (
     HEADER,
@@ -21,11 +22,6 @@ from vllm_palign.wire import (
     parse_persona,
     reserved,
 )
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 STEERED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 
@@ -63,9 +59,9 @@ class PersonaMiddleware:
             await self.app(scope, _replay(messages, receive), send)
             return
         try:
-            rewritten = _rewrite(body, scope)
+            rewritten = await _rewrite(body, scope)
         except PalignError as error:
-            await _send_error(send, error)
+            await send_error(send, error)
             return
         if rewritten is None:
             await self.app(scope, _replay(messages, receive), send)
@@ -79,7 +75,7 @@ class PersonaMiddleware:
         )
 
 
-def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
+async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     """The stamped body and the reply header, or None if nobody is asked for. Raises PalignError."""
     try:
         fields = json.loads(body, object_pairs_hook=_Object)
@@ -117,25 +113,24 @@ def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
             "leave use_beam_search out",
             param="use_beam_search",
         )
-    return _stamp(fields, suffix[0] if suffix else None, selection, state.palign)
+    scope["palign_asked"] = [name for name, _ in selection.parts]
+    return await _stamp(fields, suffix[0] if suffix else None, selection, state.palign)
 
 
-def _stamp(
+async def _stamp(
     fields: _Object, model: str | None, selection: Selection, front_end: FrontEnd
 ) -> tuple[bytes, str]:
-    store = front_end.store
-    resolved = store.resolve(selection)
-    # Composed here as well as at admission: what cannot be applied is refused before vLLM has begun.
-    store.stamp(resolved)
     xargs = fields.get("vllm_xargs")
     if xargs is not None and not isinstance(xargs, dict):
         raise PersonaInvalid("vllm_xargs: wanted an object", param="vllm_xargs")
+    tenant = caller.current(tenants=front_end.tenants is not None)
+    # Composed here already: what cannot be applied is refused before vLLM has begun.
+    chosen, seal = await front_end.grant(selection, tenant)
     fields.pop("persona", None)
-    fields["vllm_xargs"] = {**(xargs or {}), XARG: front_end.seal.close(resolved)}
+    fields["vllm_xargs"] = {**(xargs or {}), XARG: seal}
     if model is not None:
         fields["model"] = model
-    digests = {name: store.get(name).digest for name, _ in selection.parts}
-    return json.dumps(fields).encode(), header_value(selection, digests)
+    return json.dumps(fields).encode(), header_value(selection, chosen.digests)
 
 
 class _Object(dict[str, Any]):
@@ -238,13 +233,3 @@ def _adding_header(send: Send, value: str) -> Send:
         await send(message)
 
     return adding
-
-
-async def _send_error(send: Send, error: PalignError) -> None:
-    body = json.dumps(error.to_openai()).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

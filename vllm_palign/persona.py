@@ -26,6 +26,7 @@ from vllm_palign.errors import PersonaInvalid
 
 FORMAT = "palign.persona"
 FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
 MAX_FILE_BYTES = 16 * 1024 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -176,14 +177,20 @@ def digest_of(data: bytes) -> str:
 
 def load(path: str | os.PathLike[str]) -> Persona:
     """Read and check one persona file. Raises PersonaInvalid, naming the file."""
+    return Persona.from_bytes(read_bytes(path), source=str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The unchecked content of a persona file, whole or one byte more than is allowed.
+
+    Raises PersonaInvalid, naming the file.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            # One byte more than allowed is enough to see that a file is too large.
-            data = file.read(MAX_FILE_BYTES + 1)
+            return file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise PersonaInvalid(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Persona.from_bytes(data, source=str(path))
 
 
 def save(persona: Persona, path: str | os.PathLike[str]) -> Path:

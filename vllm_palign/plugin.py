@@ -34,13 +34,14 @@ def register() -> None:
     """
     if enabled():
         from vllm_palign.hooks import install
-        from vllm_palign.wiring import COMMAND_LINE, HOOKS
+        from vllm_palign.options import COMMAND_LINE
+        from vllm_palign.wiring import HOOKS
 
         install((*COMMAND_LINE, *HOOKS))
         return
     try:
         from vllm_palign.hooks import install
-        from vllm_palign.wiring import COMMAND_LINE
+        from vllm_palign.options import COMMAND_LINE
 
         install(COMMAND_LINE)
     except (PalignStartupError, ImportError) as error:

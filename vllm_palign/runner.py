@@ -34,6 +34,8 @@ def arm_worker(worker: Any) -> None:
     def load_and_arm(*args: Any, **kwargs: Any) -> None:
         load_model(*args, **kwargs)
         worker.palign_bank = _arm_runner(worker.model_runner, worker.vllm_config, worker.device)
+        # Called by name through vLLM's collective_rpc when metrics are scraped.
+        worker.palign_slots = worker.palign_bank.usage
 
     def warm_up_and_test(*args: Any, **kwargs: Any) -> Any:
         times = warm_up(*args, **kwargs)

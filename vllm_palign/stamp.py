@@ -83,10 +83,10 @@ class Stamp:
         return cls(value["key"], parts, layers, heads, offsets)
 
 
-def salted(client_salt: str | None, key: str) -> str:
-    """The KV cache salt of a steered request: blocks are shared only under the same persona content
-    *and* the same client salt."""
-    mixed = hashlib.sha256(f"{key}\0{client_salt or ''}".encode(errors="surrogatepass"))
+def salted(client_salt: str | None, key: str, kv_scope: str = "") -> str:
+    """The KV cache salt of a request: blocks are shared only under the same persona content, inside the
+    same tenant (``kv_scope``; "" for all) *and* under the same client salt."""
+    mixed = hashlib.sha256(f"{key}\0{kv_scope}\0{client_salt or ''}".encode(errors="surrogatepass"))
     return SALT_PREFIX + mixed.hexdigest()
 
 

@@ -1,17 +1,15 @@
 """The one place that knows the request keys: what a client may send, and what it is checked for.
 
-A client's wish becomes a ``Selection`` (names, weights, strength); the store turns it into a ``Resolved``
-(digests, scales), and admission into a ``Stamp`` (``stamp.py``) that the worker reads.
+A client's wish becomes a ``Selection`` (names, weights, strength); the store turns it into a ``Stamp``
+(``stamp.py``), effective offsets that the worker reads.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
 import os
 import re
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -181,40 +179,9 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
     return {XARG: json.dumps({"mix": dict(selection.parts), "strength": selection.strength})}
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """A selection whose names have become content: ``parts`` are (digest, scale), sorted by digest,
-    with scale = strength x weight; personas with scale 0 are left out, equal digests are added up."""
-
-    parts: tuple[tuple[str, float], ...]
-
-
-class Seal:
-    """Passes a resolved selection from the middleware to admission in the same process.
-
-    The body field it travels in can be reached by clients on endpoints the middleware does not
-    rewrite, so the value carries a token that only this process knows.
-    """
-
-    def __init__(self) -> None:
-        self._token = secrets.token_hex(16)
-
-    def close(self, resolved: Resolved) -> str:
-        return json.dumps({"seal": self._token, "parts": resolved.parts})
-
-    def open(self, value: object) -> Resolved | None:
-        """The resolved selection inside ``value``, or None if ``value`` is not sealed by this process."""
-        data = _loads(value)
-        if not isinstance(data, dict) or "seal" not in data:
-            return None
-        if not hmac.compare_digest(str(data["seal"]).encode(), self._token.encode()):
-            raise reserved("vllm_xargs")
-        return Resolved(tuple((digest, scale) for digest, scale in data["parts"]))
-
-
 def open_named(value: object) -> Selection:
     """The selection that ``persona_args`` packed. Raises PersonaInvalid for any other value."""
-    selection = parse_persona(_loads(value), param=f"extra_args[{XARG!r}]")
+    selection = parse_persona(loads(value), param=f"extra_args[{XARG!r}]")
     if selection is None:
         raise PersonaInvalid(
             f"extra_args[{XARG!r}] is empty; make it with vllm_palign.persona_args"
@@ -248,7 +215,8 @@ def header_value(selection: Selection, digests: Mapping[str, str]) -> str:
     return f"{'+'.join(names)};strength={selection.strength!r}"
 
 
-def _loads(value: object) -> Any:
+def loads(value: object) -> Any:
+    """JSON text to its value; None for anything else."""
     if not isinstance(value, str):
         return None
     try:

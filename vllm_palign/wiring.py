@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import importlib
-import os
 from collections.abc import Callable
 from typing import Any
 
 from vllm_palign.admission import front_end
-from vllm_palign.config import MAX_STRENGTH, PalignConfig, parse_personas
+from vllm_palign.config import (
+    PalignConfig,
+)
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.hooks import Hook
 from vllm_palign.ops import TRACED
-from vllm_palign.plugin import NAME, enable, enabled
+from vllm_palign.plugin import NAME
+from vllm_palign.usage import Usage
 
 # KV connectors that tell blocks apart by vLLM's block hashes, which contain the salt. Others key on
 # token ids alone and would hand one persona's KV to another.
@@ -23,98 +24,6 @@ _SAFE_CONNECTORS = {
     "MooncakeStoreConnector",
     "LMCacheMPConnector",
 }
-
-
-class _EnablePlugin(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        try:
-            enable(values)
-        except PalignStartupError as error:
-            parser.error(error.message)
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
-
-
-def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def add_cli_args(parser: Any) -> Any:
-        parser = original(parser)
-        group = parser.add_argument_group(
-            title="palign", description="Personality steering: each request with its own persona."
-        )
-        group.add_argument(
-            "--plugin",
-            metavar="NAME",
-            action=_EnablePlugin,
-            default=argparse.SUPPRESS,
-            help="Turn the installed plugin NAME on, leaving other plugins as they are. Repeatable. "
-            "Steering needs --plugin palign.",
-        )
-        group.add_argument(
-            "--palign-personas",
-            metavar="NAME=PATH|DIR",
-            nargs="+",
-            action="extend",
-            default=argparse.SUPPRESS,
-            help="Personas to serve: files under a name, or every .safetensors file of a folder "
-            "under its own name.",
-        )
-        group.add_argument(
-            "--palign-max-strength",
-            metavar="F",
-            type=float,
-            default=argparse.SUPPRESS,
-            help="Largest |strength| a request may ask for, and for a blend the largest sum of "
-            f"|strength x weight|. Beyond it the request is refused. Default {MAX_STRENGTH}.",
-        )
-        return parser
-
-    return add_cli_args
-
-
-def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Options to ``args.additional_config["palign"]``, which vLLM carries wherever the config goes."""
-
-    @functools.wraps(original)
-    def from_cli_args(cls: Any, args: Any) -> Any:
-        given = {
-            key: getattr(args, f"palign_{key}")
-            for key in ("personas", "max_strength")
-            if hasattr(args, f"palign_{key}")
-        }
-        if given and not enabled():
-            raise PalignStartupError("--palign-* options need --plugin palign")
-        if enabled():
-            refuse_front_ends(args)
-        if given:
-            if "personas" in given:
-                given["personas"] = parse_personas(given["personas"])
-            config = dict(args.additional_config or {})
-            entry = config.get(NAME, {})
-            twice = sorted(set(entry) & set(given))
-            if twice:
-                raise PalignStartupError(
-                    f'{twice} given both as --palign option and in additional_config["palign"]'
-                )
-            config[NAME] = {**entry, **given}
-            args.additional_config = config
-            # Consumed: API server processes get these args again.
-            for key in given:
-                delattr(args, f"palign_{key}")
-        return original(cls, args)
-
-    return from_cli_args
-
-
-def refuse_front_ends(args: Any) -> None:
-    """Front ends that our middleware is not part of would answer plainly."""
-    if getattr(args, "grpc", False):
-        raise PalignStartupError(
-            "--grpc has no middleware, so personas would be ignored; serve HTTP"
-        )
-    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0", "False", "false"):
-        raise PalignStartupError(
-            "VLLM_USE_RUST_FRONTEND bypasses Python middleware, so personas would be ignored; unset it"
-        )
 
 
 def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,7 +46,8 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         if over_http:
             # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
             importlib.import_module("vllm_palign.endpoint")
-        vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
+        if not headless:
+            vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
         return vllm_config
 
     return create_engine_config
@@ -198,6 +108,15 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
     return process_inputs
 
 
+def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, request, *args, **kwargs)
+        Usage.note(self.request_states.get(request.request_id))
+
+    return add_request
+
+
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def init_device(self: Any) -> None:
@@ -209,22 +128,6 @@ def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
 
     return init_device
 
-
-COMMAND_LINE = (
-    Hook(
-        "vllm.engine.arg_utils:EngineArgs.add_cli_args",
-        ("parser",),
-        "vLLM has no way for a plugin to add options",
-        _add_cli_args,
-    ),
-    Hook(
-        "vllm.engine.arg_utils:EngineArgs.from_cli_args",
-        ("cls", "args"),
-        "the options have to reach additional_config",
-        _from_cli_args,
-    ),
-)
-"""In place as soon as the package is installed: ``--plugin`` must be known to be usable."""
 
 HOOKS = (
     Hook(
@@ -238,6 +141,12 @@ HOOKS = (
         ("self", "request_id", "prompt", "params", "supported_tasks"),
         "the one place every request of every entry point passes, with its cache salt",
         _process_inputs,
+    ),
+    Hook(
+        "vllm.v1.engine.output_processor:OutputProcessor.add_request",
+        ("self", "request", "prompt", "parent_req", "request_index", "queue"),
+        "tokens by tenant: vLLM's own statistics know no HTTP requests",
+        _add_request,
     ),
     Hook(
         "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device",

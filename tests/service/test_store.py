@@ -1,0 +1,219 @@
+"""Names to offsets: the host cache, and what counts while the registry is down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.personas import random_persona
+from vllm_palign import Persona, PersonaIncompatible, PersonaInvalid, PersonaNotFound
+from vllm_palign.cache import PersonaCache
+from vllm_palign.errors import PersonaCorrupt, RegistryUnavailable
+from vllm_palign.registry import Record, Registry
+from vllm_palign.shape import ModelShape
+from vllm_palign.store import PersonaStore
+from vllm_palign.tenant import Tenant
+from vllm_palign.wire import Selection
+
+SHAPE = ModelShape(**TINY, attention_layers=frozenset(range(3)), largest=1e38)
+ALL = Tenant()
+
+
+def persona(seed: int) -> Persona:
+    return random_persona(seed, **TINY, steered=6)
+
+
+def named(*names: str) -> Selection:
+    return Selection(tuple((name, 1.0) for name in sorted(names)))
+
+
+class Failing(Registry):
+    """A registry whose database can be switched off."""
+
+    down = False
+    calls = 0
+
+    def lookup(self, tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        self.calls += 1
+        if self.down:
+            raise RegistryUnavailable("down")
+        return super().lookup(tenant, names)
+
+    def blob(self, digest: str) -> bytes:
+        if self.down:
+            raise RegistryUnavailable("down")
+        return super().blob(digest)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Failing:
+    opened = Failing(f"sqlite:///{tmp_path / 'r.sqlite'}")
+    opened.migrate()
+    for seed, name in enumerate(("a", "b", "c")):
+        put(opened, name, seed)
+    return opened
+
+
+def put(registry: Registry, name: str, seed: int, tenant: Tenant = ALL) -> str:
+    content = persona(seed)
+    registry.put(tenant, name, content, content.to_bytes(), replace=True)
+    return content.digest
+
+
+@pytest.fixture
+def store(registry: Failing) -> PersonaStore:
+    return PersonaStore(registry, SHAPE, max_strength=3.0, cache_bytes=1 << 20)
+
+
+def test_a_change_made_elsewhere_counts_at_once(store: PersonaStore, registry: Failing) -> None:
+    before = store.resolve(named("a"), ALL)
+    elsewhere = Registry(str(registry._engine.url))
+    digest = put(elsewhere, "a", 7)
+    after = store.resolve(named("a"), ALL)
+    assert before.digests["a"] == persona(0).digest
+    assert after.digests["a"] == digest
+    assert before.stamp is not None and after.stamp is not None
+    assert before.stamp.key != after.stamp.key
+    elsewhere.delete(ALL, "a")
+    with pytest.raises(PersonaNotFound):
+        store.resolve(named("a"), ALL)
+
+
+def test_a_tenants_bound_is_the_smaller_one(store: PersonaStore) -> None:
+    strong = Selection((("a", 1.0),), 2.0)
+    store.resolve(strong, ALL)
+    with pytest.raises(PersonaInvalid, match="at most 1"):
+        store.resolve(strong, Tenant(max_strength=1.0))
+
+
+def test_a_persona_of_another_models_shape_is_refused(
+    store: PersonaStore, registry: Failing
+) -> None:
+    other = random_persona(0, num_layers=2, num_heads=4, head_dim=32)
+    registry.put(ALL, "other", other, other.to_bytes())
+    with pytest.raises(PersonaIncompatible, match="num_layers is 2"):
+        store.resolve(named("other"), ALL)
+
+
+def test_in_an_outage_hot_names_answer_and_cold_ones_do_not(
+    store: PersonaStore, registry: Failing
+) -> None:
+    hot = store.resolve(named("a"), ALL).stamp
+    registry.down = True
+    again = store.resolve(named("a"), ALL).stamp
+    assert hot is not None and again is not None
+    assert again.key == hot.key
+    for cold in (named("b"), named("a", "b"), named("nobody")):
+        with pytest.raises(RegistryUnavailable, match="try again"):
+            store.resolve(cold, ALL)
+    calls = registry.calls
+    for _ in range(50):
+        store.resolve(named("a"), ALL)
+    assert registry.calls == calls, "an outage is not asked again by every request"
+    registry.down = False
+    store._next_try = time.monotonic()  # as if the pause were over
+    assert store.resolve(named("b"), ALL).digests["b"] == persona(1).digest
+
+
+def test_in_an_outage_nobody_gets_what_only_another_tenant_had(
+    store: PersonaStore, registry: Failing
+) -> None:
+    acme = Tenant("acme", shared=frozenset({"a"}))
+    put(registry, "mine", 5, acme)
+    store.resolve(named("mine"), acme)
+    store.resolve(named("a"), acme)
+    registry.down = True
+    store.resolve(named("mine", "a"), acme)
+    for stranger in (Tenant("globex", shared=frozenset({"a"})), ALL):
+        with pytest.raises(RegistryUnavailable):
+            store.resolve(named("mine"), stranger)
+    with pytest.raises(RegistryUnavailable):
+        store.resolve(named("a"), Tenant("acme", shared=frozenset()))
+
+
+def test_a_deleted_persona_stays_deleted_in_an_outage(
+    store: PersonaStore, registry: Failing
+) -> None:
+    store.resolve(named("a"), ALL)
+    registry.delete(ALL, "a")
+    with pytest.raises(PersonaNotFound):
+        store.resolve(named("a"), ALL)
+    registry.down = True
+    with pytest.raises(RegistryUnavailable):
+        store.resolve(named("a"), ALL)
+
+
+def test_replaced_between_name_and_bytes_the_newer_answer_counts(
+    store: PersonaStore, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup = registry.lookup
+
+    def slow(tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        found = lookup(tenant, names)
+        monkeypatch.setattr(registry, "lookup", lookup)
+        put(registry, "a", 8)
+        return found
+
+    monkeypatch.setattr(registry, "lookup", slow)
+    assert store.resolve(named("a"), ALL).digests["a"] == persona(8).digest
+
+
+def fetcher(contents: dict[str, bytes], asked: list[str]) -> Callable[[str], bytes]:
+    def fetch(digest: str) -> bytes:
+        asked.append(digest)
+        return contents[digest]
+
+    return fetch
+
+
+def test_the_cache_is_bounded_and_drops_what_was_not_used_longest() -> None:
+    personas = [persona(seed) for seed in range(6)]
+    asked: list[str] = []
+    cache = PersonaCache(4 * 3000, fetcher({p.digest: p.to_bytes() for p in personas}, asked))
+    for p in personas[:4]:
+        cache.get(p.digest)
+    cache.get(personas[0].digest)
+    cache.get(personas[4].digest)
+    assert cache.held_bytes <= cache.most_bytes
+    assert personas[0].digest in cache
+    assert personas[1].digest not in cache
+    assert len(asked) == 5
+    small = PersonaCache(100, fetcher({personas[0].digest: personas[0].to_bytes()}, asked))
+    assert small.get(personas[0].digest) == personas[0]
+    assert small.held_bytes == 0
+
+
+def test_one_fetch_serves_all_who_wait_and_so_does_its_failure() -> None:
+    wanted = persona(1)
+    asked: list[str] = []
+    here, go = threading.Event(), threading.Event()
+
+    def fetch(digest: str) -> bytes:
+        asked.append(digest)
+        here.set()
+        assert go.wait(10)
+        if len(asked) == 1:
+            raise PersonaCorrupt("broken")
+        return wanted.to_bytes()
+
+    cache = PersonaCache(1 << 20, fetch)
+
+    def together() -> list[Persona | BaseException]:
+        here.clear()
+        go.clear()
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(cache.get, wanted.digest) for _ in range(8)]
+            assert here.wait(10)
+            time.sleep(0.1)  # the others arrive at the cache
+            go.set()
+            return [future.exception() or future.result() for future in waiting]
+
+    assert all(isinstance(answer, PersonaCorrupt) for answer in together())
+    assert together() == [wanted] * 8
+    assert len(asked) == 2

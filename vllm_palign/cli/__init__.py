@@ -1,0 +1,1 @@
+"""palign: the operator's command line. One module a group of commands."""

@@ -1,0 +1,156 @@
+"""``palign tenants``: API keys in and out of a tenants file, its comments and order kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+from ruamel.yaml import YAML
+
+from vllm_palign.errors import PalignError
+from vllm_palign.tenant import Role
+from vllm_palign.tenants import Tenants, TenantsError, new_key
+
+tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=True)
+
+_NEW = """\
+# Tenants of a palign server: vllm serve ... --plugin palign --palign-tenants THIS_FILE
+# See docs/security.md. A running server reads it again when it changes.
+shared: {}
+tenants: {}
+"""
+
+
+class RoleChoice(StrEnum):
+    use = "use"
+    manage = "manage"
+
+
+FileOption = Annotated[Path, typer.Option("--file", help="The tenants file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+@tenants.command(
+    "new-key", epilog="Example: palign tenants new-key acme --file tenants.yaml --role manage"
+)
+def make_key(
+    tenant: Annotated[str, typer.Argument(help="Whose key; a tenant that is new is added.")],
+    file: FileOption,
+    role: Annotated[
+        list[RoleChoice] | None,
+        typer.Option(help="use: ask with personas. manage: also add and remove them. Repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an API key, keep its salted hash in the file and print the key, once."""
+    # To manage without being able to try is of no use to anybody.
+    roles = sorted({RoleChoice.use, *(role or [])})
+    key, record = new_key([cast(Role, str(role)) for role in roles], datetime.now(UTC))
+
+    def add(content: dict[str, Any]) -> None:
+        entry = content.setdefault("tenants", {}).setdefault(tenant, {})
+        entry.setdefault("keys", []).append(
+            {**record.model_dump(exclude={"created"}), "created": record.created}
+        )
+
+    _edit(file, add, create=True)
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, "id": record.id, "roles": roles, "key": key}))
+    else:
+        typer.echo(
+            f"key {record.id} of {tenant}, for: {', '.join(roles)}. Shown only now:", err=True
+        )
+        typer.echo(key)
+
+
+@tenants.command(epilog="Example: palign tenants revoke 0123456789ab --file tenants.yaml")
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, the part after 'palign_'.")],
+    file: FileOption,
+) -> None:
+    """Take an API key out of the file. Running servers refuse it within seconds."""
+
+    def remove(content: dict[str, Any]) -> None:
+        for entry in (content.get("tenants") or {}).values():
+            keys = entry.get("keys") or []
+            for index, key in enumerate(keys):
+                if key["id"] == key_id:
+                    del keys[index]
+                    return
+        raise TenantsError(f"{file}: there is no key {key_id!r}")
+
+    _edit(file, remove)
+    typer.echo(f"key {key_id} revoked", err=True)
+
+
+@tenants.command(epilog="Example: palign tenants check --file tenants.yaml")
+def check(file: FileOption, as_json: JsonOption = False) -> None:
+    """Check the file as a server would, and list its tenants."""
+    try:
+        content = Tenants.read(file)
+    except TenantsError as error:
+        raise _fail(error) from None
+    if as_json:
+        hidden = {"tenants": {"__all__": {"keys": {"__all__": {"salt", "hash"}}}}}
+        typer.echo(content.model_dump_json(exclude=hidden))
+        return
+    for name, entry in content.tenants.items():
+        bounds = (
+            f"strength <= {entry.max_strength:g}" if entry.max_strength is not None else "",
+            f"personas <= {entry.max_personas}" if entry.max_personas is not None else "",
+            f"shared: {', '.join(entry.shared)}" if entry.shared else "",
+        )
+        typer.echo("  ".join((name, *filter(None, bounds))))
+        for key in entry.keys:
+            typer.echo(f"  key {key.id}  {', '.join(key.roles)}  {key.created or ''}".rstrip())
+
+
+def _edit(file: Path, change: Callable[[dict[str, Any]], None], *, create: bool = False) -> None:
+    """Apply ``change``, check the result as a server would, and replace the file in one step."""
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    try:
+        if not (create and not file.exists()):
+            Tenants.read(file)  # also bounds what is parsed below
+        content = yaml.load(file.read_bytes() if file.exists() else _NEW)
+        change(content)
+        text = io.StringIO()
+        yaml.dump(content, text)
+        data = text.getvalue().encode()
+        Tenants.parse(data, str(file))
+        _replace(file, data)
+    except OSError as error:
+        raise _fail(TenantsError(f"{file}: {error.strerror}")) from None
+    except PalignError as error:
+        raise _fail(error) from None
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Write beside and rename, with the old file's permissions; a new one is the owner's alone."""
+    mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+    target = file.resolve()
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.touch(mode=0o600, exist_ok=False)
+        with temporary.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.chmod(mode)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fail(error: PalignError) -> typer.Exit:
+    typer.echo(f"palign: {error.message}", err=True)
+    return typer.Exit(2)

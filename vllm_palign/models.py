@@ -1,0 +1,61 @@
+"""``GET /v1/models`` with personas, so that clients that know nothing of them can pick one as a model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from vllm_palign import caller
+from vllm_palign.admission import FrontEnd
+from vllm_palign.errors import RegistryUnavailable
+from vllm_palign.registry import Record
+
+MAX_LISTED = 100
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def show_available_models(request: Request) -> JSONResponse:
+    """vLLM's list, then ``MODEL@persona`` for the first 100 personas, by name, that the caller may use
+    and that fit the model. Without an answer from the registry, vLLM's list alone."""
+    state = request.app.state
+    models = state.openai_serving_models
+    listed = await models.show_available_models()
+    base = models.base_model_paths[0]
+    cards = [_card(base, record) for record in await _usable(state.palign)]
+    return JSONResponse({**listed.model_dump(), "data": [*listed.model_dump()["data"], *cards]})
+
+
+async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
+    tenant = caller.current(tenants=palign.tenants is not None)
+    if not tenant.may_use:
+        return ()
+    store = palign.store
+    try:
+        page = await palign.off_loop(
+            lambda: store.registry.page(tenant, limit=MAX_LISTED, shape=store.shape)
+        )
+    except RegistryUnavailable as error:
+        logging.getLogger("vllm.palign").warning(
+            "palign: /v1/models lists no personas: %s", error.message
+        )
+        return ()
+    return page.records
+
+
+def _card(base: Any, record: Record) -> dict[str, Any]:
+    from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelPermission
+
+    card: dict[str, Any] = ModelCard(
+        id=f"{base.name}@{record.name}",
+        created=record.created,
+        owned_by="palign",
+        root=base.model_path,
+        parent=base.name,
+        permission=[ModelPermission()],
+    ).model_dump()
+    return card

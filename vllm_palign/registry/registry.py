@@ -1,0 +1,253 @@
+"""Registered personas of all tenants, shared by every front end that opens the same database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from vllm_palign.errors import PersonaCorrupt, PersonaExists, PersonaForbidden, PersonaNotFound
+from vllm_palign.persona import Persona, digest_of
+from vllm_palign.registry import database
+from vllm_palign.registry.migrate import migrate
+from vllm_palign.registry.records import Outcome, Page, Record, metadata_of
+from vllm_palign.registry.schema import blobs, personas
+from vllm_palign.shape import ModelShape
+from vllm_palign.tenant import OPERATOR, Tenant
+
+_MIGRATION_PATIENCE = 60.0
+
+
+class Registry:
+    """Blocking; front ends call it from a bounded thread pool. Safe to use from several threads.
+
+    Every method raises RegistryUnavailable when the database does not answer in ``timeout`` seconds.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, connections: int = 8) -> None:
+        self.timeout = timeout
+        self._engine = database.connect(url, timeout=timeout, connections=connections)
+        self._insert = (
+            postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        )
+
+    def migrate(self) -> None:
+        """Bring the schema up to date under a lock. Raises PalignStartupError for a newer schema."""
+        migrate(self._engine, patience=_MIGRATION_PATIENCE)
+
+    def lookup(self, tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        """The visible records of ``names``; missing ones are left out. One indexed query."""
+        wanted = set(names)
+        shared = {name for name in wanted if tenant.sees(OPERATOR, name)}
+        visible = and_(personas.c.tenant == tenant.name, personas.c.name.in_(wanted))
+        if tenant.name != OPERATOR and shared:
+            visible |= and_(personas.c.tenant == OPERATOR, personas.c.name.in_(shared))
+        query = select(personas).where(visible)
+        with database.reading(self._engine) as connection:
+            rows = connection.execute(query).mappings().all()
+        records = [Record(**row) for row in rows]
+        # Own ones last, so that they hide shared ones.
+        records.sort(key=lambda record: record.tenant == tenant.name)
+        return {record.name: record for record in records}
+
+    def get(self, tenant: Tenant, name: str) -> Record:
+        """The visible record of ``name``. Raises PersonaNotFound."""
+        try:
+            return self.lookup(tenant, [name])[name]
+        except KeyError:
+            raise not_found(name) from None
+
+    def blob(self, digest: str) -> bytes:
+        """The bytes of ``digest``, verified. Raises PersonaNotFound or PersonaCorrupt."""
+        query = select(blobs.c.data).where(blobs.c.digest == digest)
+        with database.reading(self._engine) as connection:
+            data = connection.execute(query).scalar()
+        if data is None:
+            raise PersonaNotFound(f"no persona with digest {digest} is registered")
+        if digest_of(data) != digest:
+            raise PersonaCorrupt(
+                f"the registered bytes of digest {digest} have changed (sha256 is now "
+                f"{digest_of(data)}); they are not served. PUT the persona again with ?replace=true"
+            )
+        return bytes(data)
+
+    def page(
+        self, tenant: Tenant, *, limit: int, after: str = "", shape: ModelShape | None = None
+    ) -> Page:
+        """What ``tenant`` sees, sorted by name, from behind ``after``; only what fits ``shape`` if given."""
+        query = select(personas).where(personas.c.name > after)
+        if shape is not None:
+            query = query.where(
+                personas.c.num_layers == shape.num_layers,
+                personas.c.num_heads == shape.num_heads,
+                personas.c.head_dim == shape.head_dim,
+            )
+        query = query.order_by(personas.c.name).limit(limit + 1)
+        sources = [query.where(personas.c.tenant == tenant.name)]
+        if tenant.name != OPERATOR:
+            own = personas.alias()
+            hidden = exists().where(own.c.tenant == tenant.name, own.c.name == personas.c.name)
+            of_operator = query.where(personas.c.tenant == OPERATOR, ~hidden)
+            if tenant.shared is not None:
+                of_operator = of_operator.where(personas.c.name.in_(tenant.shared))
+            sources.append(of_operator)
+        with database.reading(self._engine) as connection:
+            found = [
+                Record(**row) for source in sources for row in connection.execute(source).mappings()
+            ]
+        found.sort(key=lambda record: record.name)
+        return Page(tuple(found[:limit]), len(found) > limit)
+
+    def put(
+        self, tenant: Tenant, name: str, persona: Persona, data: bytes, *, replace: bool = False
+    ) -> tuple[Record, Outcome]:
+        """Register ``data`` (whose content is ``persona``) as the tenant's own ``name``.
+
+        The same bytes again change nothing, except that they mend a damaged copy. Raises PersonaExists
+        for other bytes under that name without ``replace``, PersonaForbidden beyond the tenant's quota,
+        RegistryFull.
+        """
+        record = _record(tenant, name, persona, data)
+        with database.writing(self._engine) as connection:
+            old = _own(connection, tenant, name)
+            if old is None:
+                _check_quota(connection, tenant)
+            elif old.digest != record.digest and not replace:
+                raise PersonaExists(
+                    f"persona {name!r} is registered with other bytes (digest {old.digest}, yours "
+                    f"{record.digest}); PUT with ?replace=true to replace it"
+                )
+            self._keep_blobs(connection, [(record, data)])
+            if old is None:
+                connection.execute(insert(personas), asdict(record))
+                return record, Outcome.CREATED
+            if old.digest == record.digest:
+                return old, Outcome.UNCHANGED
+            connection.execute(update(personas).where(_is(record)), asdict(record))
+            _drop_unused_blob(connection, old.digest)
+            return record, Outcome.REPLACED
+
+    def add_missing(
+        self, tenant: Tenant, items: Sequence[tuple[str, Persona, bytes]]
+    ) -> list[Record]:
+        """Register those of ``items`` (name, content, bytes) whose name is still free, in one transaction.
+
+        Returns the records of names that hold *other* bytes; they are left as they are. Names must be
+        unique. Not bounded by the quota.
+        """
+        wanted = {
+            name: (_record(tenant, name, persona, data), data) for name, persona, data in items
+        }
+        with database.writing(self._engine) as connection:
+            rows = connection.execute(
+                select(personas).where(
+                    personas.c.tenant == tenant.name, personas.c.name.in_(wanted)
+                )
+            ).mappings()
+            there = [Record(**row) for row in rows]
+            kept = [old for old in there if old.digest != wanted[old.name][0].digest]
+            for old in there:
+                del wanted[old.name]
+            if wanted:
+                self._keep_blobs(connection, wanted.values())
+                connection.execute(
+                    insert(personas), [asdict(record) for record, _ in wanted.values()]
+                )
+        return kept
+
+    def delete(self, tenant: Tenant, name: str) -> Record:
+        """Remove the tenant's own ``name``. Raises PersonaNotFound, or PersonaForbidden for a shared one."""
+        with database.writing(self._engine) as connection:
+            old = _own(connection, tenant, name)
+            if old is not None:
+                connection.execute(delete(personas).where(_is(old)))
+                _drop_unused_blob(connection, old.digest)
+                return old
+        if name in self.lookup(tenant, [name]):
+            raise PersonaForbidden(
+                f"persona {name!r} is shared with you; only its owner removes it"
+            )
+        raise not_found(name)
+
+    def counts(self) -> dict[str, int]:
+        """Number of registered personas by owner."""
+        query = select(personas.c.tenant, func.count()).group_by(personas.c.tenant)
+        with database.reading(self._engine) as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def close(self) -> None:
+        """Drop all connections. The next call opens new ones."""
+        self._engine.dispose()
+
+    def _keep_blobs(self, connection: Connection, items: Iterable[tuple[Record, bytes]]) -> None:
+        rows = [
+            {"digest": record.digest, "size": record.size, "data": data} for record, data in items
+        ]
+        statement = self._insert(blobs)
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["digest"],
+                set_={"data": statement.excluded.data},
+                where=blobs.c.data != statement.excluded.data,
+            ),
+            rows,
+        )
+
+
+def not_found(name: str, *, param: str = "persona") -> PersonaNotFound:
+    """The one answer for a name that does not exist and for one that the caller may not see."""
+    return PersonaNotFound(f"there is no persona {name!r} on this server", param=param)
+
+
+def _record(tenant: Tenant, name: str, persona: Persona, data: bytes) -> Record:
+    return Record(
+        tenant=tenant.name,
+        name=name,
+        digest=persona.digest,
+        size=len(data),
+        num_layers=persona.num_layers,
+        num_heads=persona.num_heads,
+        head_dim=persona.head_dim,
+        base_model=persona.base_model,
+        created=int(time.time()),
+        metadata=metadata_of(persona),
+    )
+
+
+def _is(record: Record) -> ColumnElement[bool]:
+    return and_(personas.c.tenant == record.tenant, personas.c.name == record.name)
+
+
+def _own(connection: Connection, tenant: Tenant, name: str) -> Record | None:
+    query = select(personas).where(personas.c.tenant == tenant.name, personas.c.name == name)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else Record(**row)
+
+
+def _check_quota(connection: Connection, tenant: Tenant) -> None:
+    if tenant.quota is None:
+        return
+    query = select(func.count()).where(personas.c.tenant == tenant.name)
+    count = connection.execute(query).scalar_one()
+    if count >= tenant.quota:
+        raise PersonaForbidden(
+            f"{count} personas are registered, the quota is {tenant.quota}; delete one first"
+        )
+
+
+def _drop_unused_blob(connection: Connection, digest: str) -> None:
+    used = exists().where(personas.c.digest == digest)
+    connection.execute(delete(blobs).where(blobs.c.digest == digest, ~used))
