@@ -9,6 +9,7 @@ from palign_fit.commands.inspect import inspect
 from palign_fit.commands.inventory import inventory, make_template
 from palign_fit.commands.judge import judge
 from palign_fit.commands.pairs import pairs
+from palign_fit.commands.report import report
 from palign_fit.commands.run import run
 from palign_fit.commands.unpack import unpack
 
@@ -40,6 +41,9 @@ app.command(
 app.command(epilog="Example: palign-fit inspect personas/alice.safetensors --plot alice.png")(
     inspect
 )
+app.command(
+    epilog="Example: palign-fit report personas/ --evaluation evaluation.json --model MODEL"
+)(report)
 app.command(epilog="Example: palign-fit unpack shards/ s41 s977 --out personas/")(unpack)
 app.command(epilog="Example: palign-fit inventory --out items.csv")(inventory)
 app.command("template", epilog="Example: palign-fit template --out answers.json")(make_template)

@@ -1,0 +1,124 @@
+"""One persona in an evaluation: its trait scores and its own figures under every condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from palign_fit.evaluation.conditions import PALIGN, PLAIN
+from palign_fit.evaluation.figures import MEASURE_TEXT
+from palign_fit.reporting.evaluated import SOURCES, TRAITS, Evaluation
+from palign_fit.reporting.radar import Radar
+from palign_fit.reporting.sources import Entry
+
+_OWN = [key for key in MEASURE_TEXT if key not in ("positive", "identification", "rating")]
+"""Measures that a single person has."""
+
+
+@dataclass(frozen=True)
+class TraitRow:
+    """Scores 1 to 5; ``plain`` and ``steered`` are the model's, None where not measured."""
+
+    trait: str
+    target: float | None
+    usual: float | None
+    plain: float | None
+    steered: float | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an evaluation says of one persona. ``figures``: (condition, one value a measure)."""
+
+    held_out_items: int
+    seen_in_fitting: bool
+    other_file: bool
+    source: str
+    traits: tuple[TraitRow, ...]
+    radar: Radar | None
+    measures: tuple[str, ...]
+    figures: tuple[tuple[str, tuple[float | None, ...]], ...]
+    alignment: float | None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, place: int, entry: Entry) -> Profile:
+        """``place`` of the persona among the evaluation's subjects."""
+        subject = evaluation.subjects[place]
+        source = next((one for one in SOURCES if _has(evaluation, one)), SOURCES[0])
+        rows = tuple(_traits(evaluation, place, source))
+        measures = tuple(key for key in _OWN if _measured(evaluation, key))
+        return cls(
+            held_out_items=subject.held_out_items,
+            seen_in_fitting=subject.seen_in_fitting,
+            other_file=subject.persona is not None and subject.persona.digest != entry.digest,
+            source=source,
+            traits=rows,
+            radar=_radar(rows),
+            measures=measures,
+            figures=tuple(_figures(evaluation, place, measures)),
+            alignment=_value(evaluation, PALIGN, "alignment", place),
+        )
+
+
+def _has(evaluation: Evaluation, source: str) -> bool:
+    steered = evaluation.conditions.get(PALIGN)
+    return steered is not None and any(source in found for found in steered.traits.values())
+
+
+def _measured(evaluation: Evaluation, key: str) -> bool:
+    return any(
+        value is not None
+        for one in evaluation.conditions.values()
+        if key in one.measures
+        for value in one.measures[key].per_subject
+    )
+
+
+def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRow]:
+    subject = evaluation.subjects[place]
+    for trait, name in TRAITS.items():
+        own = subject.traits.get(trait)  # type: ignore[call-overload]
+        plain, steered = (
+            evaluation.conditions[condition].traits.get(trait, {}).get(source, [None] * (place + 1))  # type: ignore[call-overload]
+            if condition in evaluation.conditions
+            else [None] * (place + 1)
+            for condition in (PLAIN, PALIGN)
+        )
+        yield TraitRow(
+            trait=name,
+            target=own.target if own else None,
+            usual=own.usual if own else None,
+            plain=plain[place],
+            steered=steered[place],
+        )
+
+
+def _radar(rows: tuple[TraitRow, ...]) -> Radar | None:
+    radar = Radar.of(
+        [row.trait for row in rows],
+        [
+            ("plain", [row.plain for row in rows]),
+            ("steered", [row.steered for row in rows]),
+            ("target", [row.target for row in rows]),
+        ],
+    )
+    return radar if radar.shapes else None
+
+
+def _figures(
+    evaluation: Evaluation, place: int, measures: tuple[str, ...]
+) -> Iterator[tuple[str, tuple[float | None, ...]]]:
+    for name in evaluation.conditions:
+        yield name, tuple(_value(evaluation, name, key, place) for key in measures)
+    for name, one in evaluation.baselines.items():
+        values = []
+        for key in measures:
+            shared = one.measures.get("error" if key.startswith("error") else key)
+            values.append(shared.per_subject[place] if shared else None)
+        yield f"({name})", tuple(values)
+
+
+def _value(evaluation: Evaluation, condition: str, key: str, place: int) -> float | None:
+    one = evaluation.conditions.get(condition)
+    measure = one.measures.get(key) if one else None
+    return measure.per_subject[place] if measure else None

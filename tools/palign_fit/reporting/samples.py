@@ -1,0 +1,158 @@
+"""What the model itself says: sample answers, and the alpha curve where a file records none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from palign_fit import prompts
+from palign_fit.errors import InputError
+from palign_fit.evaluation.evaluate import Progress
+from palign_fit.evaluation.rubric import QUESTIONS
+from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
+from palign_fit.evaluation.tasks import Setting
+from palign_fit.inventory import built_in
+from palign_fit.likelihood import perplexity, statement_loglik
+from palign_fit.reporting.record import Point, number, positive
+from palign_fit.reporting.sources import Entry
+from palign_fit.steer import steered
+from vllm_palign.persona import load
+
+if TYPE_CHECKING:
+    from palign_fit.model import SubjectModel
+
+MAX_SAMPLED = 12
+"""Most personas that are asked; each costs generation time."""
+
+MAX_TOKENS = 120
+ASKED = tuple(next(one for one in QUESTIONS if one.trait == trait) for trait in "EAN")
+"""The open questions of ``palign-fit judge`` that a reader sees most in."""
+
+FEWEST_POINTS = 3
+"""An alpha curve of fewer recorded points is measured."""
+
+STRENGTHS = (0.5, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question, answered greedily without and with the persona."""
+
+    question: str
+    plain: str
+    steered: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An alpha curve measured here. ``effect`` of its points is how far the built-in statements move:
+    standard deviation over them of the change in log-likelihood, nats per token. No answers needed."""
+
+    points: tuple[Point, ...]
+    perplexity_plain: float | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What was asked of one persona; ``curve`` None where the file's own is good enough."""
+
+    samples: tuple[Sample, ...]
+    curve: Curve | None
+
+
+def chosen(entries: Sequence[Entry], model: SubjectModel) -> list[Entry]:
+    """The first MAX_SAMPLED that were made for this geometry. Raises InputError if there is none."""
+    shape = (model.num_layers, model.num_heads, model.head_dim)
+    fitting = [one for one in entries if one.shape == shape]
+    if not fitting:
+        raise InputError(
+            f"--model {model.base_model}: has (layers, heads, head_dim) {shape}, the personas here "
+            f"are for {sorted({one.shape for one in entries})[:4]}; give the model they were made on"
+        )
+    return fitting[:MAX_SAMPLED]
+
+
+def speak(model: SubjectModel, entries: Sequence[Entry], progress: Progress) -> dict[str, Spoken]:
+    """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
+    speaker = HuggingFaceSpeaker(model, strength=1.0)
+    needing = [one for one in entries if needs_curve(one)]
+    yardstick = _Yardstick(model) if needing else None
+    found: dict[str, Spoken] = {}
+    with progress("answers", len(entries) + 1) as tick:
+        plain = _answers(speaker, Setting())
+        tick(1)
+        for entry in entries:
+            persona = load(entry.path)
+            if persona.digest != entry.digest:
+                raise InputError(f"{entry.path}: was replaced while it was read; start again")
+            said = _answers(speaker, Setting(persona_id=entry.id, persona=persona))
+            samples = tuple(
+                Sample(question.text, *pair)
+                for question, *pair in zip(ASKED, plain, said, strict=True)
+            )
+            curve = yardstick.curve(entry) if yardstick and entry in needing else None
+            found[entry.id] = Spoken(samples, curve)
+            tick(1)
+    return found
+
+
+def needs_curve(entry: Entry) -> bool:
+    """Whether the file records too little to draw, and the persona has an alpha to vary."""
+    drawn = [one for one in entry.record.trials if one.perplexity is not None]
+    return len(drawn) < FEWEST_POINTS and entry.alpha != 0
+
+
+def _answers(speaker: HuggingFaceSpeaker, setting: Setting) -> list[str]:
+    speeches = [Speech(setting, question.text) for question in ASKED]
+    return speaker.speak(speeches, MAX_TOKENS, lambda _: None)
+
+
+class _Yardstick:
+    """The built-in statements and the neutral text under the unsteered model."""
+
+    def __init__(self, model: SubjectModel) -> None:
+        self.model = model
+        self.prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
+        self.statements = [
+            prompts.continuation(model.tokenizer, prompts.statement(item.text))
+            for item in built_in().items
+        ]
+        self.plain, self.perplexity = self._measure(None, 0.0)
+
+    def curve(self, entry: Entry) -> Curve:
+        points = []
+        for strength in STRENGTHS:
+            loglik, found = self._measure(entry, strength)
+            moved = float(np.std(loglik - self.plain))
+            points.append(
+                Point(
+                    strength * entry.alpha,
+                    number(moved),
+                    alignment=None,
+                    perplexity=positive(found),
+                )
+            )
+        return Curve(tuple(sorted(points, key=lambda one: one.alpha)), positive(self.perplexity))
+
+    def _measure(self, entry: Entry | None, strength: float) -> tuple[np.ndarray, float]:
+        inside = steered(self.model, load(entry.path), strength) if entry else nullcontext()
+        with inside:
+            return (
+                statement_loglik(self.model, self.prefix, self.statements),
+                perplexity(self.model, prompts.NEUTRAL_TEXT),
+            )
+
+
+def left_out(
+    entries: Sequence[Entry], asked: Sequence[Entry], model: SubjectModel
+) -> Iterator[str]:
+    """In sentences, who was not asked."""
+    if len(asked) < len(entries):
+        yield (
+            f"sample answers of {len(entries) - len(asked)} personas: {model.base_model} was asked with the "
+            f"first {len(asked)} that were made for it"
+        )
