@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -62,6 +63,25 @@ def quiet_transformers() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def alpha_of(text: str) -> float | None:
+    """--alpha: None for auto, else a finite number. Raises InputError."""
+    if text == "auto":
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--alpha {text[:40]!r}: wanted auto or a number")
+    return number
+
+
+def check_description(text: str) -> None:
+    """Raises InputError for what a persona file does not keep."""
+    if len(text) > 1000 or not text.isprintable():
+        raise InputError("--description: wanted at most 1000 printable characters")
 
 
 def emit(text: str, out: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import version
@@ -19,6 +18,8 @@ from palign_fit.commands.common import (
     Dtype,
     InventoryOption,
     JsonOption,
+    alpha_of,
+    check_description,
     quiet_transformers,
     with_exit_codes,
 )
@@ -94,10 +95,9 @@ def run(
     3: a persona is weak, its alignment with held-out answers could be chance. What could be fitted is
     written in all cases but 2.
     """
-    number = _alpha(alpha)
+    number = alpha_of(alpha)
+    check_description(description)
     items = read_inventory(inventory) if inventory else built_in()
-    if len(description) > 1000 or not description.isprintable():
-        raise InputError("--description: wanted at most 1000 printable characters")
     people = read_answers(answers, items)
     if name is not None and len(people) > 1:
         raise InputError(f"--name: the answers hold {len(people)} subjects, each has its own id")
@@ -177,15 +177,3 @@ def _refused(people: Answers) -> dict[str, Refusal]:
         reasons = [one.reason for one in refused.values()]
         raise refuse("--answers", reasons, "No subject can be fitted.")
     return refused
-
-
-def _alpha(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"--alpha {text[:40]!r}: wanted auto or a number")
-    return number

@@ -70,9 +70,7 @@ def parse_records(file: BinaryIO, source: str) -> Iterator[Record]:
 
         yield from parquet_records(file, source)
         return
-    for magic, what in _PACKED.items():
-        if start.startswith(magic):
-            raise InputError(f"{source}: is {what}")
+    refuse_packed(start, source)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         yield from _text_records(text, source)
@@ -82,6 +80,13 @@ def parse_records(file: BinaryIO, source: str) -> Iterator[Record]:
         ) from error
     finally:
         text.detach()
+
+
+def refuse_packed(start: bytes, source: str) -> None:
+    """Name what a file beginning with ``start`` is, if it is packed. Raises InputError."""
+    for magic, what in _PACKED.items():
+        if start.startswith(magic):
+            raise InputError(f"{source}: is {what}")
 
 
 def _text_records(text: TextIO, source: str) -> Iterator[Record]:
