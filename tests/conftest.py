@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from tests.personas import SMOLLM2, random_persona
 from vllm_palign import Persona, save
@@ -35,15 +36,30 @@ ENVIRONMENT = {
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
 
+SHARED = ("server", "tiny_server", "service", "tenancy")
+"""Session fixtures that take tens of seconds to start: one process runs all the tests that use one."""
+
+
 def pytest_configure() -> None:
     os.environ.update(ENVIRONMENT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups for ``pytest -n 2 --dist loadgroup``: tests of a shared server, else of a file."""
+    for item in items:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        group = shared[0] if shared else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """SmolLM2-135M-Instruct as a safetensors checkpoint."""
     path = ROOT / ".demo" / "SmolLM2-135M-Instruct"
-    subprocess.run([sys.executable, ROOT / "tools" / "demo_model.py", path], check=True)
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path.parent / "model.lock"):  # the suite runs in two processes
+        subprocess.run([sys.executable, ROOT / "tools" / "demo_model.py", path], check=True)
     return path
 
 
