@@ -18,7 +18,7 @@ import inspect, json
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.worker_base import WorkerWrapperBase
-from vllm_palign import PalignStartupError, hooks, plugin, wiring
+from vllm_palign import PalignStartupError, hooks, options, plugin, wiring
 
 def hooked():
     places = {
@@ -82,7 +82,7 @@ try:
 except PalignStartupError as error:
     results["vllm"] = hooked()
 InputProcessor.process_inputs = eval(f"lambda {fits}, *, later=None: None")
-hooks.install((*wiring.COMMAND_LINE, *wiring.HOOKS))
+hooks.install((*options.COMMAND_LINE, *wiring.HOOKS))
 once = [InputProcessor.process_inputs, EngineArgs.create_engine_config]
 plugin.register()
 results["again"] = once == [InputProcessor.process_inputs, EngineArgs.create_engine_config]
