@@ -149,7 +149,7 @@ def dpo(
                 "method": f"DPO lr {rate:g}, epoch {len(rows) + 1}",
                 "seconds": stopped - began - paused,
                 "bytes": adapter_bytes(trainer.model),
-                "pairs": len(data),
+                "trained_on": len(data),
                 **task.measure(backend, None),
             }
             rows.append(row)

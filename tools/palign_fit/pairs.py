@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -99,6 +100,15 @@ class HeldOut:
         """Whether accuracy or mean change could be chance (one-sided 5 %)."""
         return self.chance > 0.05 or self.change < _Z95 * self.error
 
+    def as_json(self) -> dict[str, Any]:
+        """What a persona records of it."""
+        figures = {name: short(value) for name, value in vars(self).items() if name != "pairs"}
+        return {
+            "chance": short(self.chance),
+            "held_out": {"pairs": self.pairs, **figures},
+            "weak": self.weak,
+        }
+
 
 def fit_pairs(
     model: SubjectModel,
@@ -109,8 +119,8 @@ def fit_pairs(
 ) -> Persona:
     """A persona from preference pairs, with what it does to held-out ones in its record.
 
-    ``tick`` hears of pairs read; each is read three times. Raises InputError for pairs or settings that cannot be
-    fitted, FitError where the model does not give finite gradients.
+    ``tick`` hears of pairs read; each is read three times. Raises InputError for pairs or settings that
+    cannot be fitted, FitError where the model does not give finite gradients.
     """
     most = model.num_layers * model.num_heads
     if settings.heads > most:
@@ -126,7 +136,6 @@ def fit_pairs(
         alpha = settings.alpha
         perplexity = steered_perplexity(model, steering, alpha)
     held = held_out(model, data, settings.heads, alpha, tick)
-    warned = list(_warnings(held, alpha, perplexity, budget.plain))
     return Persona(
         name=settings.name,
         description=settings.description,
@@ -141,12 +150,7 @@ def fit_pairs(
         method=METHOD,
         fit={
             "alpha_from": "perplexity" if settings.alpha is None else "the user",
-            "chance": short(held.chance),
             "dtype": model_dtype(model),
-            "held_out": {
-                name: value if name == "pairs" else short(value)
-                for name, value in vars(held).items()
-            },
             "max_perplexity_ratio": MAX_RATIO,
             "pairs": {"digest": pairs.digest, "given": len(pairs.pairs), "used": len(lines)},
             "perplexity": short(perplexity),
@@ -155,8 +159,8 @@ def fit_pairs(
             "scores": [short(score) for score in steering.scores],
             "seed": settings.seed,
             "tool": f"palign-fit {version('vllm-palign')}",
-            "warnings": [*notes, *warned],
-            "weak": held.weak,
+            "warnings": [*notes, *_warnings(held, alpha, perplexity, budget.plain)],
+            **held.as_json(),
         },
     )
 
@@ -212,6 +216,7 @@ def _mirrored(differences: Activations) -> Group:
 
 
 def _warnings(held: HeldOut, alpha: float, perplexity: float, plain: float) -> list[str]:
+    """What a user should know before trusting this persona."""
     found = []
     if held.weak:
         found.append(
