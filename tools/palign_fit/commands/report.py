@@ -82,5 +82,5 @@ def report(
         print(json.dumps(summary))
     else:
         print(
-            f"{target}: {len(rows)} personas, {summary['detailed']} with pictures; open it in a browser"
+            f"{target}: {len(rows)} persona(s), {summary['detailed']} with pictures; open it in a browser"
         )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 from typing import Any
 
@@ -127,6 +128,7 @@ def render(
     return str(page)
 
 
+@cache
 def _environment() -> Any:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -26,7 +26,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Record:
-    """The readable part of ``fit``; None or empty where the file says nothing."""
+    """The readable part of ``fit``; None or empty where the file says nothing.
+
+    ``estimated``: alignment, effect and perplexity are first-order estimates, not measured.
+    """
 
     alignment: float | None
     effect: float | None
@@ -40,6 +43,7 @@ class Record:
     score_name: str
     tool: str
     weak: bool
+    estimated: bool
     trials: tuple[Point, ...]
     warnings: tuple[str, ...]
 
@@ -61,6 +65,7 @@ class Record:
             score_name=text(fit.get("score"), 60) or "recorded score",
             tool=text(fit.get("tool")),
             weak=fit.get("weak") is True,
+            estimated=fit.get("checked") is False,
             trials=tuple(sorted(filter(None, map(_point, trials)), key=lambda point: point.alpha)),
             warnings=tuple(
                 shown

@@ -59,10 +59,11 @@ class Entry:
 
     @classmethod
     def of(cls, persona: Persona, path: Path) -> Entry:
-        heads = [
-            Head(layer, head, norm if np.isfinite(norm) else 0.0, number(score))
-            for layer, head, norm, score in head_rows(persona)
-        ]
+        with np.errstate(over="ignore"):  # of a norm beyond float32, shown as 0
+            heads = [
+                Head(layer, head, norm if np.isfinite(norm) else 0.0, number(score))
+                for layer, head, norm, score in head_rows(persona)
+            ]
         strongest = sorted(heads, key=lambda one: (-one.norm, one.layer, one.head))[:MAX_HEADS]
         return cls(
             id=path.name.removesuffix(SUFFIX),
