@@ -26,7 +26,7 @@ MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""
 
 MIN_ALPHA, MAX_ALPHA = 0.05, 20.0
-_CHECKS = 6
+_CORRECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,21 @@ class Budget:
     def checked(self, heads: SteeredHeads, alpha: float) -> tuple[float, float]:
         """An alpha near the target and its real perplexity, starting from ``alpha``.
 
-        One correction towards TARGET_RATIO, then down until MAX_RATIO is kept.
+        Up to three corrections towards TARGET_RATIO, then down until MAX_RATIO is kept or
+        MIN_ALPHA is reached.
         """
         target = math.log(TARGET_RATIO)
         found = steered_perplexity(self.model, heads, alpha)
-        cost = math.log(found / self.plain)
-        step = math.sqrt(target / cost) if cost > target / 4 else 2.0
-        if abs(cost - target) > target / 4:
+        for _ in range(_CORRECTIONS):
+            cost = math.log(found / self.plain)
+            if abs(cost - target) <= target / 4:
+                break
+            # Cost grows with alpha squared, once it is large enough to be told from noise.
+            step = math.sqrt(target / cost) if cost > target / 8 else 1.5
             alpha = _rounded(alpha * min(max(step, 0.5), 2.0))
             found = steered_perplexity(self.model, heads, alpha)
-        for _ in range(_CHECKS):
-            if found <= MAX_RATIO * self.plain or alpha == MIN_ALPHA:
-                break
+        # NaN is beyond the bound as well.
+        while not found <= MAX_RATIO * self.plain and alpha > MIN_ALPHA:
             alpha = _rounded(alpha * 0.7)
             found = steered_perplexity(self.model, heads, alpha)
         return alpha, found
