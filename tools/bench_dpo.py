@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_dpo_tasks import Person, Preferences, Row, Task, Turns
+from bench_dpo_tasks import Person, Preferences, Prepared, Row, Task, Turns
 from palign_fit.answers import read_answers
 from palign_fit.commands.measuring import sample
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
@@ -51,10 +51,10 @@ def main() -> int:
     parser.add_argument("--train-items", type=Path)
     parser.add_argument("--subjects", type=int, default=1, help="drawn with --seed")
     parser.add_argument("--pairs", type=Path, help="preference pairs instead of answers")
-    parser.add_argument("--rates", default="1e-4,3e-4,1e-3", help="learning rates of DPO")
+    parser.add_argument("--rates", default="3e-4,1e-3", help="learning rates of DPO")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
-        "--dpo-pairs", type=int, default=96, help="pairs made of a person's answers"
+        "--dpo-pairs", type=int, default=64, help="pairs made of a person's answers"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / ".demo" / "bench-dpo.json")
@@ -103,9 +103,11 @@ def open_tasks(options: argparse.Namespace, backend: HuggingFaceBackend) -> Iter
     sheets = [split(subject, inventory, train, None) for subject in people]
     usual, _ = usual_answers(sheets, inventory)
     chosen = {subject.id for subject in sample(people, options.subjects, options.seed)[0]}
+    used = np.array([item.id in train for item in inventory.items])
+    prepared = Prepared(backend.model, inventory, used)
     for sheet, line in zip(sheets, usual, strict=True):
         if sheet.subject.id in chosen:
-            yield Person(sheet, inventory, line, backend)
+            yield Person(sheet, inventory, line, backend, prepared)
 
 
 def ours(task: Task, backend: HuggingFaceBackend) -> Row:

@@ -23,6 +23,7 @@ from palign_fit.model import SubjectModel
 from palign_fit.packed import reader_for
 from palign_fit.pair_data import margins
 from palign_fit.pairs import HeldOut, PairSettings, fit_pairs
+from palign_fit.probes import Mask, Weights
 from palign_fit.prompts import NEUTRAL_TEXT, OPENINGS, statement
 from palign_fit.readers.pairs import Pairs, read_pairs
 from palign_fit.settings import Settings
@@ -54,13 +55,31 @@ class Task(Protocol):
     def measure(self, backend: HuggingFaceBackend, persona: Persona | None) -> Row: ...
 
 
+class Prepared:
+    """What palign-fit computes once for everybody who learns from the items in ``used`` bool [N]."""
+
+    def __init__(self, model: SubjectModel, inventory: Inventory, used: Mask) -> None:
+        began = time.perf_counter()
+        self.fitter = open_fitter(
+            model, inventory, used, Settings(), checkpoint="", cache=Cache(None)
+        )
+        self.seconds = time.perf_counter() - began
+
+
 class Person:
     """One subject: learned from training answers, measured on held-out statements."""
 
     measure_name = "alignment r"
 
-    def __init__(self, sheet: Sheet, inventory: Inventory, usual: Any, backend: HuggingFaceBackend):
-        self.sheet, self.inventory = sheet, inventory
+    def __init__(
+        self,
+        sheet: Sheet,
+        inventory: Inventory,
+        usual: Weights,
+        backend: HuggingFaceBackend,
+        prepared: Prepared,
+    ) -> None:
+        self.sheet, self.inventory, self.prepared = sheet, inventory, prepared
         self.name = sheet.subject.id
         self.deviation = sheet.subject.agreement - usual
         self.plain = self._statements(backend, Setting())
@@ -71,14 +90,11 @@ class Person:
             self.name, np.where(self.sheet.train, self.sheet.subject.agreement, np.nan)
         )
         began = time.perf_counter()
-        fitter = open_fitter(
-            model, self.inventory, self.sheet.train, Settings(), checkpoint="", cache=Cache(None)
-        )
-        ready = time.perf_counter()
-        (persona,) = fitter.fit_batch([learner])
+        (persona,) = self.prepared.fitter.fit_batch([learner])
+        seconds = time.perf_counter() - began
         if not isinstance(persona, Persona):
             raise SystemExit(persona.reason)
-        return persona, ready - began, time.perf_counter() - ready
+        return persona, self.prepared.seconds, seconds
 
     def preferences(self, count: int, seed: int) -> list[dict[str, Turns]]:
         away = np.where(self.sheet.train, deviations(self.sheet.subject, self.inventory), 0.0)
