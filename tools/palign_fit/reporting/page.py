@@ -17,7 +17,7 @@ from palign_fit.reporting.evaluated import Evaluation
 from palign_fit.reporting.layers import HeadMap, ScoreChart
 from palign_fit.reporting.profile import Profile
 from palign_fit.reporting.samples import Curve, Sample, Spoken
-from palign_fit.reporting.sources import MAX_DETAILED, Entry, Sources
+from palign_fit.reporting.sources import Entry, Sources
 
 MAX_BYTES = 32 * 1024 * 1024
 _OPEN = 3
@@ -56,7 +56,7 @@ def overview(sources: Sources, evaluation: Evaluation | None) -> list[Row]:
             Profile.of(evaluation, places[entry.id], entry)
             if evaluation and entry.id in places
             else None,
-            place < MAX_DETAILED,
+            place < sources.detailed,
         )
         for place, entry in enumerate(sources.entries)
     ]

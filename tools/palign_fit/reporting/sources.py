@@ -24,6 +24,9 @@ MAX_DETAILED = 300
 MAX_HEADS = 600
 """Most heads kept of one persona, the hardest steered; a map holds no more that can be told apart."""
 
+MAX_DRAWN = 60_000
+"""Most heads drawn in all, which keeps the page below some 25 MB."""
+
 _MAX_UNREADABLE = 20
 
 
@@ -90,9 +93,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a folder holds. ``unreadable``: (file name, what is wrong); ``left_out`` in sentences."""
+    """What a folder holds. ``detailed``: so many of the first entries get pictures. ``unreadable``:
+    (file name, what is wrong). ``left_out`` in sentences."""
 
     entries: tuple[Entry, ...]
+    detailed: int
     unreadable: tuple[tuple[str, str], ...]
     left_out: tuple[str, ...]
 
@@ -118,23 +123,26 @@ def read_folder(folder: Path) -> Sources:
     if not entries:
         name, problem = unreadable[0]
         raise InputError(f"{folder}: none of {len(paths)} files is a persona; {name}: {problem}")
+    drawn = np.cumsum([len(one.heads) for one in entries[:MAX_DETAILED]])
+    detailed = int((drawn <= MAX_DRAWN).sum())
     return Sources(
         tuple(entries),
+        detailed,
         tuple(unreadable[:_MAX_UNREADABLE]),
-        tuple(_left_out(entries, len(paths), len(unreadable))),
+        tuple(_left_out(len(entries), detailed, len(paths), len(unreadable))),
     )
 
 
-def _left_out(entries: list[Entry], files: int, unreadable: int) -> Iterator[str]:
+def _left_out(entries: int, detailed: int, files: int, unreadable: int) -> Iterator[str]:
     if files > MAX_PERSONAS:
         yield (
             f"{files - MAX_PERSONAS} of {files} files are not in this page: it takes the first "
             f"{MAX_PERSONAS} by name"
         )
-    if len(entries) > MAX_DETAILED:
+    if entries > detailed:
         yield (
-            f"pictures and tables of {len(entries) - MAX_DETAILED} personas: drawn for the first "
-            f"{MAX_DETAILED} by name"
+            f"pictures and tables of {entries - detailed} personas: drawn for the first {detailed} "
+            "by name"
         )
     if unreadable:
         yield f"{unreadable} file(s) that are no persona"
