@@ -249,7 +249,8 @@ def population(inventory: Inventory, size: int, memory: float) -> dict[str, floa
             [
                 sys.executable, "-m", "palign_fit", "run", "--model", MODEL, "--device", "cpu",
                 "--answers", folder / "answers.jsonl", "--out", folder / "out", "--no-cache",
-                "--shards", "1000", "--memory", str(memory), "--allow-weak", "--allow-skipped",
+                "--shards", "1000", "--memory", str(memory), "--no-check", "--allow-weak",
+                "--allow-skipped",
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
