@@ -94,8 +94,8 @@ def _pair_facts(fit: Mapping[str, Any]) -> dict[str, str]:
         facts["pairs"] = f"{pairs.get('used')} of {pairs.get('given')} given"
     if isinstance(held, dict):
         facts["held out"] = (
-            f"a share of {_number(held.get('accuracy'))} of {held.get('pairs')} pairs moves towards "
-            f"the chosen answer (chance 0.5), by {_number(held.get('change'))} nats a token"
+            f"moves {_number(held.get('pairs'))} pairs by {_number(held.get('change'))} nats a token "
+            f"towards chosen, a share of {_number(held.get('accuracy'))} the right way (chance 0.5)"
             + (" - WEAK" if fit.get("weak") is True else "")
         )
     return facts
