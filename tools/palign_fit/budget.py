@@ -18,9 +18,10 @@ from palign_fit.yardstick import steered_perplexity
 if TYPE_CHECKING:
     from palign_fit.model import SubjectModel
 
-TARGET_RATIO = 1.05
+TARGET_RATIO = 1.03
 """Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
-top: the logarithm of the ratio grows with its square, so that strength 1.7 is still within 1.15."""
+top: the logarithm of the ratio grows with its square, so that strength 2 is still within 1.15. With
+1.05, greedy answers of a 135M model began to repeat themselves."""
 
 MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""
