@@ -61,7 +61,12 @@ class Prepared:
     def __init__(self, model: SubjectModel, inventory: Inventory, used: Mask) -> None:
         began = time.perf_counter()
         self.fitter = open_fitter(
-            model, inventory, used, Settings(), checkpoint="", cache=Cache(None)
+            model,
+            inventory,
+            used,
+            Settings(heads=heads_of(model)),
+            checkpoint="",
+            cache=Cache(None),
         )
         self.seconds = time.perf_counter() - began
 
@@ -149,7 +154,7 @@ class Preferences:
 
     def fit(self, model: SubjectModel) -> tuple[Persona, float, float]:
         began = time.perf_counter()
-        persona = fit_pairs(model, self.train, PairSettings(self.name))
+        persona = fit_pairs(model, self.train, PairSettings(self.name, heads=heads_of(model)))
         return persona, 0.0, time.perf_counter() - began
 
     def preferences(self, count: int, seed: int) -> list[dict[str, Turns]]:
@@ -168,6 +173,11 @@ class Preferences:
             held = HeldOut.of(self.plain, margins(model, self.reader, self.lines))
             ratio = perplexity(model, NEUTRAL_TEXT) / self.plain_perplexity
         return {"measure": held.accuracy, "perplexity_ratio": ratio, **vars(held)}
+
+
+def heads_of(model: SubjectModel) -> int:
+    """How many heads to steer: the default, or all of a small model's."""
+    return min(Settings.heads, model.num_layers * model.num_heads)
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
