@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from palign_fit import prompts
+from palign_fit.examples import denied, statements
 from palign_fit.inventory import Inventory, built_in
 
 # A loaded machine is slow, not wrong; the same examples every run.
@@ -30,7 +31,8 @@ def words() -> list[str]:
 
     texts = [*prompts.OPENINGS, prompts.NEUTRAL_TEXT, prompts.OPTION_PROMPT, "I am Question Answer"]
     texts += [word for poles in prompts.ADJECTIVES.values() for word in poles]
-    texts += [item.text for item in built_in().items]
+    for item in (*statements(), *built_in().items):
+        texts += [item.text, denied(item.text)]
     split = Whitespace()
     return sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
 

@@ -15,9 +15,9 @@ from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
 from palign_fit.evaluation.intervals import Bootstrap
-from palign_fit.packed import in_rows, packed, reader_for
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inventory import Inventory, Item
+from palign_fit.packed import in_rows, packed, reader_for
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet

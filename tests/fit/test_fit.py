@@ -1,25 +1,38 @@
+"""Answers to personas on a tiny random model, and on the demo model."""
+
 from __future__ import annotations
 
+import copy
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import alpha as alpha_module
-from palign_fit.alpha import GRID, Trial, Yardstick, choose_trial, search_alpha
+from palign_fit.alpha import GRID
 from palign_fit.answers import Subject
+from palign_fit.budget import MAX_RATIO
+from palign_fit.cache import Cache
 from palign_fit.cli import app
-from palign_fit.contents import TYPICAL, ContentMethod, deviations, trait_scores
-from palign_fit.errors import InputError
-from palign_fit.fit import Settings, check_subject, fit_personas, is_weak
-from palign_fit.inventory import Inventory, parse_inventory
-from palign_fit.reference import ReferenceMethod
+from palign_fit.content_fitter import FOLDS, ContentFitter
+from palign_fit.contents import deviations
+from palign_fit.errors import FitError, InputError
+from palign_fit.fit import fit_personas, open_fitter
+from palign_fit.inventory import Inventory, Item
+from palign_fit.model import SubjectModel, open_model, wrap
+from palign_fit.record import effect, is_weak
+from palign_fit.settings import Settings, check_subject
+from palign_fit.yardstick import Yardstick
 from typer.testing import CliRunner
 
 from tests.fit.conftest import answer_sheet
 from vllm_palign.persona import Persona
+
+METHODS = ["palign", "pas-reference"]
+EVERY = np.ones(120, bool)
 
 
 def subject(inventory: Inventory, seed: int, missing: int = 0, name: str = "ann") -> Subject:
@@ -27,26 +40,29 @@ def subject(inventory: Inventory, seed: int, missing: int = 0, name: str = "ann"
     return Subject(name, np.array([np.nan if v is None else v for v in sheet.values()], float))
 
 
-def nothing(_: int) -> None:
-    pass
+def one_fit(fitter: Any, person: Subject) -> Persona:
+    (found,) = fitter.fit_batch([person])
+    assert isinstance(found, Persona), found
+    return found
+
+
+def passes(model: SubjectModel, work: Callable[[], Any]) -> int:
+    """How many forward passes ``work`` takes."""
+    seen: list[None] = []
+    handle = model.projections[0].register_forward_pre_hook(lambda *_: seen.append(None))
+    try:
+        work()
+    finally:
+        handle.remove()
+    return len(seen)
 
 
 @pytest.fixture(scope="module")
-def content(tiny: Any, inventory: Inventory) -> ContentMethod:
-    return ContentMethod.prepare(tiny, inventory, 0, nothing)
+def fitter(tiny: Any, inventory: Inventory) -> ContentFitter:
+    return ContentFitter(tiny, inventory, EVERY, Settings(heads=5))
 
 
-@pytest.fixture(scope="module")
-def reference(tiny: Any, inventory: Inventory) -> ReferenceMethod:
-    return ReferenceMethod.prepare(tiny, inventory, 0, nothing)
-
-
-@pytest.fixture(scope="module")
-def yardstick(tiny: Any, inventory: Inventory) -> Yardstick:
-    return Yardstick.measure(tiny, inventory)
-
-
-@pytest.fixture(scope="module", params=["palign", "pas-reference"])
+@pytest.fixture(scope="module", params=METHODS)
 def persona(request: pytest.FixtureRequest, tiny: Any, inventory: Inventory) -> Persona:
     settings = Settings(method=request.param, heads=5)
     (one,) = fit_personas(tiny, inventory, [subject(inventory, 1)], settings)
@@ -58,7 +74,13 @@ def test_the_record_holds_what_was_measured(persona: Persona, inventory: Invento
     assert len(persona.layers) == len(fit["scores"]) == 5
     assert fit["inventory"] == {"digest": inventory.digest, "items": 120, "name": inventory.name}
     assert (fit["answered"], fit["seed"], fit["dtype"]) == (120, 0, "float32")
-    assert [trial["alpha"] for trial in fit["alphas"]] == list(GRID[: len(fit["alphas"])])
+    assert (fit["alpha_from"], fit["checked"], fit["max_perplexity_ratio"]) == (
+        "perplexity",
+        True,
+        MAX_RATIO,
+    )
+    grid = [trial["alpha"] for trial in fit["alphas"]]
+    assert grid == (list(GRID[: len(grid)]) if persona.method != "palign" else [persona.alpha])
     (chosen,) = (trial for trial in fit["alphas"] if trial["alpha"] == persona.alpha)
     for name in ("effect", "alignment", "perplexity"):
         assert fit[name] == chosen[name]
@@ -77,138 +99,149 @@ def test_answers_without_content_are_reported_as_weak(persona: Persona) -> None:
     assert any(warning.startswith("weak") for warning in persona.fit["warnings"])
 
 
-@pytest.mark.parametrize("method", ["palign", "pas-reference"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_same_fit_gives_the_same_bytes_in_this_and_another_process(
     method: str, tiny_checkpoint: Path, answers_file: Path, tmp_path: Path
 ) -> None:
     outs = [tmp_path / f"{n}.safetensors" for n in range(2)]
-    command = ["run", "--model", str(tiny_checkpoint), "--answers", str(answers_file)]
+    command = ["run", "--model", str(tiny_checkpoint), "--answers", str(answers_file), "--no-cache"]
     command += ["--method", method, "--heads", "4", "--device", "cpu", "--allow-weak", "--out"]
     assert CliRunner().invoke(app, [*command, str(outs[0])]).exit_code == 0
     subprocess.run([sys.executable, "-m", "palign_fit", *command, str(outs[1])], check=True)
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
-def test_other_subjects_in_the_file_do_not_change_a_persona(
+def test_other_subjects_who_answered_the_same_items_do_not_change_a_persona(
     tiny: Any, inventory: Inventory
 ) -> None:
-    ann, ben = subject(inventory, 1), subject(inventory, 2, name="ben")
+    ann, ben = subject(inventory, 1, 7), subject(inventory, 2, 7, name="ben")
     settings = Settings(heads=4, alpha=1.0)
     both = list(fit_personas(tiny, inventory, [ben, ann], settings))
     assert [one.name for one in both] == ["ben", "ann"]
-    assert list(fit_personas(tiny, inventory, [ann], settings)) == both[1:]
+    (alone,) = fit_personas(tiny, inventory, [ann], settings)
+    assert alone.to_bytes() == both[1].to_bytes()
     assert both[0] != both[1]
 
 
-def test_agreeing_with_a_minus_keyed_item_lowers_the_trait() -> None:
-    two = parse_inventory(
-        "id,text,trait,facet,key\na,talk a lot,E,f,+\nb,keep quiet,E,f,-\n", source="i", name="i"
+def test_items_nobody_answered_do_not_change_a_persona(tiny: Any) -> None:
+    """Other texts, traits and keys there: only the inventory's digest is another."""
+    texts = [f"talk about {n} good tasks" for n in range(40)]
+    items = tuple(
+        Item(f"x{n}", text, "OCEAN"[n % 5], "f", (-1) ** n) for n, text in enumerate(texts)
     )
-    rows = np.ones(2, bool)
-    for sheet, sign in (([5, 1], 1), ([1, 5], -1)):
-        assert np.sign(trait_scores(Subject("x", np.array(sheet, float)), two, rows)["E"]) == sign
-    usual = np.array([TYPICAL["E"], 6 - TYPICAL["E"]])
-    assert np.allclose(deviations(Subject("x", usual), two), 0)
+    others = tuple(
+        dataclasses.replace(item, text=f"worry a lot about {n}", trait="N", sign=1)
+        if n % 4 == 3
+        else item
+        for n, item in enumerate(items)
+    )
+    answers = np.random.default_rng(0).integers(1, 6, 40).astype(float)
+    answers[3::4] = np.nan
+    found = []
+    for some in (items, others):
+        (one,) = fit_personas(
+            tiny, Inventory("own", some), [Subject("ann", answers)], Settings(heads=4)
+        )
+        digest = one.fit["inventory"].pop("digest")
+        found.append((one.to_bytes(), digest))
+    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
-def test_opposite_people_get_opposite_directions(
-    content: ContentMethod, inventory: Inventory
-) -> None:
+def test_opposite_people_get_opposite_offsets(fitter: ContentFitter, inventory: Inventory) -> None:
     """Mirror the answers around what is usual, and every offset turns round."""
     ann = subject(inventory, 3)
-    away = deviations(ann, inventory)
-    mirrored = Subject("not-ann", ann.agreement - 2 * away)
-    rows = np.ones(120, bool)
-    one, other = content.fit(ann, rows, 12), content.fit(mirrored, rows, 12)
-    assert np.allclose(one.offsets, -other.offsets, atol=1e-5)
+    mirrored = Subject("not-ann", ann.agreement - 2 * deviations(ann, inventory))
+    one, other = one_fit(fitter, ann), one_fit(fitter, mirrored)
+    assert (one.heads == other.heads).all()
+    assert np.allclose(one.offsets, -other.offsets, rtol=1e-4, atol=1e-7)
 
 
-def test_content_labels_follow_keyings(content: ContentMethod, inventory: Inventory) -> None:
-    outgoing = np.array(
-        [3 + 2 * item.sign if item.trait == "E" else 3 for item in inventory.items], float
-    )
-    adjectives, statements, items = content.contrasts(Subject("x", outgoing), np.ones(120, bool))
-    for place, (trait, sign) in enumerate(content.poles):
-        if trait == "E":
-            assert np.sign(adjectives.weights[place]) == sign
-    for place, item in enumerate(inventory.items):
-        if item.trait == "E":
-            assert np.sign(statements.weights[place]) == item.sign
-            assert np.sign(items.weights[place]) == item.sign
-
-
-def test_reference_labels_are_agreement_with_the_text_whatever_the_key(
-    reference: ReferenceMethod,
+def test_an_estimate_needs_no_forward_pass_and_says_so(
+    tiny: Any, inventory: Inventory, fitter: ContentFitter
 ) -> None:
-    sheet = np.full(120, np.nan)
-    sheet[[0, 1, 30, 31]] = [5, 1, 4, 3]
-    contrast = reference.contrast(Subject("x", sheet), np.ones(120, bool))
-    assert contrast.weights.tolist() == [1, -1, 1, -1, 1, -1]
-    wanted = np.concatenate([reference.agree[[0, 1, 30]], reference.disagree[[0, 1, 30]]])
-    assert (contrast.activations == wanted).all()
-    assert (contrast.folds[:3] == contrast.folds[3:]).all()
+    quick = ContentFitter(tiny, inventory, EVERY, Settings(heads=5, check=False))
+    people = [subject(inventory, seed, name=f"s{seed}") for seed in range(3)]
+    found: list[Any] = []
+    assert passes(tiny, lambda: found.extend(quick.fit_batch(people))) == 0
+    for person, one in zip(people, found, strict=True):
+        checked = one_fit(fitter, person)
+        assert (one.fit["checked"], checked.fit["checked"]) == (False, True)
+        assert (one.offsets == checked.offsets).all()
+        assert one.fit["perplexity"] != checked.fit["perplexity"]
+    assert passes(tiny, lambda: fitter.fit_batch(people[:1])) > FOLDS
 
 
-@pytest.mark.parametrize("name", ["content", "reference"])
-def test_held_out_answers_and_texts_never_reach_the_direction(
-    name: str, inventory: Inventory, request: pytest.FixtureRequest
+def test_what_no_subject_changes_is_computed_once(
+    tiny: Any, inventory: Inventory, tmp_path: Path
 ) -> None:
-    method = request.getfixturevalue(name)
+    settings, made = Settings(heads=5, check=False), []
+
+    def open_it() -> None:
+        made.append(
+            open_fitter(tiny, inventory, EVERY, settings, checkpoint="abc", cache=Cache(tmp_path))
+        )
+
+    assert passes(tiny, open_it) > 0
+    assert passes(tiny, open_it) == 0
+    one, other = (one_fit(fitter, subject(inventory, 1)) for fitter in made)
+    assert one.to_bytes() == other.to_bytes()
+
+
+def test_without_knowing_the_model_nothing_is_kept(
+    tiny: Any, inventory: Inventory, tmp_path: Path
+) -> None:
+    ContentFitter(tiny, inventory, EVERY, Settings(heads=2, check=False), cache=Cache(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_gives_nan_is_said_to_be_broken(
+    method: str, tiny: Any, inventory: Inventory
+) -> None:
+    import torch
+
+    broken = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        broken.model.layers[1].self_attn.o_proj.weight[0, 0] = float("nan")
+    model = wrap(broken, tiny.tokenizer, base_model="broken")
+    with pytest.raises(FitError, match=r"broken: gives NaN.*--dtype float32"):
+        open_fitter(model, inventory, EVERY, Settings(method, heads=4))
+
+
+def test_held_out_answers_never_reach_their_direction(
+    fitter: ContentFitter, inventory: Inventory
+) -> None:
+    """The items are test_plan's: a fold's plan is made without their texts and keys as well."""
     ann = subject(inventory, 4)
-    rows = np.arange(120) % 3 != 0
-    other = np.where(rows, ann.agreement, 6 - ann.agreement)
-    one = method.fit(ann, rows, 6)
-    two = method.fit(Subject("ann", other), rows, 6)
-    assert (one.layers == two.layers).all() and (one.offsets == two.offsets).all()
-    if name == "content":
-        sizes = [len(part.weights) for part in method.contrasts(ann, rows)]
-        assert sizes == [100, 80, 80]
+    assert (np.sum([~blind.rows for blind in fitter.blind], axis=0) == 1).all()
+    for fold, blind in enumerate(fitter.blind):
+        held = fitter.folds == fold
+        assert not (blind.rows & held).any()
+        other = Subject("ann", np.where(held, 6 - ann.agreement, ann.agreement))
+        assert (blind.weights(ann) == blind.weights(other)).all()
 
 
-def test_alpha_is_measured_only_under_directions_that_did_not_see_the_item(
-    yardstick: Yardstick, content: ContentMethod, inventory: Inventory
+def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
+    tiny: Any, inventory: Inventory, fitter: ContentFitter
 ) -> None:
     ann = subject(inventory, 5, missing=7)
-    asked: list[np.ndarray[Any, Any]] = []
+    answered = np.isfinite(ann.agreement)
     measured: list[np.ndarray[Any, Any]] = []
-
-    class Spy:
-        name, score_name = "spy", "none"
-
-        def check(self, one: Subject) -> None: ...
-
-        def fit(self, one: Subject, rows: Any, count: int) -> Any:
-            asked.append(rows)
-            return content.fit(one, rows, count)
 
     class Ruler(Yardstick):
         def change(self, heads: Any, alpha: float, rows: Any) -> Any:
             measured.append(rows)
+            fold = int(fitter.folds[rows][0])
+            blind = fitter.blind[fold]
+            wanted, _ = fitter._steering(blind, blind.weights(ann))
+            assert (heads.offsets == wanted.offsets).all()
             return super().change(heads, alpha, rows)
 
-    heads = content.fit(ann, np.isfinite(ann.agreement), 4)
-    search_alpha(Ruler(**vars(yardstick)), Spy(), ann, heads, grid=[1.0], seed=0)
-    assert len(asked) == len(measured) == alpha_module.HELD_OUT_FOLDS
-    assert not any((fitted & held).any() for fitted, held in zip(asked, measured, strict=True))
-    assert (np.sum(measured, axis=0) == np.isfinite(ann.agreement)).all()
-
-
-def test_the_strongest_effect_within_the_perplexity_bound_wins() -> None:
-    trials = [Trial(1, 0.1, 0.3, 10), Trial(2, 0.3, 0.3, 11.4), Trial(4, 0.9, 0.3, 11.6)]
-    assert choose_trial(trials, 10).alpha == 2
-    assert choose_trial(trials, 5).alpha == 1
-
-
-def test_the_search_stops_after_the_first_alpha_beyond_the_bound(
-    yardstick: Yardstick, content: ContentMethod, inventory: Inventory, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(
-        Yardstick, "perplexity", lambda self, heads, alpha: self.plain_perplexity * (1 + alpha / 10)
-    )
-    ann = subject(inventory, 6)
-    heads = content.fit(ann, np.ones(120, bool), 4)
-    trials = search_alpha(yardstick, content, ann, heads, grid=GRID, seed=0)
-    assert [trial.alpha for trial in trials] == [0.5, 1.0, 1.5, 2.0]
+    spied = copy.copy(fitter)
+    assert fitter.yardstick is not None
+    spied.yardstick = Ruler(**vars(fitter.yardstick))
+    assert one_fit(spied, ann).to_bytes() == one_fit(fitter, ann).to_bytes()
+    assert (np.sum(measured, axis=0) == answered).all()
 
 
 @pytest.mark.parametrize(
@@ -234,8 +267,10 @@ def test_agreeing_a_little_with_everything_is_no_personality(
         next(fit_personas(tiny, inventory, [Subject("x", np.array(sheet))], Settings(heads=4)))
 
 
-@pytest.mark.parametrize("method", ["palign", "pas-reference"])
-def test_very_few_answers_make_a_weak_persona(method: str, tiny: Any, inventory: Inventory) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_very_few_answers_still_make_a_persona(
+    method: str, tiny: Any, inventory: Inventory
+) -> None:
     sheet = np.full(120, np.nan)
     sheet[:10] = [5, 1, 4, 2, 5, 1, 2, 4, 5, 1]
     (one,) = fit_personas(
@@ -244,22 +279,23 @@ def test_very_few_answers_make_a_weak_persona(method: str, tiny: Any, inventory:
     assert one.fit["answered"] == 10 and one.offsets.any()
 
 
-def test_the_reference_refuses_a_subject_who_takes_no_side(tiny: Any, inventory: Inventory) -> None:
-    sheet = np.full(120, 3.0)
-    sheet[:4] = 5
-    with pytest.raises(InputError, match="4 answers other than 3"):
-        next(fit_personas(tiny, inventory, [Subject("x", sheet)], Settings("pas-reference", 4)))
-
-
 def test_a_trait_without_answers_is_said_to_be_taken_as_average(
-    tiny: Any, inventory: Inventory
+    fitter: ContentFitter, inventory: Inventory
 ) -> None:
     ann = subject(inventory, 7)
-    open_items = [item.trait == "O" for item in inventory.items]
-    ann.agreement[open_items] = np.nan
-    (one,) = fit_personas(tiny, inventory, [ann], Settings(heads=4, alpha=1))
-    assert "no answers on O: taken as average there" in one.fit["warnings"]
-    assert one.fit["alpha_from"] == "the user" and one.alpha == 1
+    ann.agreement[[item.trait == "O" for item in inventory.items]] = np.nan
+    assert "no answers on O: taken as average there" in one_fit(fitter, ann).fit["warnings"]
+
+
+def test_an_alpha_of_the_user_is_kept_whatever_it_costs(
+    fitter: ContentFitter, inventory: Inventory
+) -> None:
+    mine = copy.copy(fitter)
+    mine.settings = Settings(heads=5, alpha=90.0)
+    one = one_fit(mine, subject(inventory, 7))
+    assert (one.alpha, one.fit["alpha_from"]) == (90.0, "the user")
+    assert one.fit["perplexity"] > MAX_RATIO * one.fit["perplexity_plain"]
+    assert any("may lose fluency" in warning for warning in one.fit["warnings"])
 
 
 def test_settings_list_all_their_problems() -> None:
@@ -274,20 +310,25 @@ def test_weak_means_within_what_chance_gives() -> None:
     assert np.mean([not is_weak(r, 100) for r in chance]) == pytest.approx(0.05, abs=0.015)
 
 
+def test_making_everything_likelier_is_no_effect() -> None:
+    wanted = np.array([2.0, -1, 0, 1])
+    assert effect(np.full(4, 0.7), wanted) == pytest.approx(0)
+    assert effect(0.3 * np.sign(wanted - wanted.mean()), wanted) == pytest.approx(0.3)
+
+
 def test_on_the_demo_model_outgoing_and_withdrawn_people_part(demo_model: Path) -> None:
-    """Alice and bob of examples/: both hold out, and their statements move apart."""
+    """Alice and bob of examples/: both hold out, their statements move apart, and language holds."""
     from palign_fit.answers import read_answers
     from palign_fit.inventory import built_in
     from palign_fit.likelihood import statement_loglik
-    from palign_fit.model import open_model
     from palign_fit.prompts import OPENINGS, chat_prefix, continuation
     from palign_fit.steer import steered
+    from palign_fit.yardstick import steered_perplexity
 
     model = open_model(str(demo_model), device="cpu")
     answers = Path(__file__).parents[2] / "examples" / "answers.json"
     people = read_answers(answers, built_in())
-    fitted = fit_personas(model, built_in(), people, Settings(alpha=1.5))
-    personas = {one.name: one for one in fitted}
+    fitter = ContentFitter(model, built_in(), people.used, Settings())
     prefix = chat_prefix(model.tokenizer, OPENINGS[0])
     outgoing = (
         "I can not wait to see everybody tonight.",
@@ -304,9 +345,17 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(demo_model: Path) 
     tokens = [continuation(model.tokenizer, line) for line in outgoing + withdrawn]
     plain = statement_loglik(model, prefix, tokens)
     lean = {}
-    for name, one in personas.items():
+    for person in people:
+        one = one_fit(fitter, person)
         assert one.fit["weak"] is False and one.fit["alignment"] > 0.2
+        assert one.fit["perplexity"] <= MAX_RATIO * one.fit["perplexity_plain"]
         with steered(model, one):
             change = statement_loglik(model, prefix, tokens) - plain
-        lean[name] = change[:4].mean() - change[4:].mean()
+        lean[one.name] = change[:4].mean() - change[4:].mean()
+        # The estimate that runs without a check rest on.
+        weights = fitter.plan.weights(person)
+        steering, scale = fitter._steering(fitter.plan, weights)
+        half = one.alpha / 2
+        predicted = fitter.budget.predicted(half, fitter.plan.disturbance(weights, scale))
+        assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)
     assert lean["alice"] > 0.1 and lean["bob"] < -0.1, lean

@@ -1,53 +1,38 @@
-"""How hard to steer: measured by forward passes on items whose answers the direction never saw."""
+"""How hard the published method steers: by forward passes on items its direction never saw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 
 from palign_fit.answers import Subject
+from palign_fit.budget import MAX_RATIO
 from palign_fit.contents import deviations
 from palign_fit.inventory import Inventory
-from palign_fit.probes import Mask, SteeredHeads, correlation, random_folds
+from palign_fit.probes import SteeredHeads, correlation, random_folds
 from palign_fit.record import Trial, effect
+from palign_fit.reference import ReferenceMethod
 from palign_fit.yardstick import Yardstick, steered_perplexity
 
 GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-MAX_PERPLEXITY_RATIO = 1.15
-"""Most that steering may raise the perplexity of neutral text; beyond it language starts to break."""
-
 HELD_OUT_FOLDS = 3
-
-
-class Method(Protocol):
-    """What both fitting methods offer; ``rows`` bool [N] are the items whose answers may be used."""
-
-    name: ClassVar[str]
-    score_name: ClassVar[str]
-
-    def check(self, subject: Subject) -> None: ...
-
-    def fit(self, subject: Subject, rows: Mask, count: int) -> SteeredHeads: ...
 
 
 def search_alpha(
     yardstick: Yardstick,
-    method: Method,
+    method: ReferenceMethod,
     inventory: Inventory,
     subject: Subject,
     heads: SteeredHeads,
     *,
     grid: Sequence[float],
     seed: int,
-    tick: Callable[[int], None] = lambda _: None,
 ) -> list[Trial]:
     """One trial per alpha of the rising ``grid``, up to the first beyond the perplexity bound.
 
     Each answered item is measured under a direction fitted without it (as many folds as
-    HELD_OUT_FOLDS); perplexity under ``heads``, the one that will be saved. ``tick`` hears of every
-    alpha done.
+    HELD_OUT_FOLDS); perplexity under ``heads``, the one that will be saved.
     """
     answered = np.isfinite(subject.agreement)
     folds = np.full(len(answered), -1)
@@ -66,17 +51,16 @@ def search_alpha(
             Trial(
                 alpha=alpha,
                 effect=effect(change[answered], wanted),
-                alignment=float(correlation(change[answered], wanted)),
+                alignment=correlation(change[answered], wanted),
                 perplexity=steered_perplexity(yardstick.model, heads, alpha),
             )
         )
-        tick(1)
-        if trials[-1].perplexity > MAX_PERPLEXITY_RATIO * yardstick.plain_perplexity:
+        if trials[-1].perplexity > MAX_RATIO * yardstick.plain_perplexity:
             break
     return trials
 
 
 def choose_trial(trials: Sequence[Trial], plain_perplexity: float) -> Trial:
     """The largest effect within the perplexity bound; the gentlest alpha if none is within it."""
-    allowed = [one for one in trials if one.perplexity <= MAX_PERPLEXITY_RATIO * plain_perplexity]
+    allowed = [one for one in trials if one.perplexity <= MAX_RATIO * plain_perplexity]
     return max(allowed, key=lambda one: one.effect) if allowed else trials[0]

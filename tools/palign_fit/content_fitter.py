@@ -71,7 +71,7 @@ class ContentFitter:
         )
         if not math.isfinite(self.budget.plain):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
-        self.yardstick = Yardstick.measure(model, inventory) if settings.check else None
+        self.yardstick = Yardstick.measure(model, inventory, used) if settings.check else None
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
         """One result a subject, in order; subjects do not touch one another."""
@@ -152,6 +152,6 @@ class ContentFitter:
         return Trial(
             alpha=alpha,
             effect=effect(change[answered], wanted),
-            alignment=float(correlation(change[answered], wanted)),
+            alignment=correlation(change[answered], wanted),
             perplexity=perplexity,
         )

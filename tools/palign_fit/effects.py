@@ -25,16 +25,6 @@ class Effects:
     outputs: Activations
 
 
-def effect_gradients(
-    model: SubjectModel,
-    prefix: Sequence[int],
-    continuations: Sequence[Sequence[int]],
-    tick: Callable[[int], None] = lambda _: None,
-) -> Activations:
-    """As ``read_effects``, gradients only: float32 [N, L, H, D]."""
-    return read_effects(model, prefix, continuations, tick).gradients
-
-
 def read_effects(
     model: SubjectModel,
     prefix: Sequence[int],

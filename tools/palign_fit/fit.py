@@ -31,8 +31,9 @@ def open_fitter(
 ) -> Fitter:
     """The fitter of ``settings.method``, everything shared by subjects computed.
 
-    ``used`` bool [N]: items with an answer by anybody; the others do not exist for the fit. ``cache`` is used where ``checkpoint`` (``checkpoint.digest``) says what the model is. ``tick``
-    hears of examples read. Raises InputError for settings the model cannot follow, FitError for a
+    ``used`` bool [N]: items with an answer by anybody; the others do not exist for the fit. ``cache``
+    is used where ``checkpoint`` (``checkpoint.digest``) says what the model is. ``tick`` hears of
+    examples read. Raises InputError for settings the model cannot follow, FitError for a
     model that cannot be fitted.
     """
     most = model.num_layers * model.num_heads

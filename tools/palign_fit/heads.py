@@ -68,7 +68,7 @@ def choose(families: Sequence[Sequence[Group]], count: int) -> Choice:
         moved.append(effect / max(float(np.sqrt((effect.sum(2) ** 2).mean())), _TINY))
         wanted.append(loadings / np.maximum(np.linalg.norm(loadings, axis=1, keepdims=True), _TINY))
     heads = total[0].shape[0] * total[0].shape[1]
-    if not moved:
+    if len(found) < 2 or not moved:
         return _largest(total.reshape(len(total), heads, -1), count)
     alone = _correlations(moved, wanted, [np.zeros(one.shape[:2]) for one in moved])
     current = [np.zeros(one.shape[:2]) for one in moved]

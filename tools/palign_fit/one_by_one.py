@@ -1,4 +1,4 @@
-"""A fitter for methods that take their subjects one by one and search alpha by forward passes."""
+"""The fitter of the published method: subjects one by one, alpha searched by forward passes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from palign_fit.alpha import GRID, MAX_PERPLEXITY_RATIO, choose_trial, search_alpha
+from palign_fit.alpha import GRID, choose_trial, search_alpha
 from palign_fit.answers import Refusal, Subject
+from palign_fit.budget import MAX_RATIO
 from palign_fit.errors import InputError
 from palign_fit.inventory import Inventory
 from palign_fit.model import SubjectModel
@@ -19,7 +20,7 @@ from vllm_palign.persona import Persona
 
 
 class OneByOne:
-    """The published method."""
+    """``pas-reference`` for a population."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class OneByOne:
     ) -> None:
         self.model, self.inventory, self.settings = model, inventory, settings
         self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
-        self.yardstick = Yardstick.measure(model, inventory)
+        self.yardstick = Yardstick.measure(model, inventory, np.ones(len(inventory.items), bool))
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
         """One result a subject, in order."""
@@ -61,5 +62,5 @@ class OneByOne:
             chosen=choose_trial(trials, plain),
             checked=True,
             plain_perplexity=plain,
-            max_ratio=MAX_PERPLEXITY_RATIO,
+            max_ratio=MAX_RATIO,
         )

@@ -1,8 +1,8 @@
-"""Directions in head space from weighted examples, and how well they hold on unseen examples."""
+"""Mass-mean directions from labelled activations, as the published method finds them, and the heads a
+fit chose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,18 +64,8 @@ def direction(contrast: Contrast) -> Activations:
     weights = contrast.weights - contrast.weights.mean()
     centred = contrast.activations - contrast.activations.mean(0)
     found = np.tensordot(weights.astype(np.float32), centred, axes=1)
-    return unit(found)
-
-
-def unit(vectors: Activations) -> Activations:
-    """Rows of [..., D] scaled to length 1; rows of zeros stay zeros."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.where(length > _TINY, vectors / np.maximum(length, _TINY), 0).astype(np.float32)
-
-
-def project(activations: Activations, directions: Activations) -> Weights:
-    """Projection of each example on each head's direction: float64 [N, L, H]."""
-    return np.asarray(np.einsum("nlhd,lhd->nlh", activations, directions), dtype=np.float64)
+    length = np.linalg.norm(found, axis=-1, keepdims=True)
+    return np.where(length > _TINY, found / np.maximum(length, _TINY), 0).astype(np.float32)
 
 
 def held_out_projections(contrast: Contrast) -> Weights:
@@ -89,13 +79,8 @@ def held_out_projections(contrast: Contrast) -> Weights:
         held = contrast.folds == fold
         train = contrast.take(~held)
         unseen = contrast.activations[held] - train.activations.mean(0)
-        projections[held] = project(unseen, direction(train))
+        projections[held] = np.einsum("nlhd,lhd->nlh", unseen, direction(train))
     return projections
-
-
-def held_out_correlation(contrast: Contrast) -> Weights:
-    """Correlation of held-out projections and weights, -1..1: float64 [L, H]."""
-    return correlation(held_out_projections(contrast), contrast.weights)
 
 
 def held_out_accuracy(contrast: Contrast) -> Weights:
@@ -104,29 +89,24 @@ def held_out_accuracy(contrast: Contrast) -> Weights:
     return np.asarray(right.mean(0))
 
 
-def correlation(values: Weights, weights: Weights) -> Weights:
-    """Pearson correlation over the first axis of [N, ...] with [N]; 0 where either is constant."""
-    values = np.asarray(values - values.mean(0))
-    weights = np.asarray(weights - weights.mean())
-    scale = np.sqrt((values**2).sum(0)) * np.sqrt((weights**2).sum())
-    found = np.tensordot(weights, values, axes=1)
-    return np.asarray(np.where(scale > _TINY, found / np.maximum(scale, _TINY), 0.0))
+def correlation(values: Weights, weights: Weights) -> float:
+    """Pearson correlation of two float64 [N]; 0 where either is constant."""
+    values, weights = values - values.mean(), weights - weights.mean()
+    scale = float(np.sqrt((values**2).sum() * (weights**2).sum()))
+    return float(values @ weights) / scale if scale > _TINY else 0.0
 
 
-def choose_heads(
-    directions: Activations, scores: Weights, examples: Sequence[Activations], count: int
-) -> SteeredHeads:
-    """The ``count`` heads with the best held-out ``scores`` [L, H], with their offsets.
+def choose_heads(contrast: Contrast, count: int) -> SteeredHeads:
+    """The ``count`` heads with the best held-out accuracy, with their offsets.
 
     Offset = unit direction x standard deviation of the examples' projections on it (PAlign/pas.py
     ``get_interventions_dict``). Ties go to the earlier head, so that runs repeat.
     """
+    scores = held_out_accuracy(contrast)
     flat = np.argsort(-np.round(scores, 9).ravel(), kind="stable")[:count]
     layers, heads = np.unravel_index(np.sort(flat), scores.shape)
-    chosen = directions[layers, heads]
-    projections = np.concatenate(
-        [np.einsum("nkd,kd->nk", one[:, layers, heads], chosen) for one in examples]
-    )
+    chosen = direction(contrast)[layers, heads]
+    projections = np.einsum("nkd,kd->nk", contrast.activations[:, layers, heads], chosen)
     return SteeredHeads(
         layers=layers.astype(np.int32),
         heads=heads.astype(np.int32),

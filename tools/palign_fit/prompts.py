@@ -9,8 +9,7 @@ OPENINGS = (
     "What are you like?",
     "Describe your personality in one sentence.",
 )
-"""User turns before a first-person statement; activations are averaged over them, likelihoods are
-measured after the first."""
+"""User turns before a first-person statement; fits use the first, evaluation may use all."""
 
 ADJECTIVES: dict[str, tuple[str, str]] = {
     "O": (
@@ -70,15 +69,6 @@ OPTION_LETTERS = ("A", "E")
 def statement(text: str) -> str:
     """An inventory item as a sentence: "enjoy long walks" -> "I enjoy long walks."."""
     return f"I {text}."
-
-
-def read_out(sentence: str) -> str:
-    """``sentence`` and the word that starts the next one about oneself.
-
-    There the model is about to go on as this speaker. On SmolLM2-135M directions read at this token
-    predict held-out statements better (r 0.22) than at the full stop (0.18) or the adjective (0.10).
-    """
-    return f"{sentence} I"
 
 
 def chat_prefix(tokenizer: Any, user: str) -> list[int]:

@@ -25,8 +25,6 @@ from palign_fit.probes import (
     Mask,
     SteeredHeads,
     choose_heads,
-    direction,
-    held_out_accuracy,
     random_folds,
 )
 
@@ -74,10 +72,7 @@ class ReferenceMethod:
 
     def fit(self, subject: Subject, rows: Mask, count: int) -> SteeredHeads:
         """Steered heads of ``subject`` from the answers in ``rows`` bool [N] alone."""
-        contrast = self.contrast(subject, rows)
-        return choose_heads(
-            direction(contrast), held_out_accuracy(contrast), [contrast.activations], count
-        )
+        return choose_heads(self.contrast(subject, rows), count)
 
     def contrast(self, subject: Subject, rows: Mask) -> Contrast:
         """Both letters of every decided item; weight +1 for the letter on the subject's side.

@@ -19,7 +19,8 @@ from palign_fit.steer import steered_by
 
 @dataclass(frozen=True, eq=False)
 class Yardstick:
-    """``plain`` float64 [N], log-likelihood of every item's statement in nats per token."""
+    """``plain`` float64 [N], log-likelihood of each item's statement in nats per token, NaN where it
+    was not measured."""
 
     model: SubjectModel
     reader: Reader
@@ -29,17 +30,24 @@ class Yardstick:
     plain_perplexity: float
 
     @classmethod
-    def measure(cls, model: SubjectModel, inventory: Inventory) -> Yardstick:
-        """Raises FitError where the model does not give finite likelihoods."""
+    def measure(cls, model: SubjectModel, inventory: Inventory, rows: Mask) -> Yardstick:
+        """Measure the items in ``rows`` bool [N]; the others do not even share a batch with them.
+
+        Raises FitError where the model does not give finite likelihoods.
+        """
         reader = reader_for(model)
         prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
         lines = [
             prompts.continuation(model.tokenizer, prompts.statement(item.text))
             for item in inventory.items
         ]
-        plain = np.array([one.mean() for one in reader(model, prefix, lines)])
+        plain = np.full(len(lines), np.nan)
+        measured = reader(
+            model, prefix, [line for line, row in zip(lines, rows, strict=True) if row]
+        )
+        plain[rows] = [one.mean() for one in measured]
         neutral = perplexity(model, prompts.NEUTRAL_TEXT)
-        if not (math.isfinite(neutral) and np.isfinite(plain).all()):
+        if not (math.isfinite(neutral) and np.isfinite(plain[rows]).all()):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
         return cls(model, reader, prefix, lines, plain, neutral)
 

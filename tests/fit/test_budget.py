@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from palign_fit import budget as module
+from palign_fit.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
+from palign_fit.cache import Cache
+from palign_fit.probes import SteeredHeads
+
+PLAIN = 20.0
+HEADS = SteeredHeads(
+    np.zeros(1, np.int32), np.zeros(1, np.int32), np.ones((1, 4), np.float32), np.zeros(1)
+)
+
+
+def costs(patch: pytest.MonkeyPatch, log_ratio: Any) -> None:
+    """Let alpha cost exp(``log_ratio(alpha)``) times the plain perplexity."""
+    patch.setattr(
+        module, "steered_perplexity", lambda _, heads, alpha: PLAIN * math.exp(log_ratio(alpha))
+    )
+    patch.setattr(module, "perplexity", lambda *_: PLAIN)
+
+
+def test_the_rate_is_found_from_passes_and_leads_to_the_target(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs(monkeypatch, lambda alpha: 0.0007 * 3 * alpha**2)
+    budget = Budget.measure(tiny, [(HEADS, 3.0)] * 3)
+    assert (budget.plain, budget.rate) == (PLAIN, pytest.approx(0.0007))
+    for disturbance in (0.3, 3.0, 30.0):
+        ratio = budget.predicted(budget.alpha(disturbance), disturbance) / PLAIN
+        assert ratio == pytest.approx(TARGET_RATIO, rel=1e-3)
+    assert budget.alpha(1e-9) == MAX_ALPHA and budget.alpha(1e9) == MIN_ALPHA
+    assert budget.predicted(1e3, 1e9) < math.inf
+
+
+def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs(monkeypatch, lambda alpha: -0.01 * alpha)
+    budget = Budget.measure(tiny, [(HEADS, 1.0)])
+    assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA
+
+
+def test_a_measurement_is_kept(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
+    key: dict[str, object] = {"k": 1}
+    first = Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path))
+    monkeypatch.setattr(module, "perplexity", None)
+    assert Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path)) == first
+
+
+@given(
+    start=some.floats(MIN_ALPHA, MAX_ALPHA),
+    scale=some.floats(1e-6, 1e3),
+    power=some.floats(0.3, 6),
+)
+def test_a_checked_alpha_keeps_the_bound_or_is_the_smallest(
+    start: float, scale: float, power: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        costs(patch, lambda alpha: min(scale * alpha**power, 600.0))
+        alpha, found = Budget(None, PLAIN, 1.0).checked(HEADS, start)  # type: ignore[arg-type]
+        assert found == module.steered_perplexity(None, HEADS, alpha)  # type: ignore[arg-type]
+    assert MIN_ALPHA <= alpha <= MAX_ALPHA
+    assert found <= MAX_RATIO * PLAIN or alpha == MIN_ALPHA
+
+
+def test_a_check_that_breaks_the_model_ends_at_the_smallest_alpha(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for broken in (math.nan, math.inf):
+        monkeypatch.setattr(module, "steered_perplexity", lambda *_, broken=broken: broken)
+        assert Budget(None, PLAIN, 1.0).checked(HEADS, 3.0)[0] == MIN_ALPHA  # type: ignore[arg-type]
+
+
+def test_one_correction_brings_a_quadratic_cost_near_the_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
+    right = math.sqrt(math.log(TARGET_RATIO) / 0.01)
+    for start in (0.6 * right, right, 1.8 * right):
+        alpha, _ = Budget(None, PLAIN, 1.0).checked(HEADS, start)  # type: ignore[arg-type]
+        assert alpha == pytest.approx(right, rel=0.01)

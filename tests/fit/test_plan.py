@@ -1,0 +1,164 @@
+"""Heads, directions and weights: algebra on made-up gradients and on the tiny model's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from palign_fit.answers import Subject
+from palign_fit.contents import TYPICAL, deviations, trait_scores
+from palign_fit.design import Design
+from palign_fit.heads import Choice, Group, choose
+from palign_fit.inventory import Inventory, parse_inventory
+from palign_fit.plan import Plan
+from palign_fit.solve import RIDGE, Solver, relative_size
+
+from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
+
+L, H, D, T = 3, 4, 8, 2
+CARRIES, TEMPTS = (1, 2), (0, 1)
+
+
+def family(seed: int, sentences: int = 40) -> list[Group]:
+    """Noise; head (1, 2) answers to the loadings the same way in every family, head (0, 1) three
+    times as much but in each family along another direction."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.choice([-1.0, 0.0, 1.0], (sentences, T))
+    gradients = rng.normal(size=(sentences, L, H, D)).astype(np.float32)
+    gradients[:, *CARRIES, :T] += loadings
+    gradients[:, *TEMPTS] += 3 * loadings @ np.linalg.qr(rng.normal(size=(D, D)))[0][:T]
+    return [Group(gradients[::2], loadings[::2]), Group(gradients[1::2], loadings[1::2])]
+
+
+@pytest.fixture(scope="module")
+def design(tiny: Any, inventory: Inventory) -> Design:
+    return Design.read(tiny, inventory, np.ones(120, bool))
+
+
+def test_the_head_that_carries_over_is_chosen_not_the_one_that_fits_each_family() -> None:
+    families = [family(seed) for seed in range(4)]
+    choice = choose(families, 1)
+    assert np.unravel_index(choice.flat[0], (L, H)) == CARRIES
+    assert choice.scores[0] > 0.4
+    more, again = choose(families, 5), choose(families, 5)
+    assert choice.flat[0] in more.flat and (np.diff(more.flat) > 0).all()
+    assert (more.flat == again.flat).all() and (more.scores == again.scores).all()
+
+
+def test_heads_that_are_equal_are_taken_in_their_order() -> None:
+    silent = [
+        [Group(np.zeros_like(one.gradients), one.loadings) for one in family(seed)]
+        for seed in range(2)
+    ]
+    assert choose(silent, 3).flat.tolist() == [0, 1, 2]
+
+
+def test_a_single_questionnaire_gives_its_largest_directions() -> None:
+    choice = choose([family(0, 1000)], 2)
+    assert {np.unravel_index(one, (L, H)) for one in choice.flat} == {CARRIES, TEMPTS}
+    assert not choice.scores.any()
+
+
+def test_the_solver_is_the_ridge_solution() -> None:
+    groups = [*family(0), *family(1)]
+    solver = Solver.of(groups, Choice(np.array([1, 6, 7]), np.zeros(3)))
+    squares = solver.noise.T @ solver.noise
+    ridge = RIDGE * np.trace(squares) / len(squares)
+    directions = np.random.default_rng(0).normal(size=(5, 3 * D))
+    wanted = np.linalg.solve(squares + ridge * np.eye(len(squares)), directions.T).T
+    assert np.allclose(solver(directions), wanted, rtol=1e-8)
+    assert np.allclose(
+        solver.disturbance(directions),
+        [one @ squares @ one / len(solver.noise) for one in directions],
+    )
+
+
+def test_noise_is_what_the_loadings_do_not_explain() -> None:
+    groups = family(0)
+    solver = Solver.of(groups, Choice(np.arange(L * H), np.zeros(L * H)))
+    loadings = np.concatenate([one.loadings - one.loadings.mean(0) for one in groups])
+    assert np.allclose(loadings.T @ solver.noise, 0, atol=1e-4)
+
+
+def test_size_is_measured_by_how_far_the_heads_move_together() -> None:
+    """Along an axis of variance 4 in one head and 12 in another, the heads move 4 together."""
+    covariance = np.zeros((1, 3, 2, 2), np.float32)
+    covariance[0, 0] = np.diag([4, 100])
+    covariance[0, 2] = np.diag([12, 100])
+    choice = Choice(np.array([0, 2]), np.zeros(2))
+    found = relative_size(np.array([[3.0, 0, 4, 0], [0, 0, 0, 0]]), covariance, choice)
+    assert found.tolist() == pytest.approx([5 / 4, 0])
+
+
+def test_agreeing_with_a_minus_keyed_item_lowers_the_trait() -> None:
+    two = parse_inventory(
+        "id,text,trait,facet,key\na,talk a lot,E,f,+\nb,keep quiet,E,f,-\n", source="i", name="i"
+    )
+    rows = np.ones(2, bool)
+    for sheet, sign in (([5, 1], 1), ([1, 5], -1)):
+        assert np.sign(trait_scores(Subject("x", np.array(sheet, float)), two, rows)["E"]) == sign
+    usual = np.array([TYPICAL["E"], 6 - TYPICAL["E"]])
+    assert np.allclose(deviations(Subject("x", usual), two), 0)
+
+
+def test_items_outside_the_rows_teach_nothing(design: Design, inventory: Inventory) -> None:
+    """Other texts (gradients), keys and answers there: the same bits come out."""
+    rows = np.arange(120) % 3 != 0
+    outside = (design.examples.items >= 0) & ~rows[np.maximum(design.examples.items, 0)]
+    gradients = design.gradients.copy()
+    gradients[outside] = np.random.default_rng(0).normal(size=gradients[outside].shape)
+    examples = dataclasses.replace(
+        design.examples,
+        loadings=np.where(outside[:, None], -design.examples.loadings, design.examples.loadings),
+    )
+    other_inventory = Inventory(
+        "other",
+        tuple(
+            item if row else dataclasses.replace(item, sign=-item.sign, trait="O")
+            for item, row in zip(inventory.items, rows, strict=True)
+        ),
+    )
+    other = dataclasses.replace(design, examples=examples, gradients=gradients)
+    one = Plan.of(design, inventory, rows, 5)
+    two = Plan.of(other, other_inventory, rows, 5)
+    for name in ("basis", "quadratic"):
+        assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
+    assert (one.choice.flat == two.choice.flat).all()
+    answers = np.random.default_rng(1).integers(1, 6, 120).astype(float)
+    assert (
+        one.weights(Subject("a", answers)).tobytes()
+        == two.weights(Subject("a", np.where(rows, answers, 6 - answers))).tobytes()
+    )
+    assert not one.basis[5:][~rows].any()
+
+
+def test_first_order_figures_are_the_products_of_offsets_and_gradients(
+    design: Design, inventory: Inventory
+) -> None:
+    plan = Plan.of(design, inventory, np.ones(120, bool), 5)
+    answers = np.random.default_rng(2).integers(1, 6, 120).astype(float)
+    weights = plan.weights(Subject("a", answers))
+    offsets, scale = plan.offsets(weights)
+    said = (design.examples.items >= 0) & ~design.examples.denials
+    gradients = design.gradients[said].reshape(120, LAYERS * HEADS, HEAD_DIM)[:, plan.choice.flat]
+    wanted = np.einsum("nkd,kd->n", gradients, offsets)
+    assert np.allclose(plan.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
+    assert plan.disturbance(weights, scale) > 0
+    assert plan.disturbance(-weights, scale) == pytest.approx(plan.disturbance(weights, scale))
+
+
+def test_offsets_are_as_long_as_the_heads_move_by_themselves(
+    design: Design, inventory: Inventory
+) -> None:
+    plan = Plan.of(design, inventory, np.ones(120, bool), 5)
+    weights = np.zeros(125)
+    weights[2] = 0.7
+    offsets, _ = plan.offsets(weights)
+    covariance = design.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[plan.choice.flat]
+    units = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
+    variance = np.einsum("ki,kij,kj->", units, covariance, units)
+    assert (offsets**2).sum() == pytest.approx(variance, rel=1e-5)
+    nothing, scale = plan.offsets(np.zeros(125))
+    assert scale == 0 and not nothing.any()
