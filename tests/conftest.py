@@ -36,21 +36,8 @@ ENVIRONMENT = {
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
 
-SHARED = ("server", "tiny_server", "service", "tenancy")
-"""Session fixtures that take tens of seconds to start: one process runs all the tests that use one."""
-
-
 def pytest_configure() -> None:
     os.environ.update(ENVIRONMENT)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for ``pytest -n 2 --dist loadgroup``: tests of a shared server, else of a file."""
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        group = shared[0] if shared else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
