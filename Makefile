@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | bench-store | clean
+# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | bench-store | bench-traits | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-fit bench-dpo bench-store clean
+.PHONY: setup demo serve stop test check bench bench-fit bench-dpo bench-store bench-traits clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -46,7 +46,7 @@ stop:
 	$(BIN)/python tools/demo.py --stop
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
@@ -66,6 +66,9 @@ bench-dpo: setup
 
 bench-store: setup
 	$(BIN)/python tools/bench_store.py
+
+bench-traits: setup
+	$(BIN)/python tools/dose_response.py
 
 clean:
 	rm -rf $(VENV) .demo

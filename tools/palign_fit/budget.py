@@ -104,11 +104,20 @@ class Budget:
             step = math.sqrt(target / cost) if cost > target / 8 else 1.5
             alpha = _rounded(alpha * min(max(step, 0.5), 2.0))
             found = steered_perplexity(self.model, heads, alpha)
-        # NaN is beyond the bound as well.
-        while not found <= MAX_RATIO * self.plain and alpha > MIN_ALPHA:
-            alpha = _rounded(alpha * 0.7)
+        return self.bounded(heads, alpha) if self._beyond(found) else (alpha, found)
+
+    def bounded(self, heads: SteeredHeads, alpha: float, step: float = 0.7) -> tuple[float, float]:
+        """``alpha`` and its real perplexity; as many ``step`` lower as MAX_RATIO asks for."""
+        alpha = _rounded(alpha)
+        found = steered_perplexity(self.model, heads, alpha)
+        while self._beyond(found) and alpha > MIN_ALPHA:
+            alpha = _rounded(alpha * step)
             found = steered_perplexity(self.model, heads, alpha)
         return alpha, found
+
+    def _beyond(self, perplexity: float) -> bool:
+        # NaN is beyond the bound as well.
+        return not perplexity <= MAX_RATIO * self.plain
 
 
 def _rounded(alpha: float) -> float:

@@ -73,6 +73,7 @@ def _facts(persona: Persona) -> Table:
         + (" - WEAK" if fit.get("weak") is True else "")
         if "alignment" in fit
         else "",
+        **_slider_facts(fit),
         **_pair_facts(fit),
         "perplexity": f"{_number(fit.get('perplexity'))} of neutral text "
         f"(plain {_number(fit.get('perplexity_plain'))})"
@@ -84,6 +85,22 @@ def _facts(persona: Persona) -> Table:
         if value:
             table.add_row(Text(name, style="bold"), escape(_plain(value)))
     return table
+
+
+def _slider_facts(fit: Mapping[str, Any]) -> dict[str, str]:
+    """What a persona made of trait values says of them."""
+    facts = {}
+    for key, name in (("sliders", "traits"), ("effects", "held out")):
+        values = fit.get(key)
+        if isinstance(values, dict):
+            shown = [
+                f"{trait} {value:+.3g}"
+                for trait, value in list(values.items())[:5]
+                if isinstance(value, (int, float))
+            ]
+            unit = "standard deviations" if key == "sliders" else "nats a token, by trait"
+            facts[name] = f"{', '.join(shown)} ({unit})"
+    return facts
 
 
 def _pair_facts(fit: Mapping[str, Any]) -> dict[str, str]:

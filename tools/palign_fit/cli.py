@@ -11,6 +11,7 @@ from palign_fit.commands.judge import judge
 from palign_fit.commands.pairs import pairs
 from palign_fit.commands.report import report
 from palign_fit.commands.run import run
+from palign_fit.commands.traits import traits
 from palign_fit.commands.unpack import unpack
 
 app = typer.Typer(
@@ -30,6 +31,10 @@ app.command(
     epilog="Example: palign-fit pairs --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--pairs examples/pairs_warm.jsonl --out warm.safetensors"
 )(pairs)
+app.command(
+    epilog="Example: palign-fit traits extraversion=+1.5 neuroticism=-0.5 "
+    "--model HuggingFaceTB/SmolLM2-135M-Instruct --out x.safetensors"
+)(traits)
 app.command(
     epilog="Example: palign-fit evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct "
     "--answers examples/answers.json --personas personas/"

@@ -47,7 +47,9 @@ class ContentFitter:
     ) -> None:
         self.model, self.inventory, self.settings = model, inventory, settings
         cache = cache if checkpoint else None
-        design = Design.read(model, inventory, used, checkpoint=checkpoint, cache=cache, tick=tick)
+        self.design = design = Design.read(
+            model, inventory, used, checkpoint=checkpoint, cache=cache, tick=tick
+        )
         if not np.isfinite(design.gradients).all():
             raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
         self.plan = Plan.of(design, inventory, used, settings.heads)
@@ -91,12 +93,12 @@ class ContentFitter:
             for sign in (1, -1):
                 weights = np.zeros(len(self.plan.basis))
                 weights[place] = sign * TRAIT_SPREAD
-                steering, scale = self._steering(self.plan, weights)
+                steering, scale = self.steering(self.plan, weights)
                 if scale > 0:
                     found.append((steering, self.plan.disturbance(weights, scale)))
         return found
 
-    def _steering(self, plan: Plan, weights: Reals) -> tuple[SteeredHeads, float]:
+    def steering(self, plan: Plan, weights: Reals) -> tuple[SteeredHeads, float]:
         """What ``plan`` makes of ``weights`` at alpha 1, and its scale; 0 if that is nothing."""
         offsets, scale = plan.offsets(weights)
         layers, heads = np.divmod(plan.choice.flat.astype(np.int32), self.model.num_heads)
@@ -106,7 +108,7 @@ class ContentFitter:
     def _fit(self, subject: Subject) -> Fit:
         plan, budget = self.plan, self.budget
         weights = plan.weights(subject)
-        steering, scale = self._steering(self.plan, weights)
+        steering, scale = self.steering(self.plan, weights)
         if scale == 0:
             raise InputError(
                 f"subject {subject.id!r}: the answers differ from the usual ones nowhere, or "
@@ -141,7 +143,7 @@ class ContentFitter:
         for fold, blind in enumerate(self.blind):
             rows = answered & (self.folds == fold)
             weights = blind.weights(subject)
-            steering, scale = self._steering(blind, weights)
+            steering, scale = self.steering(blind, weights)
             if scale == 0 or not rows.any():
                 continue
             if self.yardstick is None:
