@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from tests.fit.conftest import answer_sheet
 from vllm_palign.persona import Persona, load, save
 
-COMMANDS = ["run", "inspect", "unpack", "inventory", "template"]
+COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template"]
 
 
 def call(*arguments: object) -> Result:

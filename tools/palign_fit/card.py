@@ -69,7 +69,8 @@ def _facts(persona: Persona) -> Table:
         "answers": f"{fit['answered']} of {inventory.get('items')} items of {inventory.get('name')}"
         if "answered" in fit and inventory
         else "",
-        "alignment": f"{_number(fit.get('alignment'))} held-out correlation with the answers"
+        "alignment": f"{_number(fit.get('alignment'))} held-out correlation with the "
+        + ("values" if "sliders" in fit else "answers")
         + (" - WEAK" if fit.get("weak") is True else "")
         if "alignment" in fit
         else "",
