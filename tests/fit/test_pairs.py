@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_pair_is_named(record: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(b"x"), "gzip-compressed"),
+        (gzip.compress(b"x", mtime=0), "gzip-compressed"),
         (b"\xff\xfe[\x00", "not UTF-8"),
         (b"prompt,chosen,rejected\n", "not valid JSON"),
         (b"[]", "holds no pairs"),
