@@ -159,6 +159,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "reserved key beside a persona": ("chat", {"persona": "p0", "vllm_xargs": {"palign": "p0"}}, 400, "persona_invalid"),
     "reserved salt": ("chat", {"cache_salt": "palign:0"}, 400, "persona_invalid"),
     "misspelt field": ("chat", {"personas": ["p0"]}, 400, "persona_invalid"),
+    "extra_body sent as a field": ("chat", {"extra_body": {"persona": "p0"}}, 400, "persona_invalid"),
     "capital field": ("chat", {"Persona": "p0"}, 400, "persona_invalid"),
     "strength beside the persona": ("chat", {"persona": "p0", "persona_strength": 2}, 400, "persona_invalid"),
     "beam search": ("chat", {"persona": "p0", "use_beam_search": True, "n": 2}, 400, "persona_invalid"),

@@ -168,6 +168,13 @@ def _refuse_misspelt(fields: _Object) -> None:
             '"persona": {"id": "alice", "strength": 1.5}',
             param=name,
         )
+    nested = fields.get("extra_body")
+    if isinstance(nested, dict) and nested.keys() & {"persona", *_MISSPELT}:
+        raise PersonaInvalid(
+            "extra_body: is how the OpenAI Python client is given further fields; in the body itself "
+            '"persona" stands beside "model"',
+            param="extra_body",
+        )
 
 
 def _refuse_reserved(fields: _Object) -> None:
