@@ -46,7 +46,7 @@ stop:
 	$(BIN)/python tools/demo.py --stop
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

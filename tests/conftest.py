@@ -1,4 +1,4 @@
-"""Shared by all tests: the demo model, a tiny model, one offline engine and two servers."""
+"""Shared by all tests: the demo model, a tiny model, personas for both, and how servers are started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,22 @@ ENVIRONMENT = {
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
 
+SHARED_SERVERS = ("tests/http/", "tests/service/tenants/")
+"""Folders whose files share servers."""
+
+
 def pytest_configure() -> None:
     os.environ.update(ENVIRONMENT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each process gets whole files, and whole folders where files share a server: a server is started
+    once, not once a process, and stops with the last test that needs it. Eight at a time do not fit."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = next((folder for folder in SHARED_SERVERS if file.startswith(folder)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +137,7 @@ def start_server(model: Path, log: Path, *options: str, **environment: str) -> S
         port = probe.getsockname()[1]
     command = [
         Path(sys.executable).with_name("vllm"), "serve", model, "--served-model-name", "base",
-        "--host", "127.0.0.1", "--port", str(port), *options,
+        "--host", "127.0.0.1", "--port", str(port), "--kv-cache-memory-bytes", "256M", *options,
     ]  # fmt: skip
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -154,39 +167,6 @@ def stop_server(server: Server) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(server.process.pid, signal.SIGKILL)
         server.process.wait()
-
-
-@pytest.fixture(scope="session")
-def server(
-    demo_model: Path,
-    smol_personas: tuple[Path, dict[str, Persona]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
-    """SmolLM2, bfloat16, torch.compile and prefix caching on, 8 personas."""
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    running = start_server(
-        demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
-        "--max-model-len", "1024", "--max-num-seqs", "16",
-    )  # fmt: skip
-    yield running
-    stop_server(running)
-
-
-@pytest.fixture(scope="session")
-def tiny_server(
-    tiny_model: Path,
-    tiny_personas: tuple[Path, dict[str, Persona]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
-    """The tiny model, float32, eager, 24 personas and few sequences at a time, so that slots are reused."""
-    log = tmp_path_factory.mktemp("server") / "tiny.log"
-    running = start_server(
-        tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
-        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
-        "--enable-prompt-tokens-details", "--block-size", "32",
-    )  # fmt: skip
-    yield running
-    stop_server(running)
 
 
 def run_python(code: str, timeout: float = 300, stdin: str = "", **environment: str | None) -> Any:

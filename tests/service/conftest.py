@@ -13,7 +13,6 @@ import torch
 from local_postgres import Postgres
 
 from tests.conftest import Server, start_server, stop_server
-from tests.service.tenancy import Tenancy, running_tenancy
 
 _numbers = itertools.count()
 
@@ -48,7 +47,7 @@ def new_database(postgres: Postgres) -> str:
 API_KEY = "a-key-of-vllm"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(
     tiny_model: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -77,10 +76,3 @@ def reference(tiny_model: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="session")
-def tenancy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenancy]:
-    """The tiny model behind two API server processes, for several tenants."""
-    with running_tenancy(tiny_model, tmp_path_factory.mktemp("tenancy")) as tenancy:
-        yield tenancy

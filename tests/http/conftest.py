@@ -1,0 +1,44 @@
+"""Two servers for this folder: the demo model as users run it, a tiny one for many random requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Server, start_server, stop_server
+from vllm_palign import Persona
+
+
+@pytest.fixture(scope="package")
+def server(
+    demo_model: Path,
+    smol_personas: tuple[Path, dict[str, Persona]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """SmolLM2, bfloat16, torch.compile and prefix caching on, 8 personas."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    running = start_server(
+        demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
+        "--max-model-len", "1024", "--max-num-seqs", "16",
+    )  # fmt: skip
+    yield running
+    stop_server(running)
+
+
+@pytest.fixture(scope="package")
+def tiny_server(
+    tiny_model: Path,
+    tiny_personas: tuple[Path, dict[str, Persona]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """The tiny model, float32, eager, 24 personas and few sequences at a time, so that slots are reused."""
+    log = tmp_path_factory.mktemp("server") / "tiny.log"
+    running = start_server(
+        tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
+        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
+        "--enable-prompt-tokens-details", "--block-size", "32",
+    )  # fmt: skip
+    yield running
+    stop_server(running)
