@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | bench-fit | bench-dpo | bench-store | bench-traits | clean
+# make setup | demo | serve | stop | test | check | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -7,7 +7,7 @@ BIN     := $(VENV)/bin
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-fit bench-dpo bench-store bench-traits clean
+.PHONY: setup demo serve stop test check bench bench-latency bench-fit bench-dpo bench-store bench-traits clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -54,7 +54,11 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python tools/bench.py
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python benchmarks/price.py
+
+bench-latency: setup
+	$(BIN)/python benchmarks/latency.py
 
 bench-fit: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-fit]"

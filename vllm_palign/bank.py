@@ -47,7 +47,8 @@ class OffsetBank:
         self._requests: dict[str, Stamp] = {}
         self._slot_of: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(shape.slots, 0, -1))
-        self._last: list[int] | None = []
+        self._steady: list[str] | None = None
+        """Requests of the last step if each had one token: their slots are what the device holds."""
         self._dirty_tokens = 0
 
     @property
@@ -69,10 +70,12 @@ class OffsetBank:
     def admit(self, request_id: str, stamp: Stamp) -> None:
         """A steered request has arrived at this worker. The row is filled when it first runs."""
         self._requests[request_id] = stamp
+        self._steady = None
 
     def forget(self, request_id: str) -> None:
         """The request is over (finished, aborted, or preempted and coming back as a new one)."""
         self._requests.pop(request_id, None)
+        self._steady = None
 
     def step(
         self, request_ids: Sequence[str], query_start_loc: torch.Tensor, num_tokens: int
@@ -84,15 +87,14 @@ class OffsetBank:
         """
         if not self._requests and not self._dirty_tokens:
             return  # nobody is steered and every token is neutral already
-        stamps = [self._requests.get(request_id) for request_id in request_ids]
-        slots = self._place(stamps)
+        decode = num_tokens == len(request_ids)
+        if decode and request_ids == self._steady:
+            return
+        self._steady = list(request_ids) if decode else None
+        slots = self._place([self._requests.get(request_id) for request_id in request_ids])
         if not any(slots):
             self._clear(0)
-            self._last = []
             return
-        decode = num_tokens == len(slots)
-        if decode and slots == self._last:
-            return  # same requests, one token each: the mapping on the device already says so
         by_request = self._to_device(np.asarray(slots, dtype=np.int32))
         if decode:
             self.token_slots[:num_tokens].copy_(by_request, non_blocking=True)
@@ -104,7 +106,6 @@ class OffsetBank:
             )
             self.token_slots[:num_tokens].copy_(by_request[owner.clamp_(max=len(slots) - 1)])
         self._clear(num_tokens)
-        self._last = slots if decode else None
 
     def fill(self, slot: int, layer_rows: torch.Tensor) -> None:
         """Overwrite one row on all layers with ``layer_rows`` [L, H*D] (any float dtype, host)."""

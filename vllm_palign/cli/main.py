@@ -5,21 +5,18 @@ from __future__ import annotations
 import typer
 
 from vllm_palign.cli.tenants import tenants
+from vllm_palign.cli.verify import verify
 
 app = typer.Typer(
     name="palign",
-    help="Run a palign server for several tenants.",
+    help="Run a palign server: its tenants, and whether steering works on this machine.",
     epilog="Example: palign tenants new-key acme --file tenants.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(tenants, name="tenants")
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps ``palign tenants`` a group of commands while it is the only one."""
+app.command(epilog="Example: palign verify Qwen/Qwen2.5-7B-Instruct --bench")(verify)
 
 
 def main() -> None:
