@@ -26,7 +26,7 @@ from pathlib import Path
 from load import Outcome, measure
 from servers import ENVIRONMENT, SERVED, Server
 from subjects import Prompts, write_adapters, write_personas
-from tables import BASE, Turns, price_table, prompt_table
+from tables import BASE, Turns, price_table, rivals_table
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "SmolLM2-135M-Instruct"
@@ -51,23 +51,22 @@ class Load:
     variants: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """``blocks`` of freshly started servers, in each ``rounds`` of (rounds, load) pairs."""
-
-    blocks: int
-    rounds: tuple[tuple[int, Load], ...]
-
-
 FEW = Load(16, 128, (BASE, "idle", "1 persona", "16 personas"))
 MANY = Load(256, 32, (BASE, "idle", "1 persona", "16 personas", "64 personas", "256 personas"))
 RIVALS = Load(
     16, 128, (BASE, "16 personas", "1 adapter", "16 adapters", "prompt, first time", "prompt, again")
 )  # fmt: skip
-FULL = Plan(blocks=3, rounds=((4, FEW), (1, RIVALS), (2, MANY)))
-QUICK = Plan(
-    blocks=1,
-    rounds=((1, FEW), (1, Load(16, 32, RIVALS.variants)), (1, Load(256, 8, MANY.variants))),
+
+Block = tuple[tuple[int, Load], ...]
+"""(rounds, load) pairs that freshly started servers go through."""
+
+FULL: tuple[Block, ...] = (
+    ((2, RIVALS), (3, FEW), (2, MANY)),
+    ((4, FEW), (2, MANY)),
+    ((4, FEW), (2, MANY)),
+)
+QUICK: tuple[Block, ...] = (
+    ((1, Load(16, 32, RIVALS.variants)), (1, FEW), (1, Load(256, 8, MANY.variants))),
 )
 
 
@@ -87,21 +86,16 @@ def main() -> int:
     loads: dict[Load, Turns] = {}
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
-        plan = QUICK if options.quick else FULL
-        for block in range(plan.blocks):
-            with bench.servers(swapped=block % 2 == 1) as servers:
-                for count, load in plan.rounds:
+        blocks = QUICK if options.quick else FULL
+        for number, block in enumerate(blocks):
+            with bench.servers(block, swapped=number % 2 == 1) as servers:
+                for count, load in block:
                     for _ in range(count):
                         turns = loads.setdefault(load, {name: [] for name in load.variants})
                         for variant, outcome in bench.round(servers, load):
                             turns[variant].append(outcome)
                 bench.check_steered(servers["palign"])
-            say(f"block {block + 1} of {plan.blocks}")
-    for load, turns in loads.items():
-        print(f"\nbatch {load.batch} x {load.tokens} tokens, {len(turns[BASE])} rounds\n")
-        print(price_table(turns, bench.block_mib))
-        if "prompt, again" in turns:
-            print(f"\n{prompt_table(turns)}")
+            say(f"block {number + 1} of {len(blocks)}")
     if options.json:
         rows = [
             {"batch": load.batch, "tokens": load.tokens, "variant": variant, **asdict(outcome)}
@@ -110,6 +104,11 @@ def main() -> int:
             for outcome in outcomes
         ]
         options.json.write_text(json.dumps(rows))
+    for load, turns in loads.items():
+        print(f"\nbatch {load.batch} x {load.tokens} tokens, {len(turns[BASE])} rounds\n")
+        print(price_table(turns, bench.block_mib))
+        if "prompt, again" in turns:
+            print(f"\n{rivals_table(turns)}")
     return 0
 
 
@@ -141,7 +140,8 @@ class Bench:
         }
 
     @contextmanager
-    def servers(self, *, swapped: bool) -> Iterator[dict[str, Server]]:
+    def servers(self, block: Block, *, swapped: bool) -> Iterator[dict[str, Server]]:
+        """The servers that ``block`` asks, warm."""
         shared = ("--max-model-len", "4096", "--max-num-seqs", "256")
         adapters = [f"{name}={path}" for name, path in self._adapters.items()]
         options: dict[str, tuple[str | Path, ...]] = {
@@ -153,10 +153,12 @@ class Bench:
                 "--lora-modules", *adapters,
             ),
         }  # fmt: skip
+        asked = {self._variants[name].server for _, load in block for name in load.variants}
         servers: dict[str, Server] = {}
         cores = sorted(os.sched_getaffinity(0))[:2]
         try:
-            for name, own in options.items():
+            for name in asked:
+                own = options[name]
                 servers[name] = Server(MODEL, self._folder / f"{name}.log", *shared, *own)
             for name, server in servers.items():
                 server.wait()
@@ -169,9 +171,11 @@ class Bench:
                 1024 * float(ENVIRONMENT["VLLM_CPU_KVCACHE_SPACE"]) / server.kv_blocks()[1]
             )
             self._steered, self._known = 0, []
-            # Warms up, and brings every persona and adapter into memory.
             for name in (BASE, "256 personas", "16 adapters"):
-                self._load(servers, Load(PERSONAS, 2, ()), name)
+                if self._variants[name].server in servers:
+                    # Every persona and adapter comes into memory.
+                    batch = max(16, len(self._variants[name].names))
+                    self._load(servers, Load(batch, 2, ()), name)
             yield servers
         finally:
             os.sched_setaffinity(0, cores)

@@ -42,7 +42,7 @@ def price_table(turns: Turns, block_mib: float) -> str:
     return "\n".join(lines)
 
 
-def prompt_table(turns: Turns) -> str:
+def rivals_table(turns: Turns) -> str:
     """Overhead beside LoRA, and TTFT beside the personality prompt, round by round."""
     personas = turns["16 personas"]
     lines = [

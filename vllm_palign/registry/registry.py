@@ -10,6 +10,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
+    bindparam,
     delete,
     exists,
     func,
@@ -29,6 +30,17 @@ from vllm_palign.shape import ModelShape
 from vllm_palign.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
+
+# What every steered request looks up. Built once: to build a statement takes longer than to run it.
+_IS_OWN = and_(
+    personas.c.tenant == bindparam("tenant"),
+    personas.c.name.in_(bindparam("names", expanding=True)),
+)
+_IS_SHARED = and_(
+    personas.c.tenant == OPERATOR, personas.c.name.in_(bindparam("shared", expanding=True))
+)
+_OWN = select(personas).where(_IS_OWN)
+_OWN_AND_SHARED = select(personas).where(_IS_OWN | _IS_SHARED)
 
 
 class Registry:
@@ -52,12 +64,13 @@ class Registry:
         """The visible records of ``names``; missing ones are left out. One indexed query."""
         wanted = set(names)
         shared = {name for name in wanted if tenant.sees(OPERATOR, name)}
-        visible = and_(personas.c.tenant == tenant.name, personas.c.name.in_(wanted))
+        parameters = {"tenant": tenant.name, "names": list(wanted)}
+        query = _OWN
         if tenant.name != OPERATOR and shared:
-            visible |= and_(personas.c.tenant == OPERATOR, personas.c.name.in_(shared))
-        query = select(personas).where(visible)
+            query = _OWN_AND_SHARED
+            parameters["shared"] = list(shared)
         with database.reading(self._engine) as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = connection.execute(query, parameters).mappings().all()
         records = [Record(**row) for row in rows]
         # Own ones last, so that they hide shared ones.
         records.sort(key=lambda record: record.tenant == tenant.name)
