@@ -6,7 +6,7 @@ Three servers of the demo model (stock, with the plugin, with 16 LoRA adapters) 
 load, made by ``vllm bench serve``; the plugin's server answers plain ("idle") and steered requests. The
 worker has one core, all else the other; servers start anew in every block and swap cores.
 Ratios are of turns of one round; printed are medians with quartiles. bfloat16, torch.compile on
-(vLLM does not compile with LoRA on a CPU). About 25 minutes on two quiet cores, --quick under 5.
+(vLLM does not compile with LoRA on a CPU). About a quarter of an hour on two quiet cores, --quick five minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from load import Outcome, measure
 from servers import ENVIRONMENT, SERVED, Server
@@ -61,9 +62,9 @@ Block = tuple[tuple[int, Load], ...]
 """(rounds, load) pairs that freshly started servers go through."""
 
 FULL: tuple[Block, ...] = (
-    ((2, RIVALS), (3, FEW), (2, MANY)),
-    ((4, FEW), (2, MANY)),
-    ((4, FEW), (2, MANY)),
+    ((1, RIVALS), (3, FEW), (1, MANY)),
+    ((4, FEW), (1, MANY)),
+    ((4, FEW),),
 )
 QUICK: tuple[Block, ...] = (
     ((1, Load(16, 32, RIVALS.variants)), (1, FEW), (1, Load(256, 8, MANY.variants))),
@@ -96,20 +97,23 @@ def main() -> int:
                             turns[variant].append(outcome)
                 bench.check_steered(servers["palign"])
             say(f"block {number + 1} of {len(blocks)}")
-    if options.json:
-        rows = [
-            {"batch": load.batch, "tokens": load.tokens, "variant": variant, **asdict(outcome)}
-            for load, turns in loads.items()
-            for variant, outcomes in turns.items()
-            for outcome in outcomes
-        ]
-        options.json.write_text(json.dumps(rows))
+            if options.json:
+                options.json.write_text(json.dumps(rows(loads)))
     for load, turns in loads.items():
         print(f"\nbatch {load.batch} x {load.tokens} tokens, {len(turns[BASE])} rounds\n")
         print(price_table(turns, bench.block_mib))
         if "prompt, again" in turns:
             print(f"\n{rivals_table(turns)}")
     return 0
+
+
+def rows(loads: dict[Load, Turns]) -> list[dict[str, Any]]:
+    return [
+        {"batch": load.batch, "tokens": load.tokens, "variant": variant, **asdict(outcome)}
+        for load, turns in loads.items()
+        for variant, outcomes in turns.items()
+        for outcome in outcomes
+    ]
 
 
 class Bench:

@@ -1,0 +1,119 @@
+"""Where a steered request's time goes outside the model: microseconds of Python on front end and worker.
+
+    python benchmarks/host.py
+
+In this process, one core, a registry in SQLite, personas of the demo model; medians. No vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from subjects import HEAD_DIM, HEADS, LAYERS, write_personas
+
+from vllm_palign import Persona, load
+from vllm_palign.admission import FrontEnd
+from vllm_palign.bank import BankShape, OffsetBank
+from vllm_palign.registry import Registry
+from vllm_palign.shape import ModelShape
+from vllm_palign.stamp import Stamp
+from vllm_palign.store import PersonaStore
+from vllm_palign.tenant import Tenant
+from vllm_palign.wire import Selection
+
+PERSONAS = 256
+REPEATED = 500
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        names = write_personas(Path(folder) / "personas", PERSONAS)
+        personas = [load(Path(folder) / "personas" / f"{name}.safetensors") for name in names]
+        front_end(f"sqlite:///{folder}/registry.sqlite", personas)
+    worker([Stamp.compose([(persona, 1.0)]) for persona in personas])
+    return 0
+
+
+def front_end(url: str, personas: list[Persona]) -> None:
+    registry = Registry(url)
+    registry.migrate()
+    tenant = Tenant()
+    registry.add_missing(tenant, [(one.name, one, one.to_bytes()) for one in personas])
+    shape = ModelShape(LAYERS, HEADS, HEAD_DIM, frozenset(range(LAYERS)), 3e38)
+    store = PersonaStore(registry, shape, max_strength=3.0, cache_bytes=1 << 28)
+    front = FrontEnd(store, "model", over_http=True)
+    wishes = itertools.cycle([Selection(((one.name, 1.0),)) for one in personas])
+    first = [timed(lambda: store.resolve(next(wishes), tenant)) for _ in personas]
+    show("resolve a persona for the first time", first)
+    show("resolve it again", repeat(lambda: store.resolve(next(wishes), tenant)))
+    names = itertools.cycle([one.name for one in personas])
+    show(
+        "  of it: names to digests in SQLite",
+        repeat(lambda: registry.lookup(tenant, [next(names)])),
+    )
+    one = store.resolve(next(wishes), tenant).stamp
+    assert one is not None
+    show("pack offsets into the request", repeat(one.pack))
+
+    async def grant() -> list[float]:
+        took = []
+        for _ in range(REPEATED):
+            began = time.perf_counter()
+            await front.grant(next(wishes), tenant)
+            took.append(time.perf_counter() - began)
+        return took
+
+    show("resolve and seal off the event loop", asyncio.run(grant()))
+    registry.close()
+
+
+def worker(stamps: list[Stamp]) -> None:
+    shape = BankShape(tuple(range(LAYERS)), HEADS, 0, HEAD_DIM, PERSONAS, 8 * PERSONAS)
+    packed = itertools.cycle([stamp.pack() for stamp in stamps])
+    show("unpack and check offsets", repeat(lambda: Stamp.unpack(next(packed))))
+    for count in (16, PERSONAS):
+        bank = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
+        ids = [f"request-{index}" for index in range(count)]
+        starts = torch.arange(count + 1, dtype=torch.int32)
+
+        for request, stamp in zip(ids, stamps, strict=False):
+            bank.admit(request, stamp)
+        arrive = partial(bank.step, ids, 8 * starts, 8 * count)
+        decode = partial(bank.step, ids, starts, count)
+        fill = timed(arrive) / count
+        show(f"fill a row on {LAYERS} layers ({count} requests arrive)", [fill])
+        show(f"a prefill step of {count} requests", repeat(arrive))
+        decode()
+        show(f"a decode step of the same {count} requests", repeat(decode))
+
+
+def repeat(work: Callable[[], Any]) -> list[float]:
+    work()
+    return [timed(work) for _ in range(REPEATED)]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def show(what: str, seconds: list[float]) -> None:
+    low, middle, high = 1e6 * np.quantile(seconds, (0.25, 0.5, 0.75))
+    spread = f"  ({low:.1f} to {high:.1f})" if len(seconds) > 1 else ""
+    print(f"{what:<50}{middle:9.1f} us{spread}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
