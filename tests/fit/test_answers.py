@@ -122,6 +122,12 @@ def test_broken_files_are_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff", " \nid,i1\nx,1\n"])
+def test_a_file_that_is_empty_or_begins_so_is_told(text: str) -> None:
+    with pytest.raises(InputError, match="is empty, or its first line is"):
+        parse(text)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (

@@ -64,7 +64,9 @@ def csv_rows(lines: Iterable[str], source: str) -> Iterator[tuple[int, dict[str,
     reader = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) != len(header) or not header:
+        if not any(header):
+            raise InputError(f"{source}: is empty, or its first line is; wanted column names there")
+        if len(set(header)) != len(header):
             raise InputError(f"{source}: line 1: column names {header[:8]} are empty or repeat")
         for cells in reader:
             if not any(cell.strip() for cell in cells):
