@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from palign_fit import prompts
 from palign_fit.design import Design
 from palign_fit.examples import ADJECTIVES, BUILT_IN, ITEMS, STATEMENTS, Examples, denied
 from palign_fit.inventory import TRAITS, Inventory, parse_inventory
@@ -33,11 +35,19 @@ def test_a_denial_turns_a_statement_round(said: str, opposite: str) -> None:
     assert denied(said) == opposite
 
 
+def test_every_pole_has_thirty_adjectives_and_none_stands_twice() -> None:
+    poles = [pole.split(", ") for poles in prompts.ADJECTIVES.values() for pole in poles]
+    assert {len(pole) for pole in poles} == {30}
+    words = [word for pole in poles for word in pole]
+    assert len(set(words)) == len(words)
+    assert all(re.fullmatch(r"[a-z]+([- ][a-z]+)*", word) for word in words)
+
+
 def test_every_sentence_stands_once_and_beside_its_denial(inventory: Inventory) -> None:
     used = np.arange(120) % 2 == 0
     examples = Examples.of(inventory, used)
     assert Counter(examples.questionnaires.tolist()) == {
-        ADJECTIVES: 100,
+        ADJECTIVES: 300,
         STATEMENTS: 720,
         ITEMS: 120,
     }
