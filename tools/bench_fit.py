@@ -226,10 +226,17 @@ def ours(model: SubjectModel, inventory: Inventory, people: Answers) -> dict[str
     """Seconds of palign-fit for ``people``, one file each, shared work told apart."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as kept:
-        shared_work = {"checkpoint": digest(model, None), "cache": Cache(Path(kept))}
-        fitter = open_fitter(model, inventory, people.used, Settings(), **shared_work)
+        content, cache = digest(model, None), Cache(Path(kept))
+
+        def opened(*, check: bool) -> Fitter:
+            settings = Settings(check=check)
+            return open_fitter(
+                model, inventory, people.used, settings, checkpoint=content, cache=cache
+            )
+
+        fitter = opened(check=True)
         shared = time.perf_counter() - began
-        unchecked = open_fitter(model, inventory, people.used, Settings(check=False), **shared_work)
+        unchecked = opened(check=False)
     fitting, fitted = timed_fit(fitter, people)
     estimating, _ = timed_fit(unchecked, people)
     return {
