@@ -34,8 +34,13 @@ ENVIRONMENT = {
 
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
+TINY_SERVER = (
+    "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
+    "--block-size", "32", "--enable-prompt-tokens-details", "--kv-cache-memory-bytes", "64M",
+)  # fmt: skip
+"""Options of servers of the tiny model: few sequences at a time, so that slots are reused."""
 
-SHARED_SERVERS = ("tests/http/", "tests/service/tenants/")
+SHARED_SERVERS = ("tests/http/", "tests/service/running/", "tests/service/tenants/")
 """Folders whose files share servers."""
 
 
@@ -139,12 +144,14 @@ def start_server(model: Path, log: Path, *options: str, **environment: str) -> S
         Path(sys.executable).with_name("vllm"), "serve", model, "--served-model-name", "base",
         "--host", "127.0.0.1", "--port", str(port), "--kv-cache-memory-bytes", "256M", *options,
     ]  # fmt: skip
+    environment = {**os.environ, **environment}
+    environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would overrule the option
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=environment,
             start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", "base", log, process)

@@ -17,7 +17,7 @@ _NOBODY = 65534  # PostgreSQL refuses to run as root
 
 
 class Postgres:
-    """``start`` and ``kill`` as often as wanted; the data stays until ``remove``."""
+    """``start`` and ``kill``, ``freeze`` and ``thaw`` as often as wanted; the data stays until ``remove``."""
 
     def __init__(self) -> None:
         # Not pytest's folder: that one cannot be entered by another user.
@@ -55,16 +55,26 @@ class Postgres:
     def kill(self) -> None:
         """As a crash would: no process gets to tidy up."""
         assert self._process is not None
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True
-        ).stdout.split()
+        children = self._children()
         self._process.kill()
         self._process.wait()
-        for child in children:
-            try:
-                os.kill(int(child), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _signal(children, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Every process stops where it is; connections stay open."""
+        assert self._process is not None
+        _signal([self._process.pid, *self._children()], signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        _signal([self._process.pid, *self._children()], signal.SIGCONT)
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        listed = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True
+        )
+        return [int(pid) for pid in listed.stdout.split()]
 
     def remove(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -76,6 +86,14 @@ class Postgres:
             [self.binaries / tool, *arguments],
             check=check, capture_output=True, cwd=self.folder, **self._user,
         ).returncode  # fmt: skip
+
+
+def _signal(processes: list[int], number: int) -> None:
+    for process in processes:
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            continue
 
 
 def _binaries(folder: Path) -> Path:

@@ -22,8 +22,13 @@ from vllm_palign.tenant import Tenant
 from vllm_palign.tenants import TenantsError
 from vllm_palign.wire import XARG, Selection, check_salt, open_named, reserved
 
-THREADS = 8
-"""Threads, and so database connections, of one front-end process."""
+RESOLVERS = 6
+"""Threads of one front-end process that look personas up for requests."""
+MANAGERS = 2
+"""Threads for everything else. Apart, so that uploads that wait for their turn to write, or lists in an
+outage, hold no request up."""
+CONNECTIONS = RESOLVERS + MANAGERS
+"""Database connections of one front-end process: a thread uses one at a time."""
 
 T = TypeVar("T")
 
@@ -44,25 +49,32 @@ class FrontEnd:
         without this the server would go on and answer plainly."""
         self.tenants: TenantDirectory | None = None
         """Set when callers are told apart by their keys."""
-        self._pool = ThreadPoolExecutor(THREADS, "palign-store")
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
+        self._managers = ThreadPoolExecutor(MANAGERS, "palign-manage")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(None), ())
 
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run what may block in a bounded thread pool. Raises RegistryUnavailable when it takes too long."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wait_for(
-                loop.run_in_executor(self._pool, work), 2 * self.store.registry.timeout
-            )
-        except TimeoutError:
-            raise RegistryUnavailable("the persona registry takes too long; try again") from None
+    async def manage(self, work: Callable[[], T]) -> T:
+        """Run what may block beside the event loop. Raises RegistryUnavailable when it takes too long; it
+        may be done all the same."""
+        return await self._off_loop(self._managers, work)
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
         """Resolve ``selection`` and seal it for admission. Raises what ``PersonaStore.resolve`` raises."""
-        chosen = await self.off_loop(lambda: self.store.resolve(selection, tenant))
+        chosen = await self._off_loop(
+            self._resolvers, lambda: self.store.resolve(selection, tenant)
+        )
         return chosen, self.seal.close(_passage(chosen, tenant))
+
+    async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        # A connection found dead and one tried in its place wait ``timeout`` seconds each.
+        patience = 3 * self.store.registry.timeout
+        running = asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            return await asyncio.wait_for(running, patience)
+        except TimeoutError:
+            raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
     def admit(self, request: Any) -> None:
         """Stamp one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
@@ -113,7 +125,7 @@ def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> Fr
     Raises PalignStartupError with all problems.
     """
     registry = Registry(
-        config.store or private_store(), timeout=config.store_timeout, connections=THREADS
+        config.store or private_store(), timeout=config.store_timeout, connections=CONNECTIONS
     )
     shape = ModelShape.of(model_config)
     try:

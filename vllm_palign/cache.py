@@ -42,7 +42,7 @@ class PersonaCache:
         return self._bytes
 
     def get(self, digest: str) -> Persona:
-        """The content of ``digest``, without ``description`` and ``fit``, which serving does not need.
+        """The content of ``digest``, without its texts: serving does not need them, and they may be long.
 
         Raises what ``fetch`` raises, for everybody who waits.
         """
@@ -64,6 +64,9 @@ class PersonaCache:
         try:
             persona = replace(
                 Persona.from_bytes(self._fetch(digest), source=f"digest {digest}"),
+                name="",
+                base_model="",
+                method="",
                 description="",
                 fit={},
             )

@@ -47,6 +47,6 @@ def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
         return dict(first)
 
     async def personas() -> int:
-        return sum((await front_end.off_loop(front_end.store.registry.counts)).values())
+        return sum((await front_end.manage(front_end.store.registry.counts)).values())
 
     return ScrapedGauges(slots, personas)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
 
 from vllm_palign import audit, caller, metrics, routes
 from vllm_palign.asgi import App, Message, Receive, Send, send_error
@@ -19,9 +18,8 @@ from vllm_palign.wire import HEADER
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of one request of a tenant; images travel in bodies. vLLM itself has no bound."""
 _KEPT = 8192
-"""Bytes of a reply that are looked at for an error code or a digest."""
+"""Bytes of a reply that are looked at for an error code."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Gate:
@@ -65,7 +63,7 @@ class Gate:
             caller.enter(tenant)
             await self.app(scope, receive, reply.send)
         except PalignError as error:
-            if reply.status:
+            if reply.started:
                 raise
             await send_error(reply.send, error)
         finally:
@@ -93,11 +91,15 @@ class _Reply:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._body = b""
-        self.status = 0
+        self.started = False
+        self.status = (
+            500  # where nothing is sent, Starlette answers for the exception on its way up
+        )
         self.steered = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.started = True
             self.status = message["status"]
             names = {name.lower() for name, _ in message.get("headers", [])}
             self.steered = HEADER.encode() in names
@@ -105,53 +107,46 @@ class _Reply:
             self._body += message.get("body", b"")[:_KEPT]
         await self._send(message)
 
-    def read(self, *keys: str) -> Any:
-        """The value at ``keys`` of a short JSON reply, or None."""
+    @property
+    def code(self) -> str:
+        """palign's code of an error, else ``http_STATUS``."""
         try:
-            value = json.loads(self._body)
-        except (ValueError, RecursionError):
-            return None
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+            code = json.loads(self._body)["error"]["code"]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            code = None
+        return code if isinstance(code, str) and code in codes() else f"http_{self.status}"
 
 
 def _account(
     scope: Message, path: str, tenant: Tenant, reply: _Reply, usage: Usage, seconds: float
 ) -> None:
-    status = reply.status or 500  # nothing sent: Starlette answers for the exception on its way up
-    refused = status >= 400
+    refused = reply.status >= 400
     if usage:
         metrics.tokens(tenant.label, prompt=usage.prompt, generated=usage.generated)
     if not refused and scope["method"] == "POST" and path in routes.GENERATION:
         metrics.answered(tenant.label, steered=reply.steered)
-    code = _code(reply, status) if refused else None
+    code = reply.code if refused else None
     if code is not None:
         metrics.refused(code)
     action = routes.managed(scope["method"], path)
     if action is None and not refused:
         return
-    fields = _common(scope, path, tenant, status, seconds)
+    fields = _common(scope, path, tenant, reply.status, seconds)
     if action is None:
         asked = ",".join(scope.get("palign_asked", ())) or None
         audit.write("refused", {**fields, "code": code, "persona": asked})
         return
-    name, digest = action[1], None if refused else reply.read("digest")
+    name = action[1]
     audit.write(
         "managed",
         {
             **fields,
             "action": action[0],
             "persona": name if is_persona_id(name) else None,
-            "digest": digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None,
+            "digest": scope.get("palign_digest"),
             "code": code,
         },
     )
-
-
-def _code(reply: _Reply, status: int) -> str:
-    code = reply.read("error", "code")
-    return code if isinstance(code, str) and code in codes() else f"http_{status}"
 
 
 def _common(

@@ -136,9 +136,7 @@ async def list_personas(
     palign, tenant = _who(request)
     if after:
         _check_id(after, "after")
-    page = await palign.off_loop(
-        lambda: palign.store.registry.page(tenant, limit=limit, after=after)
-    )
+    page = await palign.manage(lambda: palign.store.registry.page(tenant, limit=limit, after=after))
     data = [PersonaSummary(**_facts(record, tenant)) for record in page.records]
     return PersonaList(
         data=data,
@@ -157,9 +155,10 @@ async def get_persona(request: Request, persona_id: Id) -> PersonaObject:
 
     def read() -> PersonaObject:
         record = registry.get(tenant, persona_id)
+        request.scope["palign_digest"] = record.digest
         return _whole(record, Persona.from_bytes(registry.blob(record.digest)), tenant)
 
-    return await palign.off_loop(read)
+    return await palign.manage(read)
 
 
 @router.put(
@@ -195,9 +194,10 @@ async def put_persona(
         record, outcome = store.registry.put(tenant, persona_id, persona, data, replace=replace)
         if outcome is not Outcome.UNCHANGED and is_foreign(persona, palign.model):
             warn_foreign({persona_id: persona.base_model}, palign.model)
+        request.scope["palign_digest"] = record.digest
         return _whole(record, persona, tenant), outcome
 
-    answer, outcome = await palign.off_loop(put)
+    answer, outcome = await palign.manage(put)
     response.status_code = 201 if outcome is Outcome.CREATED else 200
     return answer
 
@@ -213,7 +213,8 @@ async def delete_persona(request: Request, persona_id: Id) -> Response:
     palign, tenant = _who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
-    await palign.off_loop(lambda: palign.store.registry.delete(tenant, persona_id))
+    record = await palign.manage(lambda: palign.store.registry.delete(tenant, persona_id))
+    request.scope["palign_digest"] = record.digest
     return Response(status_code=204)
 
 
@@ -284,8 +285,8 @@ def _facts(record: Record, tenant: Tenant) -> dict[str, Any]:
 
 def _whole(record: Record, persona: Persona, tenant: Tenant) -> PersonaObject:
     facts = _facts(record, tenant)
-    facts |= {"name": persona.name, "description": persona.description, "fit": persona.fit}
-    return PersonaObject(**facts)
+    whole = ("name", "description", "base_model", "method", "fit")
+    return PersonaObject(**facts | {field: getattr(persona, field) for field in whole})
 
 
 def _invalid(error: RequestValidationError) -> PersonaInvalid:

@@ -10,6 +10,7 @@ from vllm_palign import caller
 from vllm_palign.admission import FrontEnd
 from vllm_palign.asgi import App, Message, Receive, Send, send_error
 from vllm_palign.errors import PalignError, PersonaInvalid
+from vllm_palign.routes import route_path
 from vllm_palign.wire import (
     HEADER,
     XARG,
@@ -86,7 +87,7 @@ async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
     if not isinstance(fields, _Object):
         return None
     state = scope["app"].state
-    steered = _path(scope) in STEERED_PATHS
+    steered = route_path(scope) in STEERED_PATHS
     served = _served_models(state) if steered else []
     _refuse_repeated(fields)
     _refuse_misspelt(fields)
@@ -104,7 +105,7 @@ async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
         return None
     if not steered:
         raise PersonaInvalid(
-            f"persona: {_path(scope)} is not steered; use {', '.join(STEERED_PATHS)}",
+            f"persona: {route_path(scope)} is not steered; use {', '.join(STEERED_PATHS)}",
             param="persona",
         )
     if fields.get("use_beam_search"):
@@ -189,11 +190,6 @@ def _refuse_reserved(fields: _Object) -> None:
 def _served_models(state: Any) -> list[str]:
     models = state.openai_serving_models
     return [*(path.name for path in models.base_model_paths), *models.lora_requests]
-
-
-def _path(scope: Message) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 async def _read_body(receive: Receive) -> tuple[bytes, list[Message]]:

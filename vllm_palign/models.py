@@ -35,8 +35,10 @@ async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
     if not tenant.may_use:
         return ()
     store = palign.store
+    if store.outage:
+        return ()
     try:
-        page = await palign.off_loop(
+        page = await palign.manage(
             lambda: store.registry.page(tenant, limit=MAX_LISTED, shape=store.shape)
         )
     except RegistryUnavailable as error:

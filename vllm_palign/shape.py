@@ -52,7 +52,7 @@ class ModelShape:
             problems.append(f"it steers layers {without}, which have no self-attention here")
         if problems:
             raise PersonaIncompatible(
-                f"persona {name!r} (fitted on {persona.base_model!r}) does not fit: "
+                f"persona {name!r} does not fit: "
                 + "; ".join(problems)
                 + "; fit it on the served model"
             )

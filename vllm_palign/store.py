@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from vllm_palign.cache import PersonaCache
 from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
+from vllm_palign.outage import Outage
 from vllm_palign.persona import Persona
 from vllm_palign.registry import Registry
 from vllm_palign.registry.registry import not_found
@@ -36,7 +36,7 @@ class PersonaStore:
     front ends call them from a thread pool.
 
     Names are looked up in the registry for every request, so that a change made anywhere counts at once.
-    While the registry is down, names this process has resolved before keep their last digest.
+    While the registry is down (``outage``), names this process has resolved before keep their last digest.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class PersonaStore:
         self.cache = PersonaCache(cache_bytes, registry.blob)
         self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
         self._lock = threading.Lock()
-        self._next_try = 0.0
+        self.outage = Outage(registry)
 
     def resolve(self, selection: Selection, tenant: Tenant) -> Chosen:
         """Raises PersonaInvalid (too strong), PersonaNotFound, PersonaIncompatible, RegistryUnavailable
@@ -84,14 +84,13 @@ class PersonaStore:
 
     def _digests(self, tenant: Tenant, names: list[str]) -> dict[str, tuple[str, str]]:
         """Name -> (owner, digest). Raises PersonaNotFound for the first name that is not visible."""
-        if not self._may_try():
+        if self.outage:
             return self._remembered(tenant, names)
         try:
             records = self.registry.lookup(tenant, names)
         except RegistryUnavailable:
-            self._next_try = time.monotonic() + RegistryUnavailable.retry_after
+            self.outage.begin()
             return self._remembered(tenant, names)
-        self._next_try = 0.0
         found = {name: (record.tenant, record.digest) for name, record in records.items()}
         with self._lock:
             for name in names:
@@ -105,18 +104,6 @@ class PersonaStore:
             if name not in found:
                 raise not_found(name)
         return found
-
-    def _may_try(self) -> bool:
-        """Whether to ask the registry: always, but in an outage one thread at a time, now and then,
-        so that hot personas are not held up by a database that lets everybody wait."""
-        with self._lock:
-            if self._next_try == 0.0:
-                return True
-            now = time.monotonic()
-            if now < self._next_try:
-                return False
-            self._next_try = now + self.registry.timeout
-            return True
 
     def _remembered(self, tenant: Tenant, names: list[str]) -> dict[str, tuple[str, str]]:
         with self._lock:

@@ -137,7 +137,7 @@ class Tenants(_Entry):
             raise TenantsError(f"{source}: {error.message}") from None
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+                f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg'].removeprefix('Value error, ')}"
                 for problem in error.errors(include_input=False)[:5]
             )
             raise TenantsError(f"{source}: {problems}") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Server, start_server, stop_server
+from tests.conftest import TINY_SERVER, Server, start_server, stop_server
 from vllm_palign import Persona
 
 
@@ -37,8 +37,7 @@ def tiny_server(
     log = tmp_path_factory.mktemp("server") / "tiny.log"
     running = start_server(
         tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
-        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
-        "--enable-prompt-tokens-details", "--block-size", "32",
+        *TINY_SERVER,
     )  # fmt: skip
     yield running
     stop_server(running)

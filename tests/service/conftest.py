@@ -1,4 +1,4 @@
-"""A PostgreSQL server, empty registries, and a vLLM server over one of them."""
+"""A PostgreSQL server and empty registries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 import sqlalchemy
 import torch
 from local_postgres import Postgres
-
-from tests.conftest import Server, start_server, stop_server
 
 _numbers = itertools.count()
 
@@ -42,32 +40,6 @@ def new_database(postgres: Postgres) -> str:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     admin.dispose()
     return postgres.url.removesuffix("postgres") + name
-
-
-API_KEY = "a-key-of-vllm"
-
-
-@pytest.fixture(scope="module")
-def service(
-    tiny_model: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """The tiny model behind two API server processes, over an empty registry in PostgreSQL."""
-    running = start_service(
-        tiny_model,
-        tmp_path_factory.mktemp("service") / "server.log",
-        new_database(postgres),
-        "--api-server-count", "2", "--api-key", API_KEY,
-    )  # fmt: skip
-    yield running
-    stop_server(running)
-
-
-def start_service(model: Path, log: Path, store: str, *options: str) -> Server:
-    return start_server(
-        model, log, "--plugin", "palign", "--palign-store", store, "--palign-store-timeout", "2",
-        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
-        "--enable-prompt-tokens-details", "--block-size", "32", *options,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,8 @@ def ask(method: str, path: str, **options: Any) -> httpx.Response:
         if request.method == "DELETE":
             error = {"message": "no 'bob'", "type": "", "param": None, "code": "persona_not_found"}
             return JSONResponse({"error": error}, status_code=404)
-        return JSONResponse({"id": "bob", "digest": "a" * 64}, status_code=201)
+        request.scope["palign_digest"] = "a" * 64  # as management does
+        return JSONResponse({"id": "bob", "fit": "x" * 10_000}, status_code=201)
 
     routes = [
         Route("/v1/completions", generate, methods=["POST"]),

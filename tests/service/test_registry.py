@@ -29,6 +29,7 @@ from vllm_palign import (
 )
 from vllm_palign.errors import PersonaCorrupt, RegistryFull, RegistryUnavailable
 from vllm_palign.registry import Outcome, Record, Registry
+from vllm_palign.registry.records import MAX_TEXT
 from vllm_palign.registry.schema import metadata
 from vllm_palign.tenant import Tenant
 
@@ -265,6 +266,18 @@ def test_headers_that_could_not_be_shown_again_are_refused(
     with pytest.raises(PersonaInvalid, match="header"):
         registry.put(ALL, "a", odd, b"")
     assert registry.counts() == {}
+
+
+def test_a_record_keeps_the_beginning_of_long_texts(registry: Registry) -> None:
+    """A page of records is held in memory; the whole texts are in the file."""
+    long = replace(
+        persona(1), name="n" * 9999, base_model="b" * 9999, method="m" * 9999,
+        description="d" * 9999, digest="",
+    )  # fmt: skip
+    registry.put(ALL, "a", long, long.to_bytes())
+    (record,) = registry.page(ALL, limit=1).records
+    texts = (record.base_model, *record.metadata.values())
+    assert {len(text) for text in texts if isinstance(text, str)} == {MAX_TEXT}
 
 
 def test_errors_of_the_tree_know_their_status() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -49,6 +51,11 @@ class Failing(Registry):
         if self.down:
             raise RegistryUnavailable("down")
         return super().blob(digest)
+
+    def ping(self) -> None:
+        if self.down:
+            raise RegistryUnavailable("down")
+        super().ping()
 
 
 @pytest.fixture
@@ -117,7 +124,10 @@ def test_in_an_outage_hot_names_answer_and_cold_ones_do_not(
         store.resolve(named("a"), ALL)
     assert registry.calls == calls, "an outage is not asked again by every request"
     registry.down = False
-    store._next_try = time.monotonic()  # as if the pause were over
+    for _ in range(100):
+        if not store.outage:
+            break
+        time.sleep(0.1)
     assert store.resolve(named("b"), ALL).digests["b"] == persona(1).digest
 
 
@@ -187,6 +197,17 @@ def test_the_cache_is_bounded_and_drops_what_was_not_used_longest() -> None:
     small = PersonaCache(100, fetcher({personas[0].digest: personas[0].to_bytes()}, asked))
     assert small.get(personas[0].digest) == personas[0]
     assert small.held_bytes == 0
+
+
+def test_the_cache_keeps_no_texts_of_a_file() -> None:
+    """They may be megabytes, and its bound counts offsets."""
+    long = dataclasses.replace(
+        persona(1), name="n" * 9999, base_model="b" * 9999, method="m" * 9999,
+        description="d" * 9999, fit={"f": "f" * 9999}, digest="",
+    )  # fmt: skip
+    kept = PersonaCache(1 << 20, lambda _: long.to_bytes()).get(long.digest)
+    assert kept == long
+    assert len(json.dumps(kept.header)) < 300
 
 
 def test_one_fetch_serves_all_who_wait_and_so_does_its_failure() -> None:

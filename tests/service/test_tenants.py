@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +69,16 @@ def test_the_command_keeps_comments_and_revokes(tmp_path: Path) -> None:
     assert palign("tenants", "revoke", made["id"], "--file", file)[0] == 0
     assert len(Tenants.read(file).tenants["acme"].keys) == 1
     assert Tenants.read(file).tenants["acme"].max_strength == 2.0
+
+
+def test_commands_at_once_undo_nothing_of_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.yaml"
+    command = [Path(sys.executable).with_name("palign"), "tenants", "new-key", "--file", file]
+    names = [f"t{number}" for number in range(6)]
+    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in names]
+    keys = [process.communicate(timeout=60)[0].decode().strip() for process in running]
+    directory = TenantDirectory(file)
+    assert [directory.authenticate(bearer(key)).name for key in keys] == names
 
 
 @pytest.mark.parametrize("digits", ["012345670123", "123456789012", "1234567e8901", "000000000000"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +25,7 @@ tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=Tr
 
 _NEW = """\
 # Tenants of a palign server: vllm serve ... --plugin palign --palign-tenants THIS_FILE
-# See docs/security.md. A running server reads it again when it changes.
+# See docs/tenants.md. A running server reads it again when it changes.
 shared: {}
 tenants: {}
 """
@@ -53,7 +55,9 @@ def make_key(
     """Make an API key, keep its salted hash in the file and print the key, once."""
     # To manage without being able to try is of no use to anybody.
     roles = sorted({RoleChoice.use, *(role or [])})
-    key, record = new_key([cast(Role, str(role)) for role in roles], datetime.now(UTC))
+    key, record = new_key(
+        [cast(Role, str(role)) for role in roles], datetime.now(UTC).replace(microsecond=0)
+    )
 
     def add(content: dict[str, Any]) -> None:
         entry = content.setdefault("tenants", {}).setdefault(tenant, {})
@@ -119,19 +123,36 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], None], *, create: bool 
     yaml.width = 4096
     yaml.indent(mapping=2, sequence=4, offset=2)
     try:
-        if not (create and not file.exists()):
-            Tenants.read(file)  # also bounds what is parsed below
-        content = yaml.load(file.read_bytes() if file.exists() else _NEW)
-        change(content)
-        text = io.StringIO()
-        yaml.dump(content, text)
-        data = text.getvalue().encode()
-        Tenants.parse(data, str(file))
-        _replace(file, data)
+        with _alone(file):
+            if not (create and not file.exists()):
+                Tenants.read(file)  # also bounds what is parsed below
+            content = yaml.load(file.read_bytes() if file.exists() else _NEW)
+            change(content)
+            text = io.StringIO()
+            yaml.dump(content, text)
+            data = text.getvalue().encode()
+            Tenants.parse(data, str(file))
+            _replace(file, data)
     except OSError as error:
         raise _fail(TenantsError(f"{file}: {error.strerror}")) from None
     except PalignError as error:
         raise _fail(error) from None
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """No other ``palign tenants`` changes a file of this folder meanwhile: of two at once, the later would
+    undo the earlier, and a key that was revoked would be back."""
+    parent = file.resolve().parent
+    try:
+        folder = os.open(parent, os.O_RDONLY)
+    except FileNotFoundError:
+        raise TenantsError(f"{file}: there is no folder {str(parent)!r}; make it first") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _replace(file: Path, data: bytes) -> None:

@@ -47,11 +47,11 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
             )
         arguments: dict[str, Any] = {"timeout": timeout}
     else:
-        milliseconds = int(timeout * 1000)
+        # The server's own limits are the shorter ones: they leave the connection usable.
+        milliseconds = int(timeout * 800)
         arguments = {
             "connect_timeout": max(2, int(timeout)),  # libpq takes less than 2 s for 2 s
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
-            "tcp_user_timeout": milliseconds,
             "application_name": "vllm-palign",
         }
     try:
@@ -64,6 +64,10 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
             pool_pre_ping=driver != "sqlite",
             hide_parameters=True,
         )
+        if driver != "sqlite":
+            from vllm_palign.registry import patience
+
+            patience.bound(engine, timeout)
     except ImportError:
         raise PalignStartupError(
             "--palign-store: PostgreSQL needs psycopg; pip install 'vllm-palign[postgres]'"

@@ -11,8 +11,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona
 
-MAX_DESCRIPTION = 500
-"""Characters of a description that a record keeps; the whole text is in the file."""
+MAX_TEXT = 500
+"""Characters of a text that a record keeps; the whole of it is in the file."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def metadata_of(persona: Persona) -> dict[str, Any]:
         raise PersonaInvalid(f"the header of persona {persona.name[:80]!a} holds a NUL character")
     return {
         "alpha": persona.alpha,
-        "description": persona.description[:MAX_DESCRIPTION],
-        "method": persona.method,
-        "name": persona.name[:MAX_DESCRIPTION],
+        "description": persona.description[:MAX_TEXT],
+        "method": persona.method[:MAX_TEXT],
+        "name": persona.name[:MAX_TEXT],
         "steered_heads": len(persona.layers),
     }

@@ -24,7 +24,7 @@ from vllm_palign.errors import PersonaCorrupt, PersonaExists, PersonaForbidden, 
 from vllm_palign.persona import Persona, digest_of
 from vllm_palign.registry import database
 from vllm_palign.registry.migrate import migrate
-from vllm_palign.registry.records import Outcome, Page, Record, metadata_of
+from vllm_palign.registry.records import MAX_TEXT, Outcome, Page, Record, metadata_of
 from vllm_palign.registry.schema import blobs, personas
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenant import OPERATOR, Tenant
@@ -201,6 +201,11 @@ class Registry:
         with database.reading(self._engine) as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
+    def ping(self) -> None:
+        """Nothing, if the database answers."""
+        with database.reading(self._engine) as connection:
+            connection.execute(select(personas.c.name).limit(1))
+
     def close(self) -> None:
         """Drop all connections. The next call opens new ones."""
         self._engine.dispose()
@@ -234,7 +239,7 @@ def _record(tenant: Tenant, name: str, persona: Persona, data: bytes) -> Record:
         num_layers=persona.num_layers,
         num_heads=persona.num_heads,
         head_dim=persona.head_dim,
-        base_model=persona.base_model,
+        base_model=persona.base_model[:MAX_TEXT],
         created=int(time.time()),
         metadata=metadata_of(persona),
     )

@@ -14,7 +14,9 @@ from vllm_palign.tenant import Tenant
 
 _logger = logging.getLogger("vllm.palign")
 _AT_ONCE = 256
-"""Files per transaction, so that other servers' writes get their turn."""
+"""Most files per transaction, so that other servers' writes get their turn."""
+_BYTES_AT_ONCE = 16 * 1024 * 1024
+"""Bytes in memory after which a transaction begins."""
 
 Item = tuple[str, Persona, bytes]
 
@@ -63,7 +65,7 @@ def warn_foreign(names: Mapping[str, str], model: str) -> None:
         "it will steer, but perhaps not as intended",
         name,
         f" and {len(names) - 1} more" if len(names) > 1 else "",
-        base_model,
+        base_model[:80],
         model,
     )
 
@@ -86,10 +88,12 @@ def _load(sources: Mapping[str, str], shape: ModelShape, problems: list[str]) ->
 
 def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
     chunk: list[Item] = []
+    size = 0
     for item in items:
         chunk.append(item)
-        if len(chunk) == _AT_ONCE:
+        size += len(item[2])
+        if len(chunk) == _AT_ONCE or size > _BYTES_AT_ONCE:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     if chunk:
         yield chunk

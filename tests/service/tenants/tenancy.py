@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import httpx
 import openai
 from typer.testing import CliRunner
 
-from tests.conftest import TINY, Server, start_server, stop_server
+from tests.conftest import TINY, TINY_SERVER, Server, start_server, stop_server
 from tests.personas import random_persona
 from vllm_palign import Persona
 from vllm_palign.cli.main import app
@@ -56,10 +57,10 @@ class Tenancy:
             base_url=f"{self.server.url}/v1", api_key=self.keys[who], max_retries=0
         )
 
-    def log(self, event: str) -> list[str]:
+    def log(self, event: str) -> list[dict[str, Any]]:
         """Audit lines so far."""
         return [
-            line
+            json.loads(line)
             for line in self.server.log.read_text().splitlines()
             if line.startswith("{") and f'"event": "{event}"' in line
         ]
@@ -85,8 +86,7 @@ def running_tenancy(model: Path, folder: Path) -> Iterator[Tenancy]:
     }
     server = start_server(
         model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(file),
-        "--api-server-count", "2", "--dtype", "float32", "--enforce-eager", "--max-model-len", "256",
-        "--max-num-seqs", "4", "--enable-prompt-tokens-details", "--block-size", "32",
+        "--api-server-count", "2", *TINY_SERVER,
     )  # fmt: skip
     tenancy = Tenancy(server, file, keys, personas)
     try:

@@ -141,6 +141,20 @@ def test_the_management_routes_keep_what_their_openapi_says(tenancy: Tenancy) ->
     assert tried == 5
 
 
+def test_a_management_call_is_an_audit_line_with_its_tenant_and_digest(tenancy: Tenancy) -> None:
+    tenancy.put("acme", "audited", "p5")
+    tenancy.put("acme", "audited", "p6", replace="true")
+    tenancy.call("acme", "DELETE", f"{PERSONAS}/audited")
+    lines = [line for line in tenancy.log("managed") if line.get("persona") == "audited"]
+    assert [(line["action"], line["status"], line["digest"]) for line in lines] == [
+        ("put", 201, tenancy.personas["p5"].digest),
+        ("put", 200, tenancy.personas["p6"].digest),
+        ("delete", 204, tenancy.personas["p6"].digest),
+    ]
+    key_id = tenancy.keys["acme"].split("_")[1]
+    assert {(line["tenant"], line["key_id"]) for line in lines} == {("acme", key_id)}
+
+
 def test_after_all_that_everything_is_as_it_was(tenancy: Tenancy) -> None:
     secret = tenancy.call("globex", "GET", f"{PERSONAS}/secret").json()
     assert secret["digest"] == tenancy.personas["p3"].digest

@@ -1,75 +1,40 @@
-"""A running server with two API server processes over PostgreSQL: management, visibility, outages."""
+"""Management of a running server's personas, and which process and server sees what when."""
 
 from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import openai
 import psutil
-import psycopg
 import pytest
-from local_postgres import Postgres
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import TINY, Server, stop_server
+from tests.conftest import Server, stop_server
 from tests.oracle import logprobs
 from tests.personas import random_persona
-from tests.service.conftest import API_KEY, start_service
-from vllm_palign import Persona
+from vllm_palign.models import MAX_LISTED
+from vllm_palign.registry import Registry
+from vllm_palign.tenant import Tenant
 
-HEADERS = {"authorization": f"Bearer {API_KEY}"}
-PROMPT = [11, 222, 3333, 44]
-
-
-def persona(seed: int) -> Persona:
-    return random_persona(seed, **TINY, steered=6, scale=0.5)
-
-
-def connect(server: Server) -> httpx.Client:
-    """A client with one connection, and so with one of the API server processes."""
-    limits = httpx.Limits(max_connections=1)
-    return httpx.Client(base_url=server.url, headers=HEADERS, timeout=60, limits=limits)
-
-
-@pytest.fixture
-def web(service: Server) -> Iterator[httpx.Client]:
-    with connect(service) as client:
-        yield client
-
-
-def put(web: httpx.Client, name: str, seed: int, **params: Any) -> httpx.Response:
-    return web.put(f"/v1/personas/{name}", content=persona(seed).to_bytes(), params=params)
-
-
-def ask(web: httpx.Client, name: Any, **fields: Any) -> httpx.Response:
-    body = {"model": "base", "prompt": PROMPT, "max_tokens": 4, "temperature": 0, "logprobs": 0,
-            "return_token_ids": True, "persona": name, **fields}  # fmt: skip
-    return web.post("/v1/completions", json=body)
-
-
-def check(reply: httpx.Response, seed: int | None, reference: Any) -> None:
-    """The answer is that of the persona ``seed``, or of nobody, and of no other."""
-    assert reply.status_code == 200, reply.text
-    (choice,) = reply.json()["choices"]
-    parts = [] if seed is None else [(persona(seed), 1.0)]
-    wanted = logprobs(reference, [*PROMPT, *choice["token_ids"]], parts)[len(PROMPT) - 1 :]
-    assert np.abs(np.array(choice["logprobs"]["token_logprobs"]) - wanted).max() < 1e-4
-
-
-def error_of(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["code"] == code
-    return dict(error)
+from .calls import (
+    API_KEY,
+    HEADERS,
+    PROMPT,
+    ask,
+    check,
+    connect,
+    error_of,
+    persona,
+    put,
+    store_of,
+)
+from .conftest import start_service
 
 
 def test_a_persona_is_put_used_replaced_and_removed(web: httpx.Client, reference: Any) -> None:
@@ -96,6 +61,7 @@ def test_a_persona_is_put_used_replaced_and_removed(web: httpx.Client, reference
 
 def test_a_replaced_persona_never_meets_its_predecessors_kv(web: httpx.Client) -> None:
     prompt = [7 + 13 * index for index in range(100)]
+    web.headers["x-data-parallel-rank"] = "0"  # each engine has a cache of its own
 
     def cached() -> int:
         reply = ask(web, "kv", prompt=prompt)
@@ -167,6 +133,19 @@ def test_the_openai_client_sees_personas_as_models(web: httpx.Client, service: S
     web.delete("/v1/personas/as-model")
 
 
+def test_the_models_list_ends_after_100_personas(web: httpx.Client, service: Server) -> None:
+    """Registered by another process, as by a server of the same store."""
+    names = [f"many{number:03}" for number in range(MAX_LISTED + 1)]
+    registry = Registry(store_of(service))
+    content = persona(30)
+    registry.add_missing(Tenant(), [(name, content, content.to_bytes()) for name in names])
+    listed = [model["id"] for model in web.get("/v1/models").json()["data"]]
+    assert listed == ["base", *(f"base@{name}" for name in names[:MAX_LISTED])]
+    assert ask(web, names[-1]).status_code == 200
+    for name in names:
+        registry.delete(Tenant(), name)
+
+
 REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "not a persona": ("PUT", "/x", {"content": b"not safetensors"}, 400, "persona_invalid"),
     "a pickle": ("PUT", "/x", {"content": b"\x80\x04."}, 400, "persona_invalid"),
@@ -231,22 +210,52 @@ def test_every_api_server_process_sees_a_change_at_once(
             error_of(ask(client, "fresh"), 404, "persona_not_found")
 
 
+def test_both_data_parallel_engines_serve_what_was_just_put(
+    web: httpx.Client, service: Server, reference: Any
+) -> None:
+    before = answered(service)
+    for seed in (21, 22):
+        put(web, "parallel", seed, replace="true")
+        for rank in ("0", "1"):
+            web.headers["x-data-parallel-rank"] = rank
+            check(ask(web, "parallel"), seed, reference)
+            check(ask(web, None), None, reference)
+    web.delete("/v1/personas/parallel")
+    grown = {engine: count - before.get(engine, 0) for engine, count in answered(service).items()}
+    assert grown == {"0": 4, "1": 4}
+
+
+def answered(server: Server) -> dict[str, float]:
+    """vLLM's own count of finished requests by engine."""
+    counts: dict[str, float] = {}
+    for family in text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == "vllm:request_success_total":
+                engine = sample.labels["engine"]
+                counts[engine] = counts.get(engine, 0) + sample.value
+    return counts
+
+
 def test_several_servers_share_a_registry_and_survive_each_others_death(
     web: httpx.Client, service: Server, tiny_model: Path, tmp_path: Path, reference: Any
 ) -> None:
-    """Then the second one's engine is killed in the middle of an answer: its client sees an error."""
-    second = start_service(tiny_model, tmp_path / "second.log", store_of(service))
+    """The second one is tensor parallel. Then one of its workers is killed in the middle of an answer: its
+    client sees an error."""
+    second = start_service(
+        tiny_model, tmp_path / "second.log", store_of(service), "--tensor-parallel-size", "2"
+    )
     try:
         with connect(second) as other:
             assert put(other, "both", 1).status_code == 201
             check(ask(web, "both"), 1, reference)
             assert put(web, "both", 2, replace="true").status_code == 200
             check(ask(other, "both"), 2, reference)
-            (engine,) = [
+            workers = [
                 process for process in psutil.Process(second.process.pid).children(recursive=True)
-                if "EngineCore" in process.name()
+                if "Worker" in process.name()
             ]  # fmt: skip
-            threading.Timer(0.3, engine.kill).start()
+            assert len(workers) == 2
+            threading.Timer(0.3, workers[1].kill).start()
             assert any(is_an_error(other, reference) for _ in range(500))
         check(ask(web, "both"), 2, reference)
         assert web.delete("/v1/personas/both").status_code == 204
@@ -255,7 +264,7 @@ def test_several_servers_share_a_registry_and_survive_each_others_death(
 
 
 def is_an_error(web: httpx.Client, reference: Any) -> bool:
-    """Whether a dead engine was noticed; as long as it is not, answers are right."""
+    """Whether a dead worker was noticed; as long as it is not, answers are right."""
     try:
         reply = ask(web, "both", max_tokens=8)
     except httpx.TransportError:
@@ -264,51 +273,6 @@ def is_an_error(web: httpx.Client, reference: Any) -> bool:
         return True
     check(reply, 2, reference)
     return False
-
-
-def store_of(server: Server) -> str:
-    arguments = psutil.Process(server.process.pid).cmdline()
-    return arguments[arguments.index("--palign-store") + 1]
-
-
-def test_a_corrupt_blob_is_never_served(web: httpx.Client, service: Server, reference: Any) -> None:
-    put(web, "corrupt", 9)
-    put(web, "sound", 10)
-    with psycopg.connect(store_of(service), autocommit=True) as database:
-        database.execute(
-            "UPDATE blobs SET data = set_byte(data, 900, 255 - get_byte(data, 900)) WHERE digest = %s",
-            [persona(9).digest],
-        )
-    for _ in range(2):
-        error_of(ask(web, "corrupt"), 500, "persona_corrupt")
-    error_of(web.get("/v1/personas/corrupt"), 500, "persona_corrupt")
-    check(ask(web, "sound"), 10, reference)
-    check(ask(web, None), None, reference)
-    assert put(web, "corrupt", 9).status_code == 200
-    check(ask(web, "corrupt"), 9, reference)
-
-
-def test_a_full_disk_loses_nothing_that_was_acknowledged(
-    web: httpx.Client, service: Server, reference: Any
-) -> None:
-    """PostgreSQL's own error for a full disk, raised where rows are written."""
-    put(web, "before-full", 11)
-    with psycopg.connect(store_of(service), autocommit=True) as database:
-        database.execute(
-            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
-            "'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
-        )
-        database.execute(
-            "CREATE TRIGGER full_disk BEFORE INSERT ON blobs EXECUTE FUNCTION full_disk()"
-        )
-        try:
-            error_of(put(web, "while-full", 12), 507, "registry_full")
-            error_of(put(web, "before-full", 12, replace="true"), 507, "registry_full")
-            check(ask(web, "before-full"), 11, reference)
-            error_of(ask(web, "while-full"), 404, "persona_not_found")
-        finally:
-            database.execute("DROP FUNCTION full_disk CASCADE")
-    assert put(web, "while-full", 12).status_code == 201
 
 
 def test_two_replacing_writers_leave_one_of_their_personas(service: Server, reference: Any) -> None:
@@ -336,91 +300,3 @@ def seed_of(header: str, seeds: tuple[int, ...]) -> int:
     prefix = header.partition("@")[2][:12]
     (seed,) = [seed for seed in seeds if persona(seed).digest.startswith(prefix)]
     return seed
-
-
-# From here on the database goes away and comes back: the last tests of the file.
-
-
-def test_in_an_outage_hot_personas_and_plain_requests_answer_and_cold_ones_wait(
-    web: httpx.Client, postgres: Postgres, reference: Any
-) -> None:
-    put(web, "hot", 17)
-    put(web, "cold", 18)
-    check(ask(web, "hot"), 17, reference)
-    postgres.kill()
-    try:
-        for _ in range(3):
-            check(ask(web, "hot"), 17, reference)
-            check(ask(web, None), None, reference)
-            refused = ask(web, "cold")
-            assert "try again" in error_of(refused, 503, "registry_unavailable")["message"]
-            assert int(refused.headers["retry-after"]) > 0
-        models = web.get("/v1/models")
-        assert [model["id"] for model in models.json()["data"]] == ["base"]
-        for reply in (web.get("/v1/personas"), put(web, "x", 1), web.delete("/v1/personas/hot")):
-            error_of(reply, 503, "registry_unavailable")
-            assert "retry-after" in reply.headers
-    finally:
-        postgres.start()
-    time.sleep(2.5)  # the pause between two tries in an outage
-    check(ask(web, "cold"), 18, reference)
-    check(ask(web, "hot"), 17, reference)
-
-
-def test_a_put_that_the_database_does_not_survive_leaves_nothing(
-    web: httpx.Client, service: Server, postgres: Postgres, reference: Any
-) -> None:
-    put(web, "kept", 19)
-    # Not closed politely: this connection dies too.
-    blocker = psycopg.connect(store_of(service))
-    # What every write waits for, inside its transaction.
-    blocker.execute("SELECT pg_advisory_xact_lock(%s)", [0x70616C69676E])
-    with ThreadPoolExecutor(2) as pool:
-        new = pool.submit(put, web, "unborn", 20)
-        with connect(service) as other:
-            replacing = pool.submit(put, other, "kept", 20, replace="true")
-            time.sleep(0.5)
-            postgres.kill()
-            for future in (new, replacing):
-                error_of(future.result(), 503, "registry_unavailable")
-    blocker.close()
-    postgres.start()
-    time.sleep(2.5)
-    error_of(ask(web, "unborn"), 404, "persona_not_found")
-    check(ask(web, "kept"), 19, reference)
-    assert put(web, "unborn", 20).status_code == 201
-
-
-def test_what_was_acknowledged_before_a_crash_is_there_after_it(
-    service: Server, postgres: Postgres, reference: Any
-) -> None:
-    acknowledged: dict[str, int] = {}
-    crashed = threading.Event()
-
-    def write(first: int) -> None:
-        with connect(service) as client:
-            for seed in range(first, first + 1000):
-                try:
-                    reply = put(client, f"ack{seed}", seed)
-                except httpx.TransportError:
-                    continue
-                if reply.status_code == 201:
-                    acknowledged[f"ack{seed}"] = seed
-                elif crashed.is_set():
-                    return
-
-    with ThreadPoolExecutor(4) as pool:
-        writing = [pool.submit(write, 1000 * number) for number in range(1, 5)]
-        time.sleep(1)
-        crashed.set()
-        postgres.kill()
-        for future in writing:
-            future.result()
-    postgres.start()
-    time.sleep(2.5)
-    assert len(acknowledged) > 20
-    with connect(service) as client:
-        for name, seed in acknowledged.items():
-            assert client.get(f"/v1/personas/{name}").json()["digest"] == persona(seed).digest
-        name, seed = next(iter(acknowledged.items()))
-        check(ask(client, name), seed, reference)
