@@ -55,6 +55,11 @@ _registry_personas = Gauge(
     "Registered personas of all tenants, as of a recent scrape.",
     multiprocess_mode="livemostrecent",
 )
+_registry_down = Gauge(
+    "palign_registry_down",
+    "1 while the registry does not answer and personas in memory are served as they were.",
+    multiprocess_mode="livemax",
+)
 _slots = Gauge(
     "palign_slots",
     "Slots of the first engine's first worker, as of a recent scrape; state is total, in_use "
@@ -103,6 +108,11 @@ def host_cache(*, size: int, personas: int) -> None:
 def registry(personas: int) -> None:
     """Number of registered personas of all tenants."""
     _registry_personas.set(personas)
+
+
+def registry_down(down: bool) -> None:
+    """Whether this process goes by what it remembers."""
+    _registry_down.set(down)
 
 
 def slots(*, total: int, in_use: int, resident: int) -> None:

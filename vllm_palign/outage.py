@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
+from vllm_palign import metrics
 from vllm_palign.errors import PalignError, RegistryUnavailable
 from vllm_palign.registry import Registry
+
+_logger = logging.getLogger("vllm.palign")
 
 
 class Outage:
@@ -25,11 +29,17 @@ class Outage:
     def __bool__(self) -> bool:
         return not self._over.is_set()
 
-    def begin(self) -> None:
+    def begin(self, error: RegistryUnavailable) -> None:
         with self._lock:
             if not self._over.is_set():
                 return
             self._over.clear()
+        metrics.registry_down(True)
+        _logger.error(
+            "palign: the persona registry does not answer; personas in memory go on as they were, others "
+            "are refused: %s",
+            error.__cause__ or error,
+        )
         threading.Thread(target=self._watch, name="palign-outage", daemon=True).start()
 
     def _watch(self) -> None:
@@ -39,5 +49,7 @@ class Outage:
                 self._registry.ping()
             except PalignError:
                 continue
+            metrics.registry_down(False)
+            _logger.info("palign: the persona registry answers again")
             self._over.set()
             return

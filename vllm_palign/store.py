@@ -88,8 +88,8 @@ class PersonaStore:
             return self._remembered(tenant, names)
         try:
             records = self.registry.lookup(tenant, names)
-        except RegistryUnavailable:
-            self.outage.begin()
+        except RegistryUnavailable as error:
+            self.outage.begin(error)
             return self._remembered(tenant, names)
         found = {name: (record.tenant, record.digest) for name, record in records.items()}
         with self._lock:

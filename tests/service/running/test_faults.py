@@ -104,6 +104,7 @@ def test_in_an_outage_hot_personas_and_plain_requests_answer_and_cold_ones_wait(
             refused = ask(web, "cold")
             assert "try again" in error_of(refused, 503, "registry_unavailable")["message"]
             assert int(refused.headers["retry-after"]) > 0
+        assert "palign_registry_down 1.0" in web.get("/metrics").text
         models = web.get("/v1/models")
         assert [model["id"] for model in models.json()["data"]] == ["base"]
         for reply in (web.get("/v1/personas"), put(web, "x", 1), web.delete("/v1/personas/hot")):
@@ -112,6 +113,7 @@ def test_in_an_outage_hot_personas_and_plain_requests_answer_and_cold_ones_wait(
     finally:
         postgres.start()
     time.sleep(PAUSE)
+    assert "palign_registry_down 0.0" in web.get("/metrics").text
     check(ask(web, "cold"), 18, reference)
     check(ask(web, "hot"), 17, reference)
 
