@@ -92,9 +92,8 @@ class _Reply:
         self._send = send
         self._body = b""
         self.started = False
-        self.status = (
-            500  # where nothing is sent, Starlette answers for the exception on its way up
-        )
+        # Where nothing is sent, Starlette answers for the exception on its way up.
+        self.status = 500
         self.steered = False
 
     async def send(self, message: Message) -> None:
