@@ -61,16 +61,21 @@ def main() -> int:
     )
     parser.add_argument("--personas", type=int, default=100_000)
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--lookups", type=int, default=2000)
-    parser.add_argument("--tokens", type=int, default=16, help="new tokens a request")
+    parser.add_argument("--lookups", type=int, default=1000)
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        default=4,
+        help="new tokens a request; few, so that look-ups weigh most",
+    )
     parser.add_argument(
         "--store", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"]
     )
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     options = parser.parse_args()
-    if options.personas <= options.requests + 2 * options.lookups:
-        parser.error("--personas must be more than --requests and twice --lookups together")
+    if options.personas <= options.requests + 3 * options.lookups:
+        parser.error("--personas must be more than --requests and three times --lookups together")
     if options.model == MODEL:
         subprocess.run(
             [sys.executable, ROOT / "tools" / "demo_model.py", MODEL], check=True, stdout=sys.stderr
@@ -80,6 +85,7 @@ def main() -> int:
     for kind in options.store:
         with database(kind) as url:
             result[kind] = measure(url, options)
+            say(json.dumps(result[kind]))
     print(json.dumps(result) if options.json else table(result, options))
     return 0
 
@@ -307,6 +313,13 @@ def table(result: dict[str, Any], options: argparse.Namespace) -> str:
             ("hot, answer of 1 token, ms", "hot_token_ms"),
         ):
             row(title, f"{found[key]['p50']:.2f} / {found[key]['p99']:.2f}")
+        for title, key in (
+            ("first use beyond hot, up to the engine's door, ms", "door_ms"),
+            ("first use beyond hot, answer of 1 token, ms", "token_ms"),
+        ):
+            first, later = found[f"first_{key}"], found[f"hot_{key}"]
+            beyond = [first[part] - later[part] for part in ("p50", "p99")]
+            row(title, " / ".join(f"{part:.2f}" for part in beyond))
         speed = found["tokens_per_second"]
         row("all different, tokens/s", f"{speed['distinct']:.1f}")
         row("one persona, tokens/s", f"{speed['one']:.1f}")
