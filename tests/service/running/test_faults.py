@@ -178,11 +178,11 @@ def test_what_was_acknowledged_before_a_crash_is_there_after_it(
         with connect(service) as client:
             for seed in range(first, first + 1000):
                 try:
-                    reply = put(client, f"ack{seed}", seed)
+                    reply = put(client, f"written{seed}", seed)
                 except httpx.TransportError:
                     continue
                 if reply.status_code == 201:
-                    acknowledged[f"ack{seed}"] = seed
+                    acknowledged[f"written{seed}"] = seed
                 elif crashed.is_set():
                     return
 

@@ -134,8 +134,8 @@ def test_the_openai_client_sees_personas_as_models(web: httpx.Client, service: S
 
 
 def test_the_models_list_ends_after_100_personas(web: httpx.Client, service: Server) -> None:
-    """Registered by another process, as by a server of the same store."""
-    names = [f"many{number:03}" for number in range(MAX_LISTED + 1)]
+    """Registered by another process, as by a server of the same store; the first by name of all."""
+    names = [f"0{number:03}" for number in range(MAX_LISTED + 1)]
     registry = Registry(store_of(service))
     content = persona(30)
     registry.add_missing(Tenant(), [(name, content, content.to_bytes()) for name in names])
