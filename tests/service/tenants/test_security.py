@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -145,7 +146,11 @@ def test_a_management_call_is_an_audit_line_with_its_tenant_and_digest(tenancy: 
     tenancy.put("acme", "audited", "p5")
     tenancy.put("acme", "audited", "p6", replace="true")
     tenancy.call("acme", "DELETE", f"{PERSONAS}/audited")
-    lines = [line for line in tenancy.log("managed") if line.get("persona") == "audited"]
+    for _ in range(50):  # a line is written once its answer is on the way
+        lines = [line for line in tenancy.log("managed") if line.get("persona") == "audited"]
+        if len(lines) == 3:
+            break
+        time.sleep(0.1)
     assert [(line["action"], line["status"], line["digest"]) for line in lines] == [
         ("put", 201, tenancy.personas["p5"].digest),
         ("put", 200, tenancy.personas["p6"].digest),
