@@ -1,13 +1,14 @@
-# make setup | demo | serve | stop | test | check | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | clean
+# make setup | demo | serve | stop | test | check | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | soak | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
+PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-latency bench-fit bench-dpo bench-store bench-traits clean
+.PHONY: setup demo serve stop test check bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -40,7 +41,7 @@ demo: setup
 	$(BIN)/python tools/demo.py
 
 serve: setup
-	$(BIN)/python tools/demo.py --serve --port 8000
+	$(BIN)/python tools/demo.py --serve --port $(PORT)
 
 stop:
 	$(BIN)/python tools/demo.py --stop
@@ -73,6 +74,9 @@ bench-store: setup
 
 bench-traits: setup
 	$(BIN)/python tools/dose_response.py
+
+soak: setup
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf $(VENV) .demo

