@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from vllm_palign import caller
 from vllm_palign.admission import FrontEnd
@@ -258,11 +259,14 @@ async def _read_bounded(request: Request) -> bytes:
     size = int(announced) if announced.isascii() and announced.isdigit() else 0
     body = bytearray()
     if size <= MAX_FILE_BYTES:
-        async for chunk in request.stream():
-            body += chunk
-            size = len(body)
-            if size > MAX_FILE_BYTES:
-                break
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                size = len(body)
+                if size > MAX_FILE_BYTES:
+                    break
+        except ClientDisconnect:  # nobody reads the answer, but the audit log does
+            raise PersonaInvalid(f"the upload broke off after {len(body)} bytes") from None
     if size > MAX_FILE_BYTES:
         raise PersonaTooLarge(f"the body is larger than {MAX_FILE_BYTES} bytes (16 MiB)")
     return bytes(body)
