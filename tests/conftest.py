@@ -68,13 +68,11 @@ def demo_model() -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random float32 Llama with heads x head_dim = 128 and hidden size 64, and SmolLM2's tokenizer."""
+def build_tiny_model(path: Path, tokenizer: Path) -> None:
+    """A random float32 Llama with heads x head_dim = 128 and hidden size 64, and the tokenizer given."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    path = tmp_path_factory.mktemp("tiny") / "tiny-llama"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=49152,
@@ -89,7 +87,13 @@ def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).float().save_pretrained(path)
-    AutoTokenizer.from_pretrained(demo_model).save_pretrained(path)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny-llama"
+    build_tiny_model(path, demo_model)
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,43 @@ def steered(model: Any, parts: Sequence[tuple[Persona, float]]) -> Iterator[None
 
 
 @torch.inference_mode()
+def table(
+    model: Any, token_ids: Sequence[int], parts: Sequence[tuple[Persona, float]] = (), last: int = 0
+) -> torch.Tensor:
+    """Log-probabilities [T-1, V] float64 of what may follow each token but the last one; with ``last``,
+    only of the ``last`` tokens' places."""
+    ids = torch.tensor([token_ids])
+    keep = last + 1 if last else 0
+    with steered(model, parts) if parts else nullcontext():
+        logits = model(ids, logits_to_keep=keep).logits
+    return torch.log_softmax(logits[0, :-1].double(), dim=-1)
+
+
 def logprobs(
     model: Any, token_ids: Sequence[int], parts: Sequence[tuple[Persona, float]] = ()
 ) -> np.ndarray:
     """Log-probability of every token but the first given those before it, [T-1] float64."""
-    ids = torch.tensor([token_ids])
-    if parts:
-        with steered(model, parts):
-            logits = model(ids).logits
-    else:
-        logits = model(ids).logits
-    table = torch.log_softmax(logits[0, :-1].double(), dim=-1)
-    return table.gather(1, ids[0, 1:, None])[:, 0].numpy()
+    rows = table(model, token_ids, parts)
+    return rows.gather(1, torch.tensor(token_ids)[1:, None])[:, 0].numpy()
+
+
+def greedy(
+    model: Any,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    parts: Sequence[tuple[Persona, float]] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of every token of the answer: its log-probability, and the best one's at its place. Both [T] float64."""
+    rows = table(model, [*prompt, *answer], parts, last=len(answer))
+    own = rows.gather(1, torch.tensor(answer)[:, None])[:, 0]
+    return own.numpy(), rows.max(-1).values.numpy()
+
+
+def continuation(
+    model: Any, prompt: Sequence[int], count: int, parts: Sequence[tuple[Persona, float]] = ()
+) -> list[int]:
+    """The ``count`` likeliest tokens, one after the other."""
+    tokens: list[int] = []
+    for _ in range(count):
+        tokens.append(int(table(model, [*prompt, *tokens, 0], parts, last=1)[0].argmax()))
+    return tokens

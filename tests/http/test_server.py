@@ -1,23 +1,19 @@
-"""A real ``vllm serve`` with the real OpenAI client: choosing, refusing, and 2,000 requests at random."""
+"""A real ``vllm serve`` with the real OpenAI client: choosing and refusing."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import openai
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Server
-from tests.oracle import logprobs
 from vllm_palign import Persona
 
 MESSAGES: Any = [{"role": "user", "content": "It is Friday evening. What do you feel like doing?"}]
@@ -393,103 +389,3 @@ def test_neighbours_answers_do_not_change_beside_hostile_requests(tiny_server: S
                 assert all(400 <= status < 500 for status in statuses), statuses
 
     asyncio.run(run())
-
-
-def worker_memory(server: Server) -> int:
-    """Resident bytes of the server and all its processes."""
-    family = psutil.Process(server.process.pid)
-    return sum(process.memory_info().rss for process in [family, *family.children(recursive=True)])
-
-
-def test_2000_random_requests_are_each_right(
-    tiny_server: Server, tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]
-) -> None:
-    """Random names, strengths, blends and aborts with room for 4 sequences at a time. Every answer is
-    checked against the Hugging Face oracle, so a wrong persona, a wrong strength or none is seen."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    rng = random.Random(0)
-    names = sorted(tiny_personas[1])
-    total = 2000
-
-    def wish() -> Any:
-        kind = rng.random()
-        if kind < 0.2:
-            return None
-        if kind < 0.4:
-            return rng.choice(names)
-        if kind < 0.8:
-            return {"id": rng.choice(names), "strength": rng.uniform(-2, 2)}
-        chosen = rng.sample(names, rng.randint(1, 4))
-        return {
-            "mix": {name: rng.uniform(-0.7, 0.7) for name in chosen},
-            "strength": rng.choice([0.5, 1, -1]),
-        }
-
-    requests = [
-        ([rng.randrange(10, 40000) for _ in range(rng.randint(3, 40))], wish(), rng.random() < 0.15)
-        for _ in range(total)
-    ]  # fmt: skip
-    answers: list[tuple[list[int], list[float]] | None] = [None] * total
-    memory: list[int] = []
-
-    async def one(web: httpx.AsyncClient, gate: asyncio.Semaphore, index: int) -> None:
-        prompt, persona, abort = requests[index]
-        body: dict[str, Any] = {
-            "model": "base", "prompt": prompt, "temperature": 0, "max_tokens": 40 if abort else 4,
-            "logprobs": 0, "return_token_ids": True, "stream": abort,
-        }  # fmt: skip
-        if persona is not None:
-            body["persona"] = persona
-        async with gate:
-            if abort:
-                async with web.stream(
-                    "POST", f"{tiny_server.url}/v1/completions", json=body
-                ) as reply:
-                    assert reply.status_code == 200
-                    async for _ in reply.aiter_lines():
-                        break
-                return
-            reply = await web.post(f"{tiny_server.url}/v1/completions", json=body)
-            assert reply.status_code == 200, reply.text
-            assert ("x-palign-persona" in reply.headers) == (persona is not None)
-            (choice,) = reply.json()["choices"]
-            answers[index] = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-
-    async def run() -> None:
-        gate = asyncio.Semaphore(24)
-        # The server closes idle connections after 5 s, as does httpx: a request could meet a closed one.
-        limits = httpx.Limits(max_connections=32, keepalive_expiry=2)
-        async with httpx.AsyncClient(timeout=300, limits=limits) as web:
-            for start in range(0, total, 500):
-                await asyncio.gather(
-                    *(one(web, gate, index) for index in range(start, start + 500))
-                )
-                memory.append(worker_memory(tiny_server))
-
-    asyncio.run(run())
-    reference = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
-    worst, checked = 0.0, 0
-    for (prompt, persona, abort), answer in zip(requests, answers, strict=True):
-        if abort:
-            continue
-        assert answer is not None
-        tokens, got = answer
-        strength = persona.get("strength", 1.0) if isinstance(persona, dict) else 1.0
-        weights = (
-            {}
-            if persona is None
-            else {persona: 1.0}
-            if isinstance(persona, str)
-            else persona.get("mix") or {persona["id"]: 1.0}
-        )
-        parts = [(tiny_personas[1][name], weight * strength) for name, weight in weights.items()]
-        wanted = logprobs(reference, [*prompt, *tokens], parts)[len(prompt) - 1 :]
-        worst = max(worst, float(np.abs(np.array(got) - wanted).max()))
-        checked += 1
-    print(f"{checked} answers checked, max |dlogprob| {worst:.2e}, memory after each 500: "
-          + ", ".join(f"{size / 2**20:.0f} MiB" for size in memory))  # fmt: skip
-    assert worst <= 1e-4
-    assert checked > 1500
-    assert memory[-1] - memory[0] < 64 * 2**20

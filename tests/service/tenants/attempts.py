@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,28 @@ class Attempt:
     path: str = "/v1/completions"
     who: str | None = "acme"
     headers: tuple[tuple[str, str], ...] = ()
+
+    def request(self, server: str, keys: Mapping[str, str], digest: str) -> dict[str, Any]:
+        """Arguments for ``request`` of httpx. ``digest`` is that of globex's persona."""
+        own, others = keys["acme"], keys["globex"]
+        stand_for = {"KEY": own, "HALF": own[:-20], "MIXED": others[:20] + own[20:], SECRET: digest}
+
+        def fill(text: str) -> str:
+            for sign, value in stand_for.items():
+                text = text.replace(sign, value)
+            return text
+
+        body = fill(json.dumps(self.body)).encode() if isinstance(self.body, dict) else self.body
+        headers = [("content-type", "application/json")]
+        headers += [(header, fill(value)) for header, value in self.headers]
+        if self.who is not None:
+            headers.append(("authorization", f"Bearer {keys[self.who]}"))
+        return {
+            "method": self.method,
+            "url": server + fill(self.path),
+            "content": body,
+            "headers": headers,
+        }
 
 
 def asks(status: int, code: str | None, **fields: Any) -> Attempt:

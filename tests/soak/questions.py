@@ -1,0 +1,162 @@
+"""One question by the OpenAI client, whole or streamed, and its answer token by token."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from tests.soak.tally import Lost
+from vllm_palign.wire import HEADER
+
+ENDPOINTS = ("chat", "completions", "responses")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is sent (``messages`` of chat, ``input`` of responses, ``prompt`` of completions) and the
+    token ids that the model must see."""
+
+    endpoint: str
+    sent: Any
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Question:
+    prompt: Prompt
+    tokens: int
+    stream: bool = False
+    count: int = 1
+    """Answers wanted (``n``)."""
+    leave_after: int | None = None
+    """Close the connection after so many chunks."""
+
+
+@dataclass
+class Answer:
+    header: str | None
+    choices: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    """(token id, log-probability) of every token of every choice."""
+    left: bool = False
+
+    def add(self, choice: int, token: str, logprob: float) -> None:
+        # The server runs with --return-tokens-as-token-ids.
+        pair = int(token.removeprefix("token_id:")), logprob
+        self.choices.setdefault(choice, []).append(pair)
+
+
+def prompts(tokenizer: Path) -> list[Prompt]:
+    """A few, which begin alike over whole KV blocks: blocks that are shared when they must not be
+    would be seen."""
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    rng = random.Random(0)
+
+    def template(messages: list[dict[str, str]]) -> list[int]:
+        text = words.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(words(text, add_special_tokens=False)["input_ids"])
+
+    system = "You are a person who answers in a few words, as the mood takes you. " * 3
+    found = []
+    for text in ("How was your day?", "A friend invites you to a party.", "Hello " * 30):
+        asked = [{"role": "user", "content": text}]
+        found.append(Prompt("responses", text, template(asked)))
+        for messages in (asked, [{"role": "system", "content": system}, *asked]):
+            found.append(Prompt("chat", messages, template(messages)))
+    beginning = [rng.randrange(100, 40000) for _ in range(70)]
+    for length in (1, 3, 20, 33, 64, 65, 70):
+        ids = beginning[:length] + [rng.randrange(100, 40000) for _ in range(4)]
+        found.append(Prompt("completions", ids, ids))
+    return found
+
+
+async def ask(client: openai.AsyncOpenAI, question: Question, fields: dict[str, Any]) -> Answer:
+    """Raises openai.APIStatusError for a refusal, Lost when the answer breaks off."""
+    extra: dict[str, Any] = {"ignore_eos": True, "skip_special_tokens": False, **fields}
+    # Greedy sampling takes one answer only; the likeliest token alone is the same.
+    greedy = {"temperature": 0} if question.count == 1 else {"temperature": 1, "n": question.count}
+    if question.count > 1:
+        extra["top_k"] = 1
+    create, body = _call(client, question)
+    model = extra.pop("model", "base")
+    raw = await create(model=model, stream=question.stream, extra_body=extra, **body, **greedy)
+    answer = Answer(raw.headers.get(HEADER))
+    parsed = raw.parse()
+    if not question.stream:
+        _whole(answer, question.prompt.endpoint, parsed)
+    elif not await _streamed(answer, question, parsed):
+        raise Lost("the stream ended early")
+    return answer
+
+
+def _call(
+    client: openai.AsyncOpenAI, question: Question
+) -> tuple[Callable[..., Awaitable[Any]], dict[str, Any]]:
+    sent, tokens = question.prompt.sent, question.tokens
+    match question.prompt.endpoint:
+        case "chat":
+            create: Any = client.chat.completions.with_raw_response.create
+            return create, {"messages": sent, "max_tokens": tokens, "logprobs": True}
+        case "completions":
+            create = client.completions.with_raw_response.create
+            return create, {"prompt": sent, "max_tokens": tokens, "logprobs": 0}
+        case _:
+            create = client.responses.with_raw_response.create
+            include = ["message.output_text.logprobs"]
+            return create, {"input": sent, "max_output_tokens": tokens, "include": include}
+
+
+def _whole(answer: Answer, endpoint: str, parsed: Any) -> None:
+    if endpoint == "responses":
+        answer.choices[0] = []
+        for item in parsed.output:  # none where no token has text
+            for entry in item.content[0].logprobs:
+                answer.add(0, entry.token, entry.logprob)
+        return
+    for choice in parsed.choices:
+        _add_choice(answer, endpoint, choice)
+
+
+def _add_choice(answer: Answer, endpoint: str, choice: Any) -> None:
+    if choice.logprobs is None:  # the first chunk of a chat says who speaks
+        return
+    if endpoint == "chat":
+        pairs = [(entry.token, entry.logprob) for entry in choice.logprobs.content]
+    else:
+        pairs = list(zip(choice.logprobs.tokens, choice.logprobs.token_logprobs, strict=True))
+    for token, logprob in pairs:
+        answer.add(choice.index, token, logprob)
+
+
+async def _streamed(answer: Answer, question: Question, stream: Any) -> bool:
+    """Whether it went on to the end, or to where the client leaves."""
+    chunks, finished = 0, 0
+    async for chunk in _closing(stream):
+        chunks += 1
+        if question.prompt.endpoint == "responses":
+            # Deltas skip tokens without text; the last event holds all.
+            if chunk.type == "response.completed":
+                _whole(answer, "responses", chunk.response)
+                finished += 1
+        else:
+            for choice in chunk.choices:
+                _add_choice(answer, question.prompt.endpoint, choice)
+                finished += choice.finish_reason is not None
+        if chunks == question.leave_after:
+            answer.left = True
+            return True
+    return finished == question.count
+
+
+async def _closing(stream: Any) -> AsyncIterator[Any]:
+    try:
+        async for chunk in stream:
+            yield chunk
+    finally:
+        await stream.close()

@@ -1,0 +1,150 @@
+"""Five minutes of what ``make soak`` does for an hour."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY
+from tests.oracle import table
+from tests.personas import random_persona
+from tests.soak.judge import Judge
+from tests.soak.names import Names
+from tests.soak.report import MIB, MOST_GROWTH, result
+from tests.soak.servers import Sample
+from tests.soak.tally import LEFT, LOST, REFUSED, RIGHT, Tally, Wrong
+from tests.soak.wishes import Wish
+from vllm_palign import Persona
+
+HAPPENS = {
+    RIGHT: [
+        "chat", "chat, streamed", "completions", "completions, streamed", "responses", "responses, streamed",
+        "PUT, new", "PUT, replacing", "PUT, the same again", "DELETE", "GET one", "GET all", "GET models",
+        "a new key", "a revoked key", "after a restart",
+    ],
+    REFUSED: [
+        "asks for what cannot be applied", "PUT over another without replace", "PUT of what is no persona",
+        "attempt on another tenant or the server",
+    ],
+    LEFT: ["leaves while streaming", "leaves while waiting", "PUT that breaks off"],
+}  # fmt: skip
+SHOWN = [
+    "effect: nobody", "effect: one", "effect: blend", "asked by: field", "asked by: metadata",
+    "asked by: model", "asked by: two places", "n > 1",
+]  # fmt: skip
+
+
+def test_five_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
+    """Every answer is the reference's, whatever was put, replaced, removed, broken off, attacked, revoked and
+    killed meanwhile; and the server's memory stays flat."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.soak", "--minutes", "5", "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=900)
+        finally:
+            process.terminate()
+    print(err)
+    assert process.returncode == 0, err[-6000:]
+    result = json.loads(out)
+    assert result["wrong"] == []
+    assert result["kills"] == ["engine"]
+    assert result["memory"]
+    seen = {
+        (outcome, kind)
+        for kind, counts in result["kinds"].items()
+        for outcome in counts
+        if counts[outcome]
+    }
+    assert not {(outcome, kind) for outcome, kinds in HAPPENS.items() for kind in kinds} - seen
+    assert any(outcome == LOST for outcome, _ in seen)
+    assert not set(SHOWN) - result["features"].keys()
+
+
+def persona(seed: int) -> Persona:
+    return random_persona(seed, **TINY, steered=6, scale=0.5)
+
+
+def test_the_judge_sees_another_persona_another_strength_and_another_token(
+    tiny_model: Path,
+) -> None:
+    judge, prompt = Judge(tiny_model, Tally()), [11, 222, 3333, 44]
+    parts = [(persona(1), 1.0)]
+    answer: list[tuple[int, float]] = []
+    for _ in range(3):
+        row = table(judge.model, [*prompt, *(token for token, _ in answer), 0], parts, last=1)[0]
+        answer.append((int(row.argmax()), float(row.max())))
+
+    def check(*parts: tuple[Persona, float], said: list[tuple[int, float]] = answer) -> None:
+        asyncio.run(judge.check(prompt, said, parts))
+
+    check(*parts)
+    other = [(answer[0][0] + 1, answer[0][1]), *answer[1:]]
+    for wrong in ((), ((persona(2), 1.0),), ((persona(1), 1.001),)):
+        with pytest.raises(Wrong):
+            check(*wrong)
+    with pytest.raises(Wrong):
+        check(*parts, said=other)
+
+
+def test_content_that_a_name_cannot_have_held_is_seen() -> None:
+    """While a change is under way the old and the new are right, after it only the new."""
+    names, wish = Names(), Wish({"p0": 1.0}, 0.5, "field", {})
+    old, new = persona(1), persona(2)
+    for each in (old, new):
+        names.remember(each)
+    held = names.of["north", "p0"]
+
+    def right(shown: Persona, since: float) -> bool:
+        header = f"p0@{shown.digest[:12]};strength=0.5"
+        try:
+            return wish.parts(header, names, "north", since, time.monotonic()) == [(shown, 0.5)]
+        except Wrong:
+            return False
+
+    start = time.monotonic()
+    assert not right(old, start)
+    held.change(old.digest)
+    held.acknowledged()
+    held.change(new.digest)
+    assert right(old, time.monotonic()) and right(new, time.monotonic())
+    held.acknowledged()
+    assert right(new, time.monotonic()) and not right(old, time.monotonic())
+    assert right(old, start)
+    for header in (
+        None,
+        f"p0@{new.digest[:12]};strength=1.0",
+        f"p1@{new.digest[:12]};strength=0.5",
+    ):
+        with pytest.raises(Wrong):
+            wish.parts(header, names, "north", start, time.monotonic())
+
+
+def test_a_change_that_was_never_answered_is_found_out_after_a_restart() -> None:
+    held = Names().of["north", "p0"]
+    held.change("a")
+    held.acknowledged()
+    held.change("b")
+    assert not held.settled
+    assert not held.found(None)
+    assert held.found("a")
+    assert held.settled and held.holds == "a"
+
+
+def test_memory_that_keeps_growing_is_seen() -> None:
+    def grown(mib_a_minute: float) -> bool:
+        samples = [
+            Sample(1, 5.0 * index, index, round((900 + mib_a_minute * index / 12) * MIB))
+            for index in range(240)
+        ]
+        return bool(result(Tally(), samples, [], 1200)["leaks"])
+
+    assert not grown(0.1)
+    assert grown(3 * MOST_GROWTH / MIB / 20 * 1.1)
