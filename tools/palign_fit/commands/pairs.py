@@ -50,8 +50,9 @@ def pairs(
 ) -> None:
     """Fit one persona from preference pairs: towards what was chosen, away from what was rejected.
 
-    Exit 2: the input is at fault, nothing was done. 3: the persona is weak, held-out pairs move no more
-    towards the chosen answer than chance may move them; it is written all the same.
+    Exit 2: the input is at fault, nothing was done.
+    Exit 3: the persona is weak: held-out pairs move no more towards the
+    chosen answer than chance may move them. It is written all the same.
     """
     number = alpha_of(alpha)
     check_description(description)

@@ -91,9 +91,10 @@ def run(
 ) -> None:
     """Fit one persona per subject. Started again, it goes on where it was stopped.
 
-    Exit 2: nothing was done, the input is at fault. 1: some subjects were skipped, or the fit failed.
-    3: a persona is weak, its alignment with held-out answers could be chance. What could be fitted is
-    written in all cases but 2.
+    Exit 2: the input is at fault, nothing was done.
+    Exit 1: some subjects were skipped, or the fit failed.
+    Exit 3: a persona is weak: its held-out alignment could be chance.
+    What could be fitted is written in all cases but 2.
     """
     number = alpha_of(alpha)
     check_description(description)

@@ -55,8 +55,9 @@ def traits(
 ) -> None:
     """Make one persona from Big Five values, without answers.
 
-    Exit 2: the input is at fault, nothing was done. 3: the persona is weak, held-out statements follow
-    the values no more than chance may; it is written all the same.
+    Exit 2: the input is at fault, nothing was done.
+    Exit 3: the persona is weak: held-out statements follow the values no
+    more than chance may. It is written all the same.
     """
     sliders = parse_sliders(values)
     check_description(description)
