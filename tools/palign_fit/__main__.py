@@ -1,5 +1,13 @@
-"""``python -m palign_fit`` is ``palign-fit``."""
+"""The entry point of the ``palign-fit`` command, which is also ``python -m palign_fit``."""
 
-from palign_fit.cli import main
+from __future__ import annotations
 
-main()
+from vllm_palign.extras import run_command
+
+
+def main() -> None:
+    run_command("palign_fit.cli", extra="fit")
+
+
+if __name__ == "__main__":
+    main()

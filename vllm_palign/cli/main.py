@@ -1,4 +1,4 @@
-"""The entry point of the ``palign`` command."""
+"""The ``palign`` command: one module a group of commands."""
 
 from __future__ import annotations
 

@@ -1,0 +1,13 @@
+"""The entry point of the ``palign`` command."""
+
+from __future__ import annotations
+
+from vllm_palign.extras import run_command
+
+
+def main() -> None:
+    run_command("vllm_palign.cli.main", extra="service")
+
+
+if __name__ == "__main__":
+    main()
