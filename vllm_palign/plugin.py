@@ -35,9 +35,9 @@ def register() -> None:
     if enabled():
         from vllm_palign.hooks import install
         from vllm_palign.options import COMMAND_LINE
-        from vllm_palign.wiring import HOOKS
+        from vllm_palign.wiring import HOOKS, READS
 
-        install((*COMMAND_LINE, *HOOKS))
+        install((*COMMAND_LINE, *HOOKS), READS)
         return
     try:
         from vllm_palign.hooks import install

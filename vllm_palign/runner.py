@@ -12,12 +12,29 @@ import torch
 
 from vllm_palign.bank import BankShape, OffsetBank
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.hooks import wrap_instance
+from vllm_palign.hooks import Reads, absent, missing, require, uncallable, wrap_instance
 from vllm_palign.layer import Site, arm, find_sites
 from vllm_palign.ops import TRACED
 from vllm_palign.shape import ModelShape
 from vllm_palign.stamp import Stamp
 from vllm_palign.wire import XARG
+
+READS = (
+    Reads("vllm.v1.core.sched.output:NewRequestData", ("req_id", "sampling_params")),
+    Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+)
+"""What both adapters read of vLLM's objects, and what each reads besides."""
+V1_READS = (
+    Reads(
+        "vllm.v1.core.sched.output:SchedulerOutput",
+        ("finished_req_ids", "scheduled_new_reqs", "total_num_scheduled_tokens"),
+    ),
+)
+V2_READS = (
+    Reads(
+        "vllm.v1.worker.gpu.input_batch:InputBatch", ("num_tokens", "query_start_loc", "req_ids")
+    ),
+)
 
 
 def arm_worker(worker: Any) -> None:
@@ -58,7 +75,7 @@ def _arm_runner(runner: Any, vllm_config: Any, device: torch.device) -> OffsetBa
     )
     arm(sites, bank)
     if hasattr(runner, "model_state"):
-        _follow_v2(runner.model_state, bank)
+        _follow_v2(runner, bank)
     else:
         _follow_v1(runner, bank)
 
@@ -103,6 +120,11 @@ def _bank_shape(sites: list[Site], shape: ModelShape, vllm_config: Any) -> BankS
 
 def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu_model_runner.py``; the CPU runner inherits it. V1 keeps preempted requests."""
+    require(
+        missing((*READS, *V1_READS))
+        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu"))
+        + uncallable(runner, "_dummy_run", 1, **_V1_DUMMY)
+    )
     update_states, prepare_inputs = runner._update_states, runner._prepare_inputs
 
     def _update_states(scheduler_output: Any) -> Any:
@@ -128,9 +150,11 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     )
 
 
-def _follow_v2(state: Any, bank: OffsetBank) -> None:
+def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu/model_states/interface.py``, V2's own seam. V2 removes a preempted request and
     adds it again."""
+    require(missing((*READS, *V2_READS)) + uncallable(runner, "_dummy_run", 1))
+    state = runner.model_state
     add, remove, preprocess = state.add_request, state.remove_request, state.preprocess_state
 
     def add_request(req_index: int, new_req_data: Any) -> None:
@@ -198,10 +222,13 @@ def self_test(runner: Any, bank: OffsetBank) -> None:
         )
 
 
+# V1 leaves attention out of dummy runs unless told otherwise, and on a CPU its output is then
+# whatever memory held: two runs would differ, or drown the probe, for no reason of ours.
+_V1_DUMMY = {"force_attention": True}
+
+
 def _dummy_hidden(runner: Any, tokens: int) -> torch.Tensor | None:
-    # V1 leaves attention out of dummy runs unless told otherwise, and on a CPU its output is then
-    # whatever memory held: two runs would differ, or drown the probe, for no reason of ours.
-    options = {} if hasattr(runner, "model_state") else {"force_attention": True}
+    options = {} if hasattr(runner, "model_state") else _V1_DUMMY
     hidden, _ = runner._dummy_run(tokens, **options)
     # NaN differs from itself, so a broken forward pass would look like one the probe has reached.
     return torch.nan_to_num(hidden[:tokens].float()) if isinstance(hidden, torch.Tensor) else None

@@ -12,10 +12,11 @@ from vllm_palign.config import (
     PalignConfig,
 )
 from vllm_palign.errors import PalignError, PalignStartupError
-from vllm_palign.hooks import Hook
+from vllm_palign.hooks import Hook, Reads
 from vllm_palign.ops import TRACED
 from vllm_palign.plugin import NAME
 from vllm_palign.usage import Usage
+from vllm_palign.versions import warn_unless_proven
 
 # KV connectors that tell blocks apart by vLLM's block hashes, which contain the salt. Others key on
 # token ids alone and would hand one persona's KV to another.
@@ -32,6 +33,7 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def create_engine_config(self: Any, usage_context: Any = None, headless: bool = False) -> Any:
+        warn_unless_proven()
         given = self.additional_config
         config = PalignConfig.read(given)
         # additional_config enters the compile cache's key: the traced code must, a list of personas
@@ -65,7 +67,7 @@ def refuse_unsupported(vllm_config: Any, usage_context: Any) -> None:
         problems.append("encoder-decoder models are not steered")
     if model.is_attention_free:
         problems.append("the model has no attention")
-    if getattr(model, "is_diffusion", False):
+    if model.is_diffusion:
         problems.append("diffusion language models are not steered")
     if parallel.use_ubatching:
         problems.append("dual batch overlap splits steps; turn --enable-dbo / --ubatch-size off")
@@ -156,3 +158,46 @@ HOOKS = (
     ),
 )
 """In place when the plugin is enabled. The worker's own methods are wrapped in ``runner``."""
+
+READS = (
+    Reads(
+        "vllm.envs:environment_variables",
+        ("VLLM_API_KEY", "VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_USE_RUST_FRONTEND"),
+    ),
+    Reads("vllm.engine.arg_utils:EngineArgs", ("additional_config",)),
+    Reads("vllm.usage.usage_lib:UsageContext", ("OPENAI_API_SERVER", "OPENAI_BATCH_RUNNER", "name")),
+    Reads(
+        "vllm.config:VllmConfig",
+        (
+            "additional_config", "cache_config", "compilation_config", "kv_transfer_config",
+            "model_config", "parallel_config", "scheduler_config",
+        ),
+    ),
+    Reads(
+        "vllm.config:ModelConfig",
+        (
+            "dtype", "get_head_size", "get_layers_start_end_indices", "get_total_num_hidden_layers",
+            "hf_text_config", "is_attention_free", "is_diffusion", "is_encoder_decoder", "is_hybrid",
+            "model", "model_arch_config", "runner_type",
+        ),
+    ),
+    Reads(
+        "vllm.config:ParallelConfig",
+        ("prefill_context_parallel_size", "tensor_parallel_size", "use_ubatching"),
+    ),
+    Reads("vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
+    Reads("vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
+    Reads("vllm.config:CompilationConfig", ("max_cudagraph_capture_size",)),
+    Reads("vllm.config:KVTransferConfig", ("kv_connector",)),
+    Reads("vllm.v1.engine.input_processor:InputProcessor", ("vllm_config",)),
+    Reads("vllm.v1.engine:EngineCoreRequest", ("cache_salt", "request_id", "sampling_params")),
+    Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads("vllm.exceptions:VLLMValidationError", ()),
+    Reads("vllm.v1.engine.output_processor:OutputProcessor", ("request_states",)),
+    Reads(
+        "vllm.v1.engine.output_processor:RequestState",
+        ("detokenizer", "prompt_len", "request_index"),
+    ),
+    Reads("vllm.v1.engine.detokenizer:IncrementalDetokenizer", ("num_output_tokens",)),
+)  # fmt: skip
+"""What the front end reads of vLLM's objects; the worker's part is in ``runner``."""

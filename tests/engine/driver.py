@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 
 def run_engine(job: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +183,20 @@ def _drifted_runner() -> Any:
         GPUModelRunner._update_states = original
 
 
+def _replaced(owner: str, name: str, value: Any) -> Any:
+    """As after an upgrade of vLLM in which ``owner`` ("module:Class" or "module") has another ``name``."""
+
+    @contextlib.contextmanager
+    def tamper() -> Any:
+        module, _, attribute = owner.partition(":")
+        target = importlib.import_module(module)
+        target = getattr(target, attribute) if attribute else target
+        with mock.patch.object(target, name, value):
+            yield
+
+    return tamper
+
+
 @contextlib.contextmanager
 def _unknown_projection_names() -> Any:
     """As with a family whose output projection has a name we have never seen."""
@@ -224,6 +240,13 @@ _TAMPERINGS = {
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,
     "drifted_runner": _drifted_runner,
+    "drifted_request": _replaced("vllm.v1.core.sched.output", "NewRequestData", object),
+    "drifted_step": _replaced("vllm.v1.core.sched.output", "SchedulerOutput", object),
+    "drifted_dummy_run": _replaced(
+        "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
+        "_dummy_run",
+        lambda self, num_tokens: None,
+    ),
     "unknown_projection_names": _unknown_projection_names,
     "other_traced_code": _other_traced_code,
 }

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vllm_palign.versions import SUPPORTED
+
 from .conftest import ENVIRONMENT, Run
 from .models import FAMILIES, random_persona, random_prompt
 
@@ -94,7 +96,7 @@ print(json.dumps(results))
     for name in ("renamed", "reordered", "shorter", "required"):
         message, left = found[name]
         assert left == [], "nothing is half installed"
-        assert "supports vllm 0.32, installed is vllm 0.32" in message
+        assert f"supports {SUPPORTED}, installed is vllm 0." in message
         # One message for all that is wrong.
         assert "InputProcessor.process_inputs: " in message
         assert "WorkerWrapperBase.init_device" in message
@@ -106,6 +108,54 @@ print(json.dumps(results))
     assert found["vllm"] == []
     assert found["again"], "a target is wrapped once"
     assert len(found["fits"]) == 5, "further parameters with defaults are no drift"
+
+
+def test_what_we_read_and_is_gone_is_refused_before_anything_is_wrapped() -> None:
+    found = python(
+        """
+import vllm.config, vllm.envs, vllm.v1.engine
+from vllm.plugins import load_general_plugins
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.output_processor import RequestState
+
+del vllm.envs.environment_variables["VLLM_USE_RUST_FRONTEND"]
+del vllm.config.ModelConfig.is_diffusion  # a property
+del vllm.config.CacheConfig.kv_sharing_fast_prefill  # a field with a default ...
+del vllm.config.CacheConfig.__annotations__["kv_sharing_fast_prefill"]
+vllm.v1.engine.EngineCoreRequest = type("EngineCoreRequest", (), {})  # fields without one
+RequestState.__init__ = lambda self: setattr(self, "prompt_len", 1)  # set by the constructor
+try:
+    load_general_plugins()
+    print(json.dumps("started"))
+except PalignStartupError as error:
+    print(json.dumps([error.message, hooked()]))
+""",
+        plugins="palign",
+    )
+    message, left = found
+    assert left == []
+    for part in (
+        "vllm.envs:environment_variables: has no VLLM_USE_RUST_FRONTEND;",
+        "vllm.config:ModelConfig: has no is_diffusion;",
+        "vllm.config:CacheConfig: has no kv_sharing_fast_prefill;",
+        "vllm.v1.engine:EngineCoreRequest: has no cache_salt, request_id, sampling_params;",
+        "vllm.v1.engine.output_processor:RequestState: has no detokenizer, prompt_len, request_index",
+    ):
+        assert part in message
+
+
+def test_what_a_worker_reads_and_is_gone_stops_its_start(
+    engines: Run, checkpoint: Callable[[str], Path]
+) -> None:
+    cases = {
+        "NewRequestData: has no req_id, sampling_params": "drifted_request",
+        "SchedulerOutput: has no finished_req_ids, scheduled_new_reqs": "drifted_step",
+        "CPUModelRunner._dummy_run: got an unexpected keyword argument": "drifted_dummy_run",
+    }
+    jobs = [{"model": str(checkpoint("llama")), "tamper": tamper} for tamper in cases.values()]
+    for message, result in zip(cases, engines(jobs), strict=True):
+        assert result["error"]["type"] == "PalignStartupError", result["error"]
+        assert message in result["error"]["message"]
 
 
 def test_installed_but_not_enabled_there_are_the_options_and_nothing_else() -> None:

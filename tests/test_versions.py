@@ -1,0 +1,45 @@
+"""Which vLLM is proven, and how another one starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import run_python
+from vllm_palign.versions import SUPPORTED, is_proven
+
+
+@pytest.mark.parametrize(
+    ("version", "proven"),
+    [
+        ("0.32.0", True),
+        ("0.32.0+cpu", True),
+        ("0.32.5rc1.dev3+g123", True),
+        ("0.31.9", False),
+        ("0.33.0", False),
+        ("1.30.0", False),
+        ("dev", False),
+    ],
+)
+def test_a_release_is_proven_by_its_minor_number(version: str, proven: bool) -> None:
+    assert is_proven(version) is proven
+
+
+def test_another_release_starts_after_one_line_in_the_log(tiny_model: Any) -> None:
+    """With a version of its own it is today's vLLM, in which nothing has moved."""
+    code = (
+        "import json, logging, vllm\n"
+        "vllm.__version__ = '0.99.0'\n"
+        "lines = []\n"
+        "class Keep(logging.Handler):\n"
+        "    def emit(self, record): lines.append(record.getMessage())\n"
+        "logging.getLogger('vllm.palign').addHandler(Keep())\n"
+        "from vllm import EngineArgs\n"
+        "from vllm.plugins import load_general_plugins\n"
+        "load_general_plugins()\n"
+        f"EngineArgs({str(tiny_model)!r}).create_engine_config()\n"
+        "print('RESULT ' + json.dumps(lines))"
+    )
+    (line,) = run_python(code, VLLM_PLUGINS="palign")
+    assert line.startswith(f"palign: proven on {SUPPORTED}, installed is vllm 0.99.0;")
