@@ -18,7 +18,7 @@ from palign_fit.commands import progress
 from palign_fit.errors import InputError
 from palign_fit.folder import InUse
 from palign_fit.inventory import Inventory
-from palign_fit.population import Fitted, batch_size, resident_bytes
+from palign_fit.population import MAX_BATCH, Fitted, batch_size, resident_bytes
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
@@ -183,9 +183,9 @@ def test_shards_of_another_run_are_refused_before_any_work(tmp_path: Path) -> No
 
 
 def test_the_batch_follows_the_memory_that_is_left() -> None:
-    assert batch_size(None, 0, 10**6) == 256
-    small, large = batch_size(4, 10**9, 10**6), batch_size(8, 10**9, 10**6)
-    assert 1 < small < large < 256
+    assert batch_size(None, 0, 10**6) == MAX_BATCH
+    small, large = batch_size(4, 10**9, 10**7), batch_size(8, 10**9, 10**7)
+    assert 1 < small < large < MAX_BATCH
     with pytest.raises(InputError, match=r"--memory 1: 2\.0 GB are taken"):
         batch_size(1, 2 * 10**9, 10**6)
     assert 10**7 < resident_bytes() < 10**11

@@ -22,7 +22,10 @@ from palign_fit.cache import key_digest
 from palign_fit.errors import InputError
 from vllm_palign.persona import Persona
 
-MAX_BATCH = 256
+MAX_BATCH = 16
+"""Subjects that are fitted before the first of them is written: a checked fit takes seconds each, and a
+killed run loses its batch."""
+
 BYTES_PER_NUMBER = 128
 """Memory a subject of a batch takes for each of the L x H x D numbers of a direction, at most."""
 
