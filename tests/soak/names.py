@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from vllm_palign import Persona
+from vllm_palign.wire import DIGEST_PREFIX
 
 OPERATOR = "operator"
 TENANTS = ("north", "south")
@@ -90,16 +91,12 @@ class Names:
         self._personas: dict[str, Persona] = {}
 
     def remember(self, persona: Persona) -> str:
-        self._personas[persona.digest] = persona
+        self._personas[persona.digest[:DIGEST_PREFIX]] = persona
         return persona.digest
 
-    def persona(self, digest_prefix: str) -> Persona | None:
-        found = [
-            persona
-            for digest, persona in self._personas.items()
-            if digest.startswith(digest_prefix)
-        ]
-        return found[0] if len(found) == 1 else None
+    def persona(self, digest: str) -> Persona | None:
+        """By its digest or what the header shows of it."""
+        return self._personas.get(digest[:DIGEST_PREFIX])
 
     def possible(self, tenant: str, name: str, start: float, end: float) -> set[str | None]:
         """What ``tenant`` may have been given for ``name``: its own, or else the operator's."""
