@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | soak | clean
+# make setup | demo | serve | stop | test | check | compatibility | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | soak | clean
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
 
 PYTHON  ?= python3
@@ -8,7 +8,7 @@ PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve stop test check compatibility bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -53,6 +53,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/compatibility.py --check
+
+# docs/compatibility.md from what the marked tests show.
+compatibility: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m shows --matrix=docs/data/compatibility.json
+	$(BIN)/python tools/compatibility.py
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

@@ -32,6 +32,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
+pytest_plugins = ["tests.matrix"]
+
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
 TINY_SERVER = (

@@ -77,6 +77,16 @@ def newer_store() -> str:
     return url
 
 
+@pytest.mark.shows(
+    "refusals",
+    "KV connectors not known to keep salts apart",
+    note="KV connector 'ExampleConnector' is not known to keep cache salts apart",
+)
+@pytest.mark.shows(
+    "refusals",
+    "--kv-sharing-fast-prefill",
+    note="--kv-sharing-fast-prefill runs layers on part of the tokens",
+)
 def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
     on = ["--model", str(tiny_model), "--plugin", "palign"]
     cases = {
@@ -102,6 +112,7 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         assert message in result
 
 
+@pytest.mark.shows("refusals", "--grpc and the Rust front end", note="--grpc has no middleware")
 def test_front_ends_without_middleware_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PalignStartupError, match="--grpc has no middleware"):
         refuse_front_ends(Namespace(grpc=True))
@@ -116,6 +127,9 @@ def test_an_unknown_plugin_is_a_usage_error() -> None:
     assert "--plugin nosuchthing: not installed; installed are" in text
 
 
+@pytest.mark.shows(
+    "refusals", "a persona of another shape", note="num_layers is 30, the served model has 3; ..."
+)
 def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path: Path) -> None:
     path = save(
         random_persona(0, num_layers=30, num_heads=9, head_dim=64), tmp_path / "a.safetensors"
@@ -126,6 +140,9 @@ def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path:
     assert "head_dim is 64, the served model has 32" in text
 
 
+@pytest.mark.shows(
+    "refusals", "run-batch", note="vllm run-batch has no middleware; use the LLM class or a server"
+)
 def test_run_batch_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     line = {
         "custom_id": "1", "method": "POST", "url": "/v1/completions",

@@ -193,7 +193,8 @@ def self_test(runner: Any, bank: OffsetBank) -> None:
     hidden states: one dummy forward pass plain, one for each layer with a probe in that layer only.
 
     Catches a compiled graph without the op (stale cache, a pass that dropped it). Raises
-    PalignStartupError. On a pipeline rank that hands its states on there is nothing to compare.
+    PalignStartupError. V2's dummy pass keeps to itself what a pipeline rank hands on, so there only the
+    last rank is tested.
     """
     tokens = min(8, bank.token_slots.numel())
     plain = _dummy_hidden(runner, tokens)
@@ -230,5 +231,10 @@ _V1_DUMMY = {"force_attention": True}
 def _dummy_hidden(runner: Any, tokens: int) -> torch.Tensor | None:
     options = {} if hasattr(runner, "model_state") else _V1_DUMMY
     hidden, _ = runner._dummy_run(tokens, **options)
+    if hidden is None:
+        return None
+    # A pipeline rank that is not the last hands its hidden states on, by name.
+    handed = [hidden] if isinstance(hidden, torch.Tensor) else [part for _, part in hidden.items()]
+    states = torch.cat([part[:tokens].float().flatten(1) for part in handed], dim=1)
     # NaN differs from itself, so a broken forward pass would look like one the probe has reached.
-    return torch.nan_to_num(hidden[:tokens].float()) if isinstance(hidden, torch.Tensor) else None
+    return torch.nan_to_num(states)

@@ -68,17 +68,17 @@ class ModelShape:
             )
 
 
+# Checkpoints say "attention" or 1, what transformers 5 makes of them "full_attention".
+_ATTENTION = {"attention", "hybrid", "full_attention", "sliding_attention", 1}
+
+
 def _attention_layers(model_config: Any, num_layers: int) -> list[int]:
     """Indices of self-attention layers, as vLLM's ``ModelConfig.get_num_layers_by_block_type`` counts them."""
     if not model_config.is_hybrid:
         return list(range(num_layers))
     config = model_config.hf_text_config
-    for field, kinds in (
-        ("layers_block_type", {"attention", "hybrid"}),
-        ("attn_type_list", {1}),
-        ("layer_types", {"attention", "full_attention", "sliding_attention"}),
-    ):
+    for field in ("layers_block_type", "attn_type_list", "layer_types"):
         kinds_by_layer = getattr(config, field, None)
         if kinds_by_layer is not None:
-            return [index for index, kind in enumerate(kinds_by_layer) if kind in kinds]
+            return [index for index, kind in enumerate(kinds_by_layer) if kind in _ATTENTION]
     return list(range(num_layers))

@@ -111,17 +111,3 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return path if path.exists() else models.build(name, folder)
 
     return of
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the tests measured against their bounds."""
-    measured = [
-        (report.nodeid.rpartition("::")[2], value)
-        for report in terminalreporter.getreports("passed")
-        for key, value in report.user_properties
-        if key == "measured" and report.when == "call"
-    ]
-    if measured:
-        terminalreporter.section("largest |log-probability difference|")
-        for test, value in measured:
-            terminalreporter.write_line(f"{value}  {test}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import sys
@@ -17,7 +16,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
-from unittest import mock
+
+from tampering import RPCS, TAMPERINGS
 
 
 def run_engine(job: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     kwargs = dict(job.get("kwargs", {}))
     if "personas" in job:
         kwargs["additional_config"] = {"palign": {"personas": job["personas"]}}
-    tamper = _TAMPERINGS[job["tamper"]] if "tamper" in job else contextlib.nullcontext
+    tamper = TAMPERINGS[job["tamper"]] if "tamper" in job else contextlib.nullcontext
     llm = None
     try:
         with tamper():
@@ -39,14 +39,18 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
                 config = EngineArgs(job["model"], **kwargs).create_engine_config()
                 return {"config_hash": config.compute_hash()}
             llm = LLM(job["model"], **kwargs)
-        batches = [_answer(llm, batch) for batch in job.get("batches", [])]
+        batches = [
+            _call(llm, step) if isinstance(step, dict) else _answer(llm, step)
+            for step in job.get("batches", [])
+        ]
         # vLLM tells its workers which requests are over with the next step, if there is one.
         llm.llm_engine.step()
         result = {
             "batches": batches,
             "config_hash": llm.llm_engine.vllm_config.compute_hash(),
             "bank": llm.collective_rpc(_inspect_bank),
-            "preemptions": _preemptions(llm),
+            "metrics": _metrics(llm),
+            "async_scheduling": llm.llm_engine.vllm_config.scheduler_config.async_scheduling,
             "compiled": llm.llm_engine.vllm_config.compilation_config.mode != 0,
         }
     except Exception as error:
@@ -58,14 +62,25 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
     return {**result, "seconds": time.monotonic() - started}
 
 
+def _call(llm: Any, step: dict[str, Any]) -> Any:
+    """A step between batches: ``{"call": method of LLM, "args": [...], "kwargs": {...}}``, or ``{"rpc":
+    name}`` for something done in every worker, whose results it then is."""
+    if "rpc" in step:
+        return llm.collective_rpc(RPCS[step["rpc"]])
+    getattr(llm, step["call"])(*step.get("args", ()), **step.get("kwargs", {}))
+    return None
+
+
 def _answer(llm: Any, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """An entry for each answer, in order; a request with n > 1 has n of them."""
     outputs = llm.generate(
         [{"prompt_token_ids": request["prompt"]} for request in batch],
         [_sampling(request) for request in batch],
         lora_request=[_lora(request) for request in batch],
+        priority=[request.get("priority", 0) for request in batch],
         use_tqdm=False,
     )
-    return [_plain(output) for output in outputs]
+    return [_plain(output, answer) for output in outputs for answer in output.outputs]
 
 
 def _sampling(request: dict[str, Any]) -> Any:
@@ -74,16 +89,17 @@ def _sampling(request: dict[str, Any]) -> Any:
     from vllm_palign import persona_args
 
     persona = request.get("persona")
-    return SamplingParams(
-        max_tokens=request.get("max_tokens", 4),
-        temperature=0.0,
-        ignore_eos=True,
-        detokenize=False,
+    options = {
+        "max_tokens": request.get("max_tokens", 4),
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "detokenize": False,
         # Everything: the test compares whole distributions.
-        logprobs=-1,
-        prompt_logprobs=-1 if request.get("prompt_distributions", True) else None,
-        extra_args=None if persona is None else persona_args(persona),
-    )
+        "logprobs": -1,
+        "prompt_logprobs": -1 if request.get("prompt_distributions", True) else None,
+        "extra_args": None if persona is None else persona_args(persona),
+    }
+    return SamplingParams(**options | request.get("sampling", {}))
 
 
 def _lora(request: dict[str, Any]) -> Any:
@@ -93,10 +109,9 @@ def _lora(request: dict[str, Any]) -> Any:
     return None if path is None else LoRARequest(Path(path).name, 1, path)
 
 
-def _plain(output: Any) -> dict[str, Any]:
+def _plain(output: Any, answer: Any) -> dict[str, Any]:
     """``distributions`` [T-1, V]: row t is what the model says after token t of prompt + answer.
     Without prompt distributions the rows of the prompt's tokens but its last are missing."""
-    (answer,) = output.outputs
     steps = [*(output.prompt_logprobs or [None])[1:], *(answer.logprobs or [])]
     return {
         "tokens": list(answer.token_ids),
@@ -125,131 +140,15 @@ def _inspect_bank(worker: Any) -> dict[str, Any] | None:
     }
 
 
-def _preemptions(llm: Any) -> int | None:
-    with contextlib.suppress(Exception):
-        for metric in llm.get_metrics():
-            if metric.name == "vllm:num_preemptions":
-                return int(metric.value)
-    return None
-
-
-@contextlib.contextmanager
-def _without_hook_of_layer_1() -> Any:
-    """As if a compiled graph, or an edit, had lost the op in one layer between load and warm-up."""
-    import vllm_palign.runner as runner
-
-    arm = runner.arm
-
-    def lossy(sites: Any, bank: Any) -> None:
-        arm(sites, bank)
-        sites[1].projection._forward_pre_hooks.clear()
-
-    runner.arm = lossy
-    try:
-        yield
-    finally:
-        runner.arm = arm
-
-
-@contextlib.contextmanager
-def _stale_compiled_graph() -> Any:
-    """As if a graph compiled by stock vLLM had been loaded: the hooks come after the compilation."""
-    import vllm_palign.runner as runner
-
-    arm, self_test, armed = runner.arm, runner.self_test, []
-
-    def late_self_test(*args: Any) -> None:
-        arm(*armed)
-        self_test(*args)
-
-    runner.arm = lambda sites, bank: armed.extend((sites, bank))
-    runner.self_test = late_self_test
-    try:
-        yield
-    finally:
-        runner.arm, runner.self_test = arm, self_test
-
-
-@contextlib.contextmanager
-def _drifted_runner() -> Any:
-    """As after an upgrade of vLLM that renamed a parameter of the model runner."""
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    original = GPUModelRunner._update_states
-    GPUModelRunner._update_states = lambda self, output: original(self, output)
-    try:
-        yield
-    finally:
-        GPUModelRunner._update_states = original
-
-
-def _replaced(owner: str, name: str, value: Any) -> Any:
-    """As after an upgrade of vLLM in which ``owner`` ("module:Class" or "module") has another ``name``."""
-
-    @contextlib.contextmanager
-    def tamper() -> Any:
-        module, _, attribute = owner.partition(":")
-        target = importlib.import_module(module)
-        target = getattr(target, attribute) if attribute else target
-        with mock.patch.object(target, name, value):
-            yield
-
-    return tamper
-
-
-@contextlib.contextmanager
-def _unknown_projection_names() -> Any:
-    """As with a family whose output projection has a name we have never seen."""
-    import vllm_palign.layer as layer
-
-    names, layer.PROJECTION_NAMES = layer.PROJECTION_NAMES, ("no_such_projection",)
-    try:
-        yield
-    finally:
-        layer.PROJECTION_NAMES = names
-
-
-@contextlib.contextmanager
-def _other_traced_code() -> Any:
-    """As after an upgrade of the plugin that changed what is traced."""
-    import vllm_palign.runner as runner
-    import vllm_palign.wiring as wiring
-
-    traced = wiring.TRACED
-    wiring.TRACED = runner.TRACED = "0123456789ab"
-    try:
-        yield
-    finally:
-        wiring.TRACED = runner.TRACED = traced
-
-
-@contextlib.contextmanager
-def _without_amx() -> Any:
-    """The kernels of machines that have AMX take 16-bit numbers only; the others take float32 too."""
-    import torch
-
-    supported, torch.cpu._is_amx_tile_supported = torch.cpu._is_amx_tile_supported, lambda: False
-    try:
-        yield
-    finally:
-        torch.cpu._is_amx_tile_supported = supported
-
-
-_TAMPERINGS = {
-    "without_amx": _without_amx,
-    "without_hook_of_layer_1": _without_hook_of_layer_1,
-    "stale_compiled_graph": _stale_compiled_graph,
-    "drifted_runner": _drifted_runner,
-    "drifted_request": _replaced("vllm.v1.core.sched.output", "NewRequestData", object),
-    "drifted_step": _replaced("vllm.v1.core.sched.output", "SchedulerOutput", object),
-    "drifted_dummy_run": _replaced(
-        "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
-        "_dummy_run",
-        lambda self, num_tokens: None,
-    ),
-    "unknown_projection_names": _unknown_projection_names,
-    "other_traced_code": _other_traced_code,
-}
+def _metrics(llm: Any) -> dict[str, float]:
+    """vLLM's counters, where the engine keeps statistics (``disable_log_stats=False``)."""
+    if llm.llm_engine.logger_manager is None:
+        return {}
+    return {
+        metric.name.removeprefix("vllm:"): metric.value
+        for metric in llm.get_metrics()
+        if hasattr(metric, "value")
+    }
 
 
 def _free() -> None:

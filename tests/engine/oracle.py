@@ -31,24 +31,22 @@ def load_hf(path: Path, *, exact_gelu: bool = False) -> Any:
     return model
 
 
-def displacement(blend: Blend, layer: int, heads: int, head_dim: int) -> torch.Tensor:
-    """d [H*D] of one layer: what the concatenated heads are moved by."""
-    moved = np.zeros((heads, head_dim))
+def displacements(blend: Blend) -> dict[int, torch.Tensor]:
+    """Layer -> d [H*D], what its concatenated heads are moved by; steered layers only."""
+    moved: dict[int, np.ndarray] = {}
     for persona, scale in blend.items():
-        for at, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
-            if at == layer:
-                moved[head] += scale * persona.alpha * offset.astype(np.float64)
-    return torch.from_numpy(moved.reshape(-1)).float()
+        for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
+            rows = moved.setdefault(int(layer), np.zeros((persona.num_heads, persona.head_dim)))
+            rows[head] += scale * persona.alpha * offset.astype(np.float64)
+    return {layer: torch.from_numpy(rows.reshape(-1)).float() for layer, rows in moved.items()}
 
 
 @contextmanager
 def steered(model: Any, projection: str, blend: Blend) -> Iterator[None]:
     """The bias of every attention output projection shifted by W_o d; put back at the end."""
-    shape = next(iter(blend), None)
     before = []
-    for layer in range(shape.num_layers if shape else 0):
+    for layer, moved in displacements(blend).items():
         module = model.get_submodule(projection.format(layer))
-        moved = displacement(blend, layer, shape.num_heads, shape.head_dim)
         # transformers' Conv1D (GPT-2) keeps its weight transposed.
         transposed = type(module).__name__ == "Conv1D"
         shift = moved @ module.weight if transposed else module.weight @ moved
@@ -66,10 +64,8 @@ def steered(model: Any, projection: str, blend: Blend) -> Iterator[None]:
 def steered_input(model: Any, projection: str, blend: Blend) -> Iterator[None]:
     """The same by its definition, d added to the projection's input. For projections that do
     something to their input first, where a bias would be another thing."""
-    shape = next(iter(blend), None)
     handles = []
-    for layer in range(shape.num_layers if shape else 0):
-        moved = displacement(blend, layer, shape.num_heads, shape.head_dim)
+    for layer, moved in displacements(blend).items():
         handles.append(
             model.get_submodule(projection.format(layer)).register_forward_pre_hook(
                 lambda _, args, moved=moved: (args[0] + moved, *args[1:])
@@ -89,8 +85,8 @@ def distributions(model: Any, tokens: list[int]) -> np.ndarray:
     return torch.log_softmax(logits.float(), -1).numpy()
 
 
-def error(got: list[list[float]], wanted: np.ndarray) -> float:
+def error(got: list[list[float]] | np.ndarray, wanted: list[list[float]] | np.ndarray) -> float:
     """Largest absolute difference of log-probabilities."""
-    found = np.asarray(got)
+    found, wanted = np.asarray(got), np.asarray(wanted)
     assert found.shape == wanted.shape, (found.shape, wanted.shape)
     return float(np.abs(found - wanted).max())

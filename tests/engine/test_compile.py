@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.matrix import Measured
+
 from . import oracle
 from .conftest import RUNNERS, Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
@@ -22,14 +25,15 @@ def personas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {who: folder / f"{who}.safetensors" for who in ("alice", "bob")}
 
 
+@pytest.mark.shows("features", "torch.compile", note="other batch sizes than compiled with")
 def test_compiled_steered_answers_equal_the_reference_method(
     engines: Run,
     checkpoint: Callable[[str], Path],
     personas: dict[str, Path],
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     alice, bob = (
-        random_persona(file, seed=seed, heads=FAMILY.heads)
+        random_persona(file, seed=seed, family=FAMILY)
         for seed, file in enumerate(personas.values())
     )
     path = checkpoint("llama")
@@ -74,7 +78,7 @@ def test_compiled_steered_answers_equal_the_reference_method(
             errors.append(oracle.error(answer["distributions"], wanted))
             if blend:
                 assert oracle.error(wanted, oracle.distributions(model, tokens)) > 1000 * BOUND
-    record_property("measured", f"compiled={max(errors):.1e}")
+    measured({"compiled": max(errors)})
     assert max(errors) < BOUND
     # And a compiled graph that lacks the op stops the start.
     assert stale["error"]["type"] == "PalignStartupError"
@@ -97,7 +101,7 @@ def test_the_compile_cache_key_follows_the_traced_code_and_nothing_else_of_ours(
     engines: Run, checkpoint: Callable[[str], Path], personas: dict[str, Path]
 ) -> None:
     for seed, file in enumerate(personas.values()):
-        random_persona(file, seed=seed, heads=FAMILY.heads)
+        random_persona(file, seed=seed, family=FAMILY)
     alice, bob = map(str, personas.values())
     job = {"model": str(checkpoint("llama")), "only_config": True}
     none, one, two, upgraded = (

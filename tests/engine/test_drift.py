@@ -13,7 +13,8 @@ from typing import Any
 from vllm_palign.versions import SUPPORTED
 
 from .conftest import ENVIRONMENT, Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 SETTINGS = """
 import inspect, json
@@ -192,7 +193,7 @@ print(json.dumps({
 def test_not_enabled_the_engine_is_stock_and_a_persona_is_an_error_not_a_plain_answer(
     engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    random_persona(tmp_path / "alice.safetensors", seed=0, heads=FAMILIES["llama"].heads)
+    random_persona(tmp_path / "alice.safetensors", seed=0, family=FAMILIES["llama"])
     job = {
         "model": str(checkpoint("llama")),
         "personas": {"alice": str(tmp_path / "alice.safetensors")},

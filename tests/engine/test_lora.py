@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.matrix import Measured
+
 from . import oracle
 from .conftest import Run
-from .models import FAMILIES, LAYERS, random_persona, random_prompt
+from .families import FAMILIES, LAYERS
+from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
@@ -61,17 +65,20 @@ def with_adapter(path: Path, changes: dict[str, torch.Tensor]) -> Any:
     return model
 
 
+@pytest.mark.shows(
+    "features", "LoRA", note="(W + BA)(x + d): adapter, persona, both and neither in one batch"
+)
 def test_lora_and_persona_together_and_apart_in_one_batch_equal_the_reference_method(
     engines: Run,
     checkpoint: Callable[[str], Path],
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     path = checkpoint("llama")
     plain_model = oracle.load_hf(path)
     lora_model = with_adapter(path, write_adapter(plain_model, tmp_path / "adapter"))
     file = tmp_path / "alice.safetensors"
-    persona = random_persona(file, seed=0, heads=FAMILY.heads)
+    persona = random_persona(file, seed=0, family=FAMILY)
 
     lora = {"lora": str(tmp_path / "adapter")}
     alice = {"persona": {"id": "alice", "strength": 1.3}}
@@ -121,5 +128,5 @@ def test_lora_and_persona_together_and_apart_in_one_batch_equal_the_reference_me
         if name != "neither":
             stock = oracle.distributions(plain_model, tokens)[first:]
             assert oracle.error(answer["distributions"], stock) > 1000 * BOUND
-    record_property("measured", " ".join(f"{key}={value:.1e}" for key, value in errors.items()))
+    measured(errors)
     assert max(errors.values()) < BOUND

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.matrix import Measured
+
 from . import oracle
 from .conftest import RUNNERS, Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
@@ -32,16 +35,17 @@ def check(
     return max(errors)
 
 
+@pytest.mark.shows("features", "preemption and resume", note="four requests, four KV blocks")
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_preempted_request_goes_on_with_its_persona(
     runner: str,
     engines: Run,
     checkpoint: Callable[[str], Path],
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     file = tmp_path / "alice.safetensors"
-    alice = random_persona(file, seed=0, heads=FAMILY.heads)
+    alice = random_persona(file, seed=0, family=FAMILY)
     path = checkpoint("llama")
     strengths = [1.0, -0.7, None, 1.6]
     requests = [
@@ -71,26 +75,25 @@ def test_a_preempted_request_goes_on_with_its_persona(
         **RUNNERS[runner],
     )
     assert "error" not in result, result["error"]
-    assert result["preemptions"] > 0
+    assert result["metrics"]["num_preemptions"] > 0
     blends = [{alice: strength} if strength else {} for strength in strengths]
     error = check(path, requests, result["batches"][0], blends)
-    record_property("measured", f"preempted={error:.1e} preemptions={result['preemptions']}")
+    measured({"preempted": error})
     assert error < BOUND
     assert result["bank"][0]["requests"] == 0
 
 
+@pytest.mark.shows("features", "more effects than slots", note="twelve effects, two slots")
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
     runner: str,
     engines: Run,
     checkpoint: Callable[[str], Path],
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     files = [tmp_path / f"p{seed}.safetensors" for seed in range(6)]
-    personas = [
-        random_persona(file, seed=seed, heads=FAMILY.heads) for seed, file in enumerate(files)
-    ]
+    personas = [random_persona(file, seed=seed, family=FAMILY) for seed, file in enumerate(files)]
     path = checkpoint("llama")
     wishes = [(index, strength) for strength in (1.0, -0.8) for index in range(6)]
     requests = [
@@ -117,7 +120,7 @@ def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
     assert "error" not in result, result["error"]
     blends = [{personas[index]: strength} for index, strength in wishes]
     error = check(path, requests, result["batches"][0], blends)
-    record_property("measured", f"slots={error:.1e}")
+    measured({"slots": error})
     assert error < BOUND
     (bank,) = result["bank"]
     assert bank["slots"] == 2

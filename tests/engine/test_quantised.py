@@ -11,9 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.matrix import Measured
+
 from . import oracle
 from .conftest import Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 FAMILY = FAMILIES["llama"]
 BOUND = 0.05
@@ -89,16 +92,21 @@ def reference(checkpoint: Callable[[str], Path]) -> Any:
     return model
 
 
+@pytest.mark.shows(
+    "features",
+    "quantised weights",
+    note="int8 W8A8 (compressed-tensors); bound 0.05: a value between two steps may fall to either side",
+)
 def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_hugging_face(
     engines: Run,
     checkpoint: Callable[[str], Path],
     reference: Any,
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     write_w8a8(checkpoint("llama"), tmp_path / "w8a8")
     file = tmp_path / "alice.safetensors"
-    alice = random_persona(file, seed=0, heads=FAMILY.heads)
+    alice = random_persona(file, seed=0, family=FAMILY)
     prompts = [random_prompt(1), random_prompt(2)]
     (result,) = engines(
         [
@@ -120,7 +128,7 @@ def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_huggi
             wanted = oracle.distributions(reference, tokens)
         errors[name] = oracle.error(answer["distributions"], wanted)
         errors[f"{name} effect"] = oracle.error(wanted, oracle.distributions(reference, tokens))
-    record_property("measured", " ".join(f"{key}={value:.1e}" for key, value in errors.items()))
+    measured(errors)
     assert errors["plain"] < BOUND
     assert errors["steered"] < BOUND
     assert errors["steered effect"] > 20 * BOUND

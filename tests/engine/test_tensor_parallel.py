@@ -6,23 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from tests.matrix import Measured
 
 from . import oracle
 from .conftest import Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
 
 
+@pytest.mark.shows("features", "tensor parallel 2", note="also against one rank")
 def test_two_ranks_answer_as_one_and_as_the_reference_method(
     engines: Run,
     checkpoint: Callable[[str], Path],
     tmp_path: Path,
-    record_property: Callable[[str, object], None],
+    measured: Measured,
 ) -> None:
     file = tmp_path / "alice.safetensors"
-    persona = random_persona(file, seed=0, heads=FAMILY.heads, steered=6)
+    persona = random_persona(file, seed=0, family=FAMILY, steered=6)
     assert set((persona.heads // 2).tolist()) == {0, 1}, "heads on both ranks"
     path = checkpoint("llama")
     prompts = [random_prompt(1), random_prompt(2, length=7)]
@@ -61,5 +66,5 @@ def test_two_ranks_answer_as_one_and_as_the_reference_method(
         errors[f"{name} TP2-TP1"] = oracle.error(
             by_two["distributions"], np.asarray(by_one["distributions"])
         )
-    record_property("measured", " ".join(f"{key}={value:.1e}" for key, value in errors.items()))
+    measured(errors)
     assert max(errors.values()) < BOUND

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.matrix import Measured
+
 from . import oracle
 from .conftest import RUNNERS, Run
-from .models import FAMILIES, random_persona, random_prompt
+from .families import FAMILIES
+from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
@@ -39,8 +42,7 @@ def answers(
     folder = tmp_path_factory.mktemp("personas")
     files = {who: folder / f"{who}.safetensors" for who in ("alice", "bob")}
     alice, bob = (
-        random_persona(file, seed=seed, heads=FAMILY.heads)
-        for seed, file in enumerate(files.values())
+        random_persona(file, seed=seed, family=FAMILY) for seed, file in enumerate(files.values())
     )
     path = checkpoint("llama")
     steered = {"persona": {"id": "alice", "strength": 1.2}}
@@ -73,7 +75,7 @@ def test_it_is_the_v2_runner_that_answered(answers: Answers) -> None:
 
 
 def test_steered_requests_of_a_mixed_batch_equal_the_reference_method(
-    answers: Answers, record_property: Callable[[str, object], None]
+    answers: Answers, measured: Measured
 ) -> None:
     first, _, bob, second = answers.result["batches"][0]
     errors = [
@@ -81,18 +83,18 @@ def test_steered_requests_of_a_mixed_batch_equal_the_reference_method(
         answers.check(BOB, bob, {answers.bob: 1.0}),
         answers.check(ALICE[1], second, {answers.alice: 1.2}),
     ]
-    record_property("measured", f"steered={max(errors):.1e}")
+    measured({"steered": max(errors)})
     assert max(errors) < BOUND
 
 
 def test_a_plain_neighbour_is_answered_as_by_stock_hugging_face(
-    answers: Answers, record_property: Callable[[str, object], None]
+    answers: Answers, measured: Measured
 ) -> None:
     errors = [
         answers.check(PLAIN, answers.result["batches"][0][1], {}),
         answers.check(PLAIN, answers.result["batches"][1][0], {}),
     ]
-    record_property("measured", f"plain={max(errors):.1e}")
+    measured({"plain": max(errors)})
     assert max(errors) < BOUND
 
 

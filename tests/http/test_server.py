@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,26 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", REFUSED)
-def test_what_cannot_be_applied_is_an_error_the_client_sees(server: Server, fault: str) -> None:
+DOCUMENTED = {
+    "beam search": "beam search with a persona",
+    "anthropic messages": "/v1/messages with a persona",
+    "tokens in, tokens out": "/inference/v1/generate with a persona",
+}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault,
+            marks=[pytest.mark.shows("refusals", DOCUMENTED[fault])] if fault in DOCUMENTED else [],
+        )
+        for fault in REFUSED
+    ],
+)
+def test_what_cannot_be_applied_is_an_error_the_client_sees(
+    server: Server, fault: str, record_property: Callable[[str, object], None]
+) -> None:
     path, body, status, code = REFUSED[fault]
     path = {"chat": "/v1/chat/completions"}.get(path, path if path[0] == "/" else f"/v1/{path}")
     messages = {"messages": MESSAGES} if path.endswith(("chat/completions", "messages")) else {}
@@ -183,6 +202,7 @@ def test_what_cannot_be_applied_is_an_error_the_client_sees(server: Server, faul
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
     assert error["param"]
+    record_property("said", error["message"])
     assert "x-palign-persona" not in reply.headers
 
 

@@ -1,0 +1,48 @@
+"""Each pipeline rank steers its own layers, and its self-test proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.matrix import Measured
+
+from .conftest import Run
+from .families import FAMILIES
+from .mixed import MixedBatch
+
+BOUND = 1e-4
+
+
+@pytest.mark.shows("features", "pipeline parallel 2", note="a layer on each rank")
+def test_two_stages_answer_as_the_reference_method_and_each_tests_its_own_hooks(
+    engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path, measured: Measured
+) -> None:
+    batch = MixedBatch(tmp_path, checkpoint("llama"), FAMILIES["llama"])
+    requests = batch.requests()
+    (result,) = engines(
+        [
+            {
+                "model": str(batch.model),
+                "kwargs": {"pipeline_parallel_size": 2},
+                "personas": batch.files,
+                "batches": [requests, {"rpc": "lose_hooks_and_test_again"}],
+            }
+        ]
+    )
+    assert "error" not in result, result["error"]
+    assert [bank["layers"] for bank in result["bank"]] == [[0], [1]]
+    assert [bank["requests"] for bank in result["bank"]] == [0, 0]
+    answers, refused = result["batches"]
+    # Only the first stage can see that it has lost a hook: the last has layers of its own.
+    assert [
+        f"offsets in layers [{rank}] of 1 armed do not change" in said
+        for rank, said in enumerate(refused)
+    ] == [True, True]
+    errors = batch.errors(requests, answers)
+    measured(errors)
+    effect = errors.pop("effect")
+    assert max(errors.values()) < BOUND
+    assert effect > 1000 * BOUND
