@@ -12,28 +12,29 @@ from tests.oracle import steered
 from vllm_palign import Persona
 
 
+def compile_schema(schema: str, tokenizer: Any, vocab_size: int) -> xgrammar.CompiledGrammar:
+    """JSON ``schema`` without freedom of whitespace (``disable_any_whitespace``)."""
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)
+    return xgrammar.GrammarCompiler(info).compile_json_schema(schema, any_whitespace=False)
+
+
 def greedy(
     model: Any,
-    tokenizer: Any,
+    grammar: xgrammar.CompiledGrammar,
     prompt: Sequence[int],
-    schema: str,
     parts: Sequence[tuple[Persona, float]],
-    limit: int,
-) -> str:
-    """The text of the likeliest token allowed by JSON ``schema``, again and again, until the end."""
-    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
-    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema, any_whitespace=False)
+) -> list[int]:
+    """The likeliest token that ``grammar`` allows, again and again, until the end; the end itself left out."""
     matcher = xgrammar.GrammarMatcher(grammar)
     mask = xgrammar.allocate_token_bitmask(1, model.config.vocab_size)
     tokens: list[int] = []
     with torch.inference_mode(), steered(model, parts):
-        while len(tokens) < limit:
+        while True:
             logits = model(torch.tensor([[*prompt, *tokens]])).logits[:, -1].clone()
             matcher.fill_next_token_bitmask(mask)
             xgrammar.apply_token_bitmask_inplace(logits, mask)
             token = int(logits.argmax())
             matcher.accept_token(token)
             if matcher.is_terminated():
-                break
+                return tokens
             tokens.append(token)
-    return str(tokenizer.decode(tokens))

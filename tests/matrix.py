@@ -52,7 +52,9 @@ def _row(item: pytest.Item, marker: pytest.Mark) -> dict[str, str]:
         else {}
     )
     fields = {"runner": "v1", "model": "llama", "note": ""} | given | marker.kwargs
-    return {"table": table, "row": row, **fields, "test": item.nodeid}
+    # Not the node id: pytest-xdist appends the group to it.
+    test = f"{item.nodeid.partition('::')[0]}::{item.name}"
+    return {"table": table, "row": row, **fields, "test": test}
 
 
 class Matrix:

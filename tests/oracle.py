@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from vllm_palign import Persona
 @contextmanager
 def steered(model: Any, parts: Sequence[tuple[Persona, float]]) -> Iterator[None]:
     """``model`` (Llama-like) with the sum of ``scale * alpha * offsets`` over (persona, scale) in its biases."""
+    if not parts:
+        yield
+        return
     layers = model.model.layers
     projections = [layer.self_attn.o_proj for layer in layers]
     before = [projection.bias for projection in projections]
@@ -45,7 +48,7 @@ def table(
     only of the ``last`` tokens' places."""
     ids = torch.tensor([token_ids])
     keep = last + 1 if last else 0
-    with steered(model, parts) if parts else nullcontext():
+    with steered(model, parts):
         logits = model(ids, logits_to_keep=keep).logits
     return torch.log_softmax(logits[0, :-1].double(), dim=-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,21 +140,24 @@ def test_a_stop_string_ends_a_steered_answer_where_it_ends_a_plain_one(
 
 
 @pytest.fixture(scope="module")
-def moods(
+def chosen(
     pair: Server, reference: Any, tokenizer: Any, tiny_personas: tuple[Path, Personas]
-) -> dict[str | None, str]:
-    """What the reference method says under the schema, greedily, for each persona and for none."""
-    body = {"model": "base", "messages": MESSAGES}
-    prompt = httpx.post(f"{pair.url}/tokenize", json=body).json()["tokens"]
-    wanted: dict[str | None, str] = {
-        name: grammar.greedy(
-            reference, tokenizer, prompt, json.dumps(SCHEMA),
-            [(tiny_personas[1][name], 1.0)] if name else [], limit=24,
-        )
-        for name in (None, *NAMES)
-    }  # fmt: skip
-    assert len(set(wanted.values())) > 1, "personas must differ, or nothing is shown"
-    return wanted
+) -> Callable[..., dict[str | None, str]]:
+    """``chosen(**body)``: what the reference method says under ``SCHEMA`` to a chat, greedily, for each
+    persona and for none."""
+    schema = grammar.compile_schema(json.dumps(SCHEMA), tokenizer, reference.config.vocab_size)
+
+    def say(**body: Any) -> dict[str | None, str]:
+        fields = {"model": "base", "messages": MESSAGES, **body}
+        prompt = httpx.post(f"{pair.url}/tokenize", json=fields).json()["tokens"]
+        said = {}
+        for name in (None, *NAMES):
+            parts = [(tiny_personas[1][name], 1.0)] if name else []
+            said[name] = tokenizer.decode(grammar.greedy(reference, schema, prompt, parts))
+        assert len(set(said.values())) > 1, "personas must differ, or nothing is shown"
+        return said
+
+    return say
 
 
 def chat(server: Server, persona: str | None, **options: Any) -> Any:
@@ -173,31 +176,29 @@ def chat(server: Server, persona: str | None, **options: Any) -> Any:
     note="JSON schema; every token the reference's choice of those allowed",
 )
 def test_structured_output_is_the_steered_choice_among_what_the_schema_allows(
-    pair: Server, moods: dict[str | None, str]
+    pair: Server, chosen: Callable[..., dict[str | None, str]]
 ) -> None:
+    wanted = chosen()
     schema = {"type": "json_schema", "json_schema": {"name": "mood", "schema": SCHEMA}}
-    got = {name: chat(pair, name, response_format=schema).content for name in moods}
-    assert got == moods
+    got = {name: chat(pair, name, response_format=schema).content for name in wanted}
+    assert got == wanted
 
 
 @pytest.mark.shows(
     "features", "tool calls", note="a named tool; arguments as the reference chooses them"
 )
 def test_a_tool_call_has_the_arguments_that_the_steered_model_chooses(
-    pair: Server, reference: Any, tokenizer: Any, tiny_personas: tuple[Path, Personas]
+    pair: Server, chosen: Callable[..., dict[str | None, str]]
 ) -> None:
     tool: Any = {"type": "function", "function": {"name": "set_mood", "parameters": SCHEMA}}
-    body = {"model": "base", "messages": MESSAGES, "tools": [tool]}
-    prompt = httpx.post(f"{pair.url}/tokenize", json=body).json()["tokens"]
-    for name in (None, *NAMES):
-        (call,) = chat(
-            pair, name, tools=[tool], tool_choice={"type": "function", "function": {"name": "set_mood"}}
-        ).tool_calls  # fmt: skip
+    wanted = chosen(tools=[tool])
+    named: Any = {"type": "function", "function": {"name": "set_mood"}}
+    got = {}
+    for name in wanted:
+        (call,) = chat(pair, name, tools=[tool], tool_choice=named).tool_calls
         assert call.function.name == "set_mood"
-        parts = [(tiny_personas[1][name], 1.0)] if name else []
-        assert call.function.arguments == grammar.greedy(
-            reference, tokenizer, prompt, json.dumps(SCHEMA), parts, limit=24
-        )
+        got[name] = call.function.arguments
+    assert got == wanted
 
 
 @pytest.mark.shows(
