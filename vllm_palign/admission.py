@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -32,10 +33,13 @@ CONNECTIONS = RESOLVERS + MANAGERS
 
 T = TypeVar("T")
 
+_attached: dict[int, FrontEnd] = {}
+
 
 class FrontEnd:
-    """What one front-end process needs to admit requests. Hangs on its ``VllmConfig``; engine and worker
-    processes get a copy of that config without it, because content travels inside the requests."""
+    """What one front-end process needs to admit requests, found by the ``VllmConfig`` it was made for.
+    Engine and worker processes have copies of that config and no front end, because content travels
+    inside the requests."""
 
     def __init__(self, store: PersonaStore, model: str, *, over_http: bool) -> None:
         self.store = store
@@ -52,8 +56,15 @@ class FrontEnd:
         self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
         self._managers = ThreadPoolExecutor(MANAGERS, "palign-manage")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(None), ())
+    def attach(self, vllm_config: Any) -> None:
+        """Beside the config, not on it: vLLM copies configs field by field and knows no field of ours."""
+        _attached[id(vllm_config)] = self
+        weakref.finalize(vllm_config, _attached.pop, id(vllm_config))
+
+    @staticmethod
+    def of(vllm_config: Any) -> FrontEnd | None:
+        """The front end of exactly this config object."""
+        return _attached.get(id(vllm_config))
 
     async def manage(self, work: Callable[[], T]) -> T:
         """Run what may block beside the event loop. Raises RegistryUnavailable when it takes too long; it

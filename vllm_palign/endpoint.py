@@ -28,7 +28,7 @@ class PalignEndpoint:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Raises PalignStartupError when this server has no engine configured with personas."""
-        front_end = getattr(getattr(engine_client, "vllm_config", None), "palign", None)
+        front_end = FrontEnd.of(getattr(engine_client, "vllm_config", None))
         if front_end is None:
             raise PalignStartupError(
                 "palign needs the API server's own engine config; a render-only server cannot steer"

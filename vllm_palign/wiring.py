@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from vllm_palign.admission import front_end
+from vllm_palign.admission import FrontEnd, front_end
 from vllm_palign.config import (
     PalignConfig,
 )
@@ -29,7 +29,7 @@ _SAFE_CONNECTORS = {
 
 def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
     """Read our configuration, keep what decides about compiled graphs in the config, refuse what cannot
-    be steered, and hang the loaded personas on the config for this process's admission."""
+    be steered, and attach the loaded personas to the config for this process's admission."""
 
     @functools.wraps(original)
     def create_engine_config(self: Any, usage_context: Any = None, headless: bool = False) -> Any:
@@ -49,7 +49,8 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
             # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
             importlib.import_module("vllm_palign.endpoint")
         if not headless:
-            vllm_config.palign = front_end(config, vllm_config.model_config, over_http=over_http)
+            front = front_end(config, vllm_config.model_config, over_http=over_http)
+            front.attach(vllm_config)
         return vllm_config
 
     return create_engine_config
@@ -88,7 +89,7 @@ def refuse_unsupported(vllm_config: Any, usage_context: Any) -> None:
 def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
-        palign = getattr(self.vllm_config, NAME, None)
+        palign = FrontEnd.of(self.vllm_config)
         if palign is None:
             raise PalignStartupError(
                 "the palign plugin is enabled, but this engine was not configured through "

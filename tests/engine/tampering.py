@@ -117,13 +117,13 @@ def _async_scheduling() -> Any:
     """vLLM turns asynchronous scheduling off on CPUs ("not required"); its code runs there all the same."""
     from vllm.platforms.cpu import CpuPlatform
 
-    original = CpuPlatform.check_and_update_config
+    original = CpuPlatform.__dict__["check_and_update_config"]
 
-    def keep(vllm_config: Any) -> None:
-        original(vllm_config)
+    def keep(cls: Any, vllm_config: Any) -> None:
+        original.__func__(cls, vllm_config)
         vllm_config.scheduler_config.async_scheduling = True
 
-    CpuPlatform.check_and_update_config = keep
+    CpuPlatform.check_and_update_config = classmethod(keep)
     try:
         yield
     finally:
