@@ -11,6 +11,7 @@ import torch
 from vllm_palign import Persona, save
 
 from .families import FAMILIES, LAYERS, VOCAB, Family
+from .families.family import WIDE, WINDOW
 
 
 def build(name: str, folder: Path) -> Path:
@@ -41,6 +42,32 @@ def build_whisper(path: Path) -> Path:
     config = WhisperConfig(**size, **layers, **heads, max_target_positions=64)
     WhisperFeatureExtractor().save_pretrained(path)
     return save_random(config, path, "WhisperForConditionalGeneration")
+
+
+def build_gemma4(path: Path) -> Path:
+    """Heads of 32 in the layer with a sliding window, of 64 in the other, as its checkpoints have them."""
+    from transformers import Gemma4TextConfig
+
+    sizes = {"head_dim": 32, "global_head_dim": 64, "hidden_size_per_layer_input": 0}
+    return save_random(Gemma4TextConfig(**WIDE | WINDOW | sizes), path)
+
+
+def build_zamba2(path: Path) -> Path:
+    """Mamba layers with one attention that they share."""
+    from transformers import Zamba2Config
+
+    mamba = {"mamba_d_state": 16, "n_mamba_heads": 4, "chunk_size": 16, "use_mamba_kernels": False}
+    config = Zamba2Config(
+        vocab_size=VOCAB,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        layers_block_type=["mamba", "hybrid", "hybrid"],
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        **mamba,
+    )
+    return save_random(config, path)
 
 
 def save_random(config: Any, path: Path, model_class: str = "AutoModelForCausalLM") -> Path:

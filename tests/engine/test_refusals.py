@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .conftest import Run
-from .models import build_mamba, build_whisper
+from .models import build_gemma4, build_mamba, build_whisper, build_zamba2
 
 REFUSED = {
     "pooling models": "only text generation is steered",
@@ -18,6 +18,8 @@ REFUSED = {
     "models whose output projection is not found": (
         "palign cannot steer LlamaForCausalLM: layer 0: 0 output projections"
     ),
+    "models whose layers differ in head size (Gemma 4)": "layer 0 has head_dim 32, the model 64",
+    "models whose layers share one attention (Zamba2)": "palign cannot steer Zamba2ForCausalLM",
     "dual batch overlap": "dual batch overlap",
 }
 
@@ -35,6 +37,12 @@ def results(
         "models whose output projection is not found": {
             "model": llama,
             "tamper": "unknown_projection_names",
+        },
+        "models whose layers differ in head size (Gemma 4)": {
+            "model": str(build_gemma4(folder / "gemma4"))
+        },
+        "models whose layers share one attention (Zamba2)": {
+            "model": str(build_zamba2(folder / "zamba2"))
         },
         "dual batch overlap": {
             "model": llama,

@@ -73,6 +73,7 @@ DENSE: dict[str, Family] = {
         "BloomConfig",
         {"vocab_size": VOCAB, "hidden_size": 64, "n_layer": LAYERS, "n_head": 2},
         projection="transformer.h.{}.self_attention.dense",
+        kind="ALiBi",
         exact_gelu=True,
     ),
     "granite": Family("GraniteConfig", NARROW | {"attention_multiplier": 0.2}),
@@ -114,4 +115,7 @@ DENSE: dict[str, Family] = {
     "olmo": Family("OlmoConfig", NARROW | PADDED),
     "olmo3": Family("Olmo3Config", NARROW | PADDED | WINDOW),
     "seed_oss": Family("SeedOssConfig", WIDE | PADDED, heads=4),
+    "apertus": Family(
+        "ApertusConfig", NARROW | PADDED, inexact="vLLM approximates xIELU in another way"
+    ),
 }

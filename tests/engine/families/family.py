@@ -25,10 +25,25 @@ class Family:
     """Layers that have self-attention; hybrid models lack it in some."""
     head_dim: int = HEAD_DIM
     kind: str = ""
-    """What is particular about its attention or its layers."""
+    """What is particular about it and does not show in its fields."""
+    inexact: str = ""
+    """Why stock vLLM and Hugging Face differ by more than the bound before anything is steered."""
     engine: dict[str, Any] = field(default_factory=dict)
     exact_gelu: bool = False
     """vLLM computes the exact GELU where Hugging Face's own class approximates it by tanh."""
+
+    @property
+    def traits(self) -> str:
+        """For the table of families."""
+        found = {
+            "mixture of experts": any("expert" in field for field in self.fields),
+            "sliding window": bool(self.fields.get("sliding_window")),
+            "MLA": "kv_lora_rank" in self.fields,
+            "hybrid: attention in some layers": len(self.attention) < self.layers,
+            self.kind: bool(self.kind),
+            f"inexact: {self.inexact}": bool(self.inexact),
+        }
+        return "; ".join(trait for trait, has in found.items() if has)
 
 
 WIDE = {
