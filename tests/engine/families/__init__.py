@@ -3,7 +3,8 @@
 from .dense import DENSE
 from .experts import EXPERTS
 from .family import LAYERS, VOCAB, Family
+from .hybrid import HYBRID
 
-FAMILIES: dict[str, Family] = DENSE | EXPERTS
+FAMILIES: dict[str, Family] = DENSE | EXPERTS | HYBRID
 
 __all__ = ["FAMILIES", "LAYERS", "VOCAB", "Family"]

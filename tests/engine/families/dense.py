@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import LAYERS, NARROW, PADDED, VOCAB, WIDE, WINDOW, Family
+from .family import HEAD_DIM, LAYERS, NARROW, PADDED, VOCAB, WIDE, WINDOW, Family
 
 DENSE: dict[str, Family] = {
     "llama": Family("LlamaConfig", WIDE, heads=4),
@@ -117,5 +117,39 @@ DENSE: dict[str, Family] = {
     "seed_oss": Family("SeedOssConfig", WIDE | PADDED, heads=4),
     "apertus": Family(
         "ApertusConfig", NARROW | PADDED, inexact="vLLM approximates xIELU in another way"
+    ),
+    "bitnet": Family("BitNetConfig", NARROW),
+    "cwm": Family("CwmConfig", WIDE | WINDOW, heads=4),
+    "gemma4": Family(
+        "Gemma4TextConfig",
+        WIDE
+        | WINDOW
+        | {
+            "tie_word_embeddings": True,
+            "global_head_dim": HEAD_DIM,
+            "hidden_size_per_layer_input": 0,
+        },
+        heads=4,
+        kind="one head size; its checkpoints have two and are refused",
+    ),
+    "jais2": Family("Jais2Config", NARROW),
+    "minicpm3": Family(
+        "MiniCPM3Config",
+        {key: value for key, value in WIDE.items() if key != "head_dim"}
+        | {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 48,
+            "kv_lora_rank": 32,
+            "qk_rope_head_dim": 16,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": HEAD_DIM,
+        },
+        heads=4,
+        kind="run as ordinary attention",
+        inexact="larger activations than others",
+    ),
+    "nanochat": Family("NanoChatConfig", NARROW),
+    "vaultgemma": Family(
+        "VaultGemmaConfig", WIDE | WINDOW | {"query_pre_attn_scalar": 32}, heads=4
     ),
 }

@@ -60,4 +60,23 @@ EXPERTS: dict[str, Family] = {
         "HunYuanMoEV1Config", WIDE | PADDED | {"num_experts": 4, "moe_topk": 2}, heads=4
     ),
     "solar_open": Family("SolarOpenConfig", WIDE | ROUTED, heads=4),
+    "afmoe": Family(
+        "AfmoeConfig",
+        WIDE
+        | WINDOW
+        | FOUR
+        | {"num_shared_experts": 1, "score_func": "sigmoid", "route_norm": True, "n_group": 1}
+        | {"topk_group": 1},
+        heads=4,
+        kind="gated attention",
+    ),
+    "llama4": Family(
+        "Llama4TextConfig",
+        WIDE
+        | PADDED
+        | {"num_local_experts": 4, "intermediate_size_mlp": 96, "attention_chunk_size": 32},
+        heads=4,
+        kind="chunked attention",
+        engine={"block_size": 32},
+    ),
 }
