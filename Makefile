@@ -53,7 +53,6 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python tools/compatibility.py --check
 
 # docs/compatibility.md from what the marked tests show.
 compatibility: setup
