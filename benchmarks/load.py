@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ class Outcome:
     """MiB of the server after the load."""
     kv_blocks: int
     """KV blocks of all requests at their ends."""
-    texts: list[str] = field(repr=False)
 
 
 def measure(
@@ -72,5 +71,4 @@ def measure(
         ],
         memory=server.memory(),
         kv_blocks=sum(-(-(length + tokens) // block) for length in result["input_lens"]),
-        texts=result["generated_texts"],
     )

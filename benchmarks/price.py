@@ -64,7 +64,7 @@ Block = tuple[tuple[int, Load], ...]
 FULL: tuple[Block, ...] = (
     ((1, RIVALS), (3, FEW), (1, MANY)),
     ((4, FEW), (1, MANY)),
-    ((4, FEW),),
+    ((3, FEW),),
 )
 QUICK: tuple[Block, ...] = (
     ((1, Load(16, 32, RIVALS.variants)), (1, FEW), (1, Load(256, 8, MANY.variants))),
@@ -90,15 +90,14 @@ def main() -> int:
         blocks = QUICK if options.quick else FULL
         for number, block in enumerate(blocks):
             with bench.servers(block, swapped=number % 2 == 1) as servers:
-                for count, load in block:
-                    for _ in range(count):
-                        turns = loads.setdefault(load, {name: [] for name in load.variants})
-                        for variant, outcome in bench.round(servers, load):
-                            turns[variant].append(outcome)
+                for load in [load for count, load in block for _ in range(count)]:
+                    turns = loads.setdefault(load, {name: [] for name in load.variants})
+                    for variant, outcome in bench.round(servers, load):
+                        turns[variant].append(outcome)
+                    if options.json:
+                        options.json.write_text(json.dumps(rows(loads)))
                 bench.check_steered(servers["palign"])
             say(f"block {number + 1} of {len(blocks)}")
-            if options.json:
-                options.json.write_text(json.dumps(rows(loads)))
     for load, turns in loads.items():
         print(f"\nbatch {load.batch} x {load.tokens} tokens, {len(turns[BASE])} rounds\n")
         print(price_table(turns, bench.block_mib))
