@@ -60,7 +60,9 @@ def rivals_table(turns: Turns) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """``median (first quartile to third)``."""
+    """``median (first quartile to third)``, or the one value there is."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
