@@ -6,7 +6,7 @@ Three servers of the demo model (stock, with the plugin, with 16 LoRA adapters) 
 load, made by ``vllm bench serve``; the plugin's server answers plain ("idle") and steered requests. The
 worker has one core, all else the other; servers start anew in every block and swap cores.
 Ratios are of turns of one round; printed are medians with quartiles. bfloat16, torch.compile on
-(vLLM does not compile with LoRA on a CPU). About a quarter of an hour on two quiet cores, --quick five minutes.
+(vLLM does not compile with LoRA on a CPU). Some 20 minutes on two quiet cores, --quick about half.
 """
 
 from __future__ import annotations
