@@ -50,7 +50,6 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
             "config_hash": llm.llm_engine.vllm_config.compute_hash(),
             "bank": llm.collective_rpc(_inspect_bank),
             "metrics": _metrics(llm),
-            "async_scheduling": llm.llm_engine.vllm_config.scheduler_config.async_scheduling,
             "compiled": llm.llm_engine.vllm_config.compilation_config.mode != 0,
         }
     except Exception as error:

@@ -112,24 +112,6 @@ def _without_amx() -> Any:
         torch.cpu._is_amx_tile_supported = supported
 
 
-@contextlib.contextmanager
-def _async_scheduling() -> Any:
-    """vLLM turns asynchronous scheduling off on CPUs ("not required"); its code runs there all the same."""
-    from vllm.platforms.cpu import CpuPlatform
-
-    original = CpuPlatform.__dict__["check_and_update_config"]
-
-    def keep(cls: Any, vllm_config: Any) -> None:
-        original.__func__(cls, vllm_config)
-        vllm_config.scheduler_config.async_scheduling = True
-
-    CpuPlatform.check_and_update_config = classmethod(keep)
-    try:
-        yield
-    finally:
-        CpuPlatform.check_and_update_config = original
-
-
 def lose_hooks_and_test_again(worker: Any) -> str | None:
     """Runs in a worker: what the start-up self-test says once this rank's projections have lost their hooks."""
     from vllm_palign import PalignStartupError
@@ -150,7 +132,6 @@ RPCS = {"lose_hooks_and_test_again": lose_hooks_and_test_again}
 """What a step of a job can have done in every worker."""
 
 TAMPERINGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
-    "async_scheduling": _async_scheduling,
     "without_amx": _without_amx,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,

@@ -40,10 +40,6 @@ def drafts_were_accepted(result: dict[str, Any]) -> None:
     assert 0 < metrics["spec_decode_num_accepted_tokens"] < metrics["spec_decode_num_draft_tokens"]
 
 
-def scheduling_was_asynchronous(result: dict[str, Any]) -> None:
-    assert result["async_scheduling"]
-
-
 @dataclass(frozen=True)
 class Feature:
     """Engine arguments that turn it on, requests that use it, and what proves that it was used."""
@@ -53,7 +49,6 @@ class Feature:
     requests: dict[str, Any] = field(default_factory=dict)
     priorities: tuple[int, ...] = (0, 0, 0, 0)
     runners: tuple[str, ...] = ("v1", "v2")
-    tamper: str | None = None
     used: Callable[[dict[str, Any]], None] = any_result
 
 
@@ -74,12 +69,6 @@ FEATURES = {
         "two at a time, last come first",
         kwargs={"scheduling_policy": "priority", "max_num_seqs": 2},
         priorities=(3, 2, 1, 0),
-    ),
-    "async scheduling": Feature(
-        "vLLM turns it off on CPUs; turned on again for the test",
-        requests={"max_tokens": 8},
-        tamper="async_scheduling",
-        used=scheduling_was_asynchronous,
     ),
     "n-gram speculative decoding": Feature(
         "three drafted tokens",
@@ -152,13 +141,12 @@ def requests_of(feature: Feature, batch: MixedBatch) -> list[dict[str, Any]]:
 
 
 def job_of(feature: Feature, batch: MixedBatch, requests: list[dict[str, Any]]) -> dict[str, Any]:
-    job = {
+    return {
         "model": str(batch.model),
         "kwargs": feature.kwargs,
         "personas": batch.files,
         "batches": [requests],
     }
-    return job | ({"tamper": feature.tamper} if feature.tamper else {})
 
 
 def cases() -> Iterator[Any]:

@@ -128,6 +128,7 @@ DENSE: dict[str, Family] = {
             "tie_word_embeddings": True,
             "global_head_dim": HEAD_DIM,
             "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": VOCAB,
         },
         heads=4,
         kind="one head size; its checkpoints have two and are refused",
