@@ -31,7 +31,7 @@ from vllm_palign.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
 
-# What every steered request looks up. Built once: to build a statement takes longer than to run it.
+# What every steered request, or the first of a persona, looks up. Built once: to build a statement takes longer than to run it.
 _IS_OWN = and_(
     personas.c.tenant == bindparam("tenant"),
     personas.c.name.in_(bindparam("names", expanding=True)),
@@ -41,6 +41,7 @@ _IS_SHARED = and_(
 )
 _OWN = select(personas).where(_IS_OWN)
 _OWN_AND_SHARED = select(personas).where(_IS_OWN | _IS_SHARED)
+_BLOB = select(blobs.c.data).where(blobs.c.digest == bindparam("digest"))
 
 
 class Registry:
@@ -85,9 +86,8 @@ class Registry:
 
     def blob(self, digest: str) -> bytes:
         """The bytes of ``digest``, verified. Raises PersonaNotFound or PersonaCorrupt."""
-        query = select(blobs.c.data).where(blobs.c.digest == digest)
         with database.reading(self._engine) as connection:
-            data = connection.execute(query).scalar()
+            data = connection.execute(_BLOB, {"digest": digest}).scalar()
         if data is None:
             raise PersonaNotFound(f"no persona with digest {digest} is registered")
         if digest_of(data) != digest:
