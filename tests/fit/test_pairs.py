@@ -42,8 +42,11 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def outgoing_pairs(count: int, seed: int = 0) -> list[Pair]:
-    """Words of one pole of extraversion against the other, in the tiny model's vocabulary."""
-    high, low = (pole.split(", ") for pole in prompts.ADJECTIVES["E"])
+    """Words of one pole of extraversion against the other, in the tiny model's vocabulary.
+
+    Ten a pole: a random model knows no synonyms, so held-out pairs have to use words of the others.
+    """
+    high, low = (pole.split(", ")[:10] for pole in prompts.ADJECTIVES["E"])
     middles = ["am", "feel", "like", "know", "keep", "make", "find", "try"]
     asked = [f"{one} {word}" for one in prompts.OPENINGS for word in middles]
     rng = np.random.default_rng(seed)
