@@ -72,12 +72,13 @@ def test_one_subject_may_go_to_a_named_file(
     out = tmp_path / "x.safetensors"
     result = call(
         "run", "--model", tiny_checkpoint, "--answers", answers_file, "--out", out, "--heads", 3,
-        "--alpha", 2, "--name", "Anna", "--base-model", "org/tiny", "--method", "pas-reference",
+        "--alpha", 20, "--name", "Anna", "--base-model", "org/tiny", "--method", "pas-reference",
         "--allow-weak",
     )  # fmt: skip
-    assert result.exit_code == 0 and "alpha 2" in result.stdout and "warning: " in result.stderr
+    assert result.exit_code == 0 and "alpha 20" in result.stdout
+    assert "alpha 20 raises the perplexity of neutral text" in result.stderr
     persona = load(out)
-    assert (persona.name, persona.alpha, persona.base_model) == ("Anna", 2, "org/tiny")
+    assert (persona.name, persona.alpha, persona.base_model) == ("Anna", 20, "org/tiny")
     assert persona.method == "pas-reference" and len(persona.layers) == 3
 
 
