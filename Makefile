@@ -50,7 +50,7 @@ stop:
 	$(BIN)/python tools/demo.py --stop
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff check .
@@ -59,7 +59,7 @@ check: setup
 
 # docs/compatibility.md from what the marked tests show.
 compatibility: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m shows --matrix=docs/data/compatibility.json
+	$(BIN)/python -m pytest -n 2 -m shows --matrix=docs/data/compatibility.json
 	$(BIN)/python tools/compatibility.py
 
 matrix: setup

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from filelock import FileLock
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.personas import SMOLLM2, random_persona
 from vllm_palign import Persona, save
@@ -50,14 +51,21 @@ def pytest_configure() -> None:
     os.environ.update(ENVIRONMENT)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each process gets whole files, and whole folders where files share a server: a server is started
-    once, not once a process, and stops with the last test that needs it. Eight at a time do not fit."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = next((folder for folder in SHARED_SERVERS if file.startswith(folder)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByServer(LoadScopeScheduling):
+    """Gives each process whole files, and whole folders where files share a server: a server is started
+    once, not once a process, and stops with the last test that needs it. Eight at a time do not fit.
+
+    xdist's own ``loadgroup`` does that by marks, and under pytest 9.2 ignores them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in SHARED_SERVERS if file.startswith(folder)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return ByServer(config, log)
 
 
 @pytest.fixture(scope="session")
