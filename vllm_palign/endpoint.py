@@ -10,7 +10,16 @@ from vllm_palign.admission import FrontEnd
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.gate import Gate
 from vllm_palign.gauges import ScrapedGauges
+from vllm_palign.hooks import absent, require
 from vllm_palign.middleware import PersonaMiddleware
+from vllm_palign.versions import include_instead
+
+_READS = (
+    "openai_serving_models.base_model_paths",
+    "openai_serving_models.lora_requests",
+    "openai_serving_models.show_available_models",
+)
+"""What the middleware and ``models`` read of the API server's state."""
 
 
 class PalignEndpoint:
@@ -22,17 +31,19 @@ class PalignEndpoint:
     def attach_router(self, app: Any) -> None:
         """Inside vLLM's own authentication, which is added after plugins and so runs before them."""
         app.include_router(management.router)
-        app.include_router(models.router)  # vLLM lets it replace its own /v1/models
+        include_instead(app, models.router)  # vLLM has a GET /v1/models too
         app.add_middleware(PersonaMiddleware)
         app.add_middleware(Gate)  # added later, so it runs before
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Raises PalignStartupError when this server has no engine configured with personas."""
+        """Raises PalignStartupError when this server has no engine configured with personas, or
+        when its state is not as we know it."""
         front_end = FrontEnd.of(getattr(engine_client, "vllm_config", None))
         if front_end is None:
             raise PalignStartupError(
                 "palign needs the API server's own engine config; a render-only server cannot steer"
             )
+        require(absent(state, _READS))
         front_end.has_middleware = True
         audit.start()
         if front_end.tenants is not None:

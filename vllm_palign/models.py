@@ -23,11 +23,10 @@ async def show_available_models(request: Request) -> JSONResponse:
     """vLLM's list, then ``MODEL@persona`` for the first 100 personas, by name, that the caller may use
     and that fit the model. Without an answer from the registry, vLLM's list alone."""
     state = request.app.state
-    models = state.openai_serving_models
-    listed = await models.show_available_models()
-    base = models.base_model_paths[0]
+    listed = await state.openai_serving_models.show_available_models()
+    base = listed.data[0]
     cards = [_card(base, record) for record in await _usable(state.palign)]
-    return JSONResponse({**listed.model_dump(), "data": [*listed.model_dump()["data"], *cards]})
+    return JSONResponse(listed.model_copy(update={"data": [*listed.data, *cards]}).model_dump())
 
 
 async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
@@ -49,15 +48,13 @@ async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
     return page.records
 
 
-def _card(base: Any, record: Record) -> dict[str, Any]:
-    from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelPermission
-
-    card: dict[str, Any] = ModelCard(
-        id=f"{base.name}@{record.name}",
-        created=record.created,
-        owned_by="palign",
-        root=base.model_path,
-        parent=base.name,
-        permission=[ModelPermission()],
-    ).model_dump()
-    return card
+def _card(base: Any, record: Record) -> Any:
+    """The served model's own ``ModelCard`` under another name: its limits are the persona's too."""
+    return base.model_copy(
+        update={
+            "id": f"{base.id}@{record.name}",
+            "created": record.created,
+            "owned_by": "palign",
+            "parent": base.id,
+        }
+    )

@@ -1,9 +1,13 @@
-"""The releases of vLLM this package is proven on. Any other starts too, after one line in the log, if
-nothing we wrap or read has drifted (``hooks``)."""
+"""The releases of vLLM this package is proven on, and the one thing in which 0.27 to 0.33 differ for us.
+
+Any other starts too, after one line in the log, if nothing we wrap or read has drifted (``hooks``). See
+docs/versions.md for what is known of which.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 OLDEST, NEWEST = (0, 32), (0, 32)
 """Minor releases, both proven."""
@@ -34,3 +38,18 @@ def warn_unless_proven() -> None:
             SUPPORTED,
             version,
         )
+
+
+def include_instead(app: Any, router: Any) -> None:
+    """Give the server the routes of ``router`` in place of its own of the same path and methods.
+
+    vLLM 0.32 does so for every endpoint plugin; until 0.31 its own route, registered first, would answer.
+    """
+    ours = {(route.path, frozenset(route.methods)) for route in router.routes}
+    app.router.routes[:] = [
+        route
+        for route in app.router.routes
+        if (getattr(route, "path", ""), frozenset(getattr(route, "methods", None) or ()))
+        not in ours
+    ]
+    app.include_router(router)

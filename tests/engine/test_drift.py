@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from vllm_palign import PalignStartupError
+from vllm_palign.admission import FrontEnd
+from vllm_palign.endpoint import PalignEndpoint
 from vllm_palign.versions import SUPPORTED
 
 from .conftest import ENVIRONMENT, Run
@@ -157,6 +165,15 @@ def test_what_a_worker_reads_and_is_gone_stops_its_start(
     for message, result in zip(cases, engines(jobs), strict=True):
         assert result["error"]["type"] == "PalignStartupError", result["error"]
         assert message in result["error"]["message"]
+
+
+def test_an_api_server_whose_state_is_another_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FrontEnd, "of", lambda config: object())
+    state = SimpleNamespace(openai_serving_models=SimpleNamespace(base_model_paths=[]))
+    with pytest.raises(PalignStartupError, match=r"openai_serving_models\.lora_requests"):
+        asyncio.run(PalignEndpoint().init_state(object(), state, Namespace()))
 
 
 def test_installed_but_not_enabled_there_are_the_options_and_nothing_else() -> None:

@@ -259,6 +259,41 @@ def test_no_such_base_model_stays_vllms_answer(server: Server) -> None:
     assert "other@p0" in reply.json()["error"]["message"]
 
 
+def test_the_openai_client_picks_personas_from_the_list_of_models_on_every_endpoint(
+    tiny_server: Server,
+) -> None:
+    web = client(tiny_server)
+    models = {model.id: model for model in web.models.list()}
+    assert next(iter(models)) == "base"
+    assert {"base@p0", "base@p23"} <= set(models)
+    # Clients size their prompts by it.
+    lengths = [models[name].model_dump()["max_model_len"] for name in ("base", "base@p0")]
+    assert lengths == [256, 256]
+
+    def answers(model: str, **more: Any) -> list[str]:
+        chat: Any = {
+            "model": model, "messages": MESSAGES, "max_tokens": 8, "temperature": 0, **more,
+        }  # fmt: skip
+        whole = web.chat.completions.create(**chat).choices[0].message.content
+        stream = web.chat.completions.create(**chat, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+        text = web.completions.create(
+            model=model, prompt="Once", max_tokens=8, temperature=0, **more
+        )
+        response = web.responses.create(
+            model=model, input="Once", max_output_tokens=8, temperature=0, **more
+        )
+        assert "".join(pieces) == whole
+        return [whole, text.choices[0].text, response.output_text]
+
+    plain, p0 = answers("base"), answers("base@p0")
+    assert p0 == answers("base", extra_body={"persona": "p0"})
+    assert all(one != other for one, other in zip(plain, p0, strict=True))
+    with pytest.raises(openai.NotFoundError) as refused:
+        answers("base@nobody")
+    assert refused.value.code == "persona_not_found"
+
+
 def test_requests_at_once_get_what_they_get_alone(tiny_server: Server) -> None:
     """In float32: in bfloat16 stock vLLM's own answers depend on the size of the batch."""
     bodies: list[dict[str, Any]] = [
