@@ -18,7 +18,7 @@ from tests.soak.judge import Judge
 from tests.soak.names import Names
 from tests.soak.report import MIB, MOST_GROWTH, result
 from tests.soak.servers import Sample
-from tests.soak.tally import LEFT, LOST, REFUSED, RIGHT, Tally, Wrong
+from tests.soak.tally import LEFT, REFUSED, RIGHT, Tally, Wrong
 from tests.soak.wishes import Wish
 from vllm_palign import Persona
 
@@ -64,7 +64,6 @@ def test_five_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path
         if counts[outcome]
     }
     assert not {(outcome, kind) for outcome, kinds in HAPPENS.items() for kind in kinds} - seen
-    assert any(outcome == LOST for outcome, _ in seen)
     assert not set(SHOWN) - result["features"].keys()
 
 

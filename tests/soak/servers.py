@@ -89,7 +89,8 @@ class Servers:
 
     async def kill(self, kind: str) -> None:
         """Kill one process or all, and see the server end. Raises Wrong if it lives on."""
-        family = self.processes()
+        # In a thread, so that requests are under way when the process dies.
+        family = await asyncio.to_thread(self.processes)
         self.up.clear()
         self._killed_at = time.monotonic()
         self.kills.append(kind)
