@@ -370,19 +370,26 @@ def half(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield from running(make_engine(demo_model, "bfloat16", folder, personas))
 
 
-def test_bfloat16_differs_from_hugging_face_no_more_than_vanilla_does(half: Engine) -> None:
-    engine = half
-    vanilla, steered = [], []
-    (stock,) = engine.stock([engine.prompts])
-    for ids, plain in zip(engine.prompts, stock, strict=True):
-        vanilla.append(np.abs(plain.all - engine.oracle(ids, plain, [])))
+def test_bfloat16_is_as_near_to_float32_as_hugging_faces_own_bfloat16(
+    half: Engine, demo_model: Path
+) -> None:
+    """Like with like, on the same tokens of the same steered text: steered text is less likely than plain
+    text, and how far two bfloat16 kernels differ on it depends on the processor."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    exact = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
+    ours: list[np.ndarray] = []
+    theirs: list[np.ndarray] = []
+    for ids in half.prompts:
         for name in ("p0", "p1"):
-            (answer,) = engine.ask([(ids, name)])
-            steered.append(np.abs(answer.all - engine.oracle(ids, answer, [(name, 1.0)])))
-    mean = [float(np.concatenate(rows).mean()) for rows in (vanilla, steered)]
-    most = [float(np.concatenate(rows).max()) for rows in (vanilla, steered)]
-    print(
-        f"bfloat16 |dlogprob| vanilla mean {mean[0]:.4f} max {most[0]:.4f}, steered {mean[1]:.4f} {most[1]:.4f}"
-    )
-    assert mean[1] <= 1.5 * mean[0]
-    assert most[1] <= 2 * most[0]
+            (answer,) = half.ask([(ids, name)])
+            parts = [(half.personas[name], 1.0)]
+            truth = logprobs(exact, [*ids, *answer.tokens], parts)
+            ours.append(np.abs(answer.all - truth))
+            theirs.append(np.abs(half.oracle(ids, answer, [(name, 1.0)]) - truth))
+    mean = [float(np.concatenate(rows).mean()) for rows in (ours, theirs)]
+    most = [float(np.concatenate(rows).max()) for rows in (ours, theirs)]
+    print(f"bfloat16 |dlogprob| ours {mean[0]:.4f} {most[0]:.4f}, HF {mean[1]:.4f} {most[1]:.4f}")
+    assert mean[0] <= 1.5 * mean[1]
+    assert most[0] <= 2 * most[1]

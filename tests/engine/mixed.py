@@ -64,7 +64,7 @@ class MixedBatch:
         """Largest |log-probability difference| for each wish, and under ``effect`` the least that steering
         moved the log-probabilities of a steered answer.
 
-        A greedy answer must be what the reference method would choose.
+        A greedy answer must be what the reference method would choose, up to ties.
         """
         reference = reference or oracle.load_hf(self.model)
         errors: dict[str, float] = {}
@@ -76,10 +76,13 @@ class MixedBatch:
             stock = oracle.distributions(reference, prompt + tokens)
             with oracle.steered(reference, self.family.projection, self.blends[wish]):
                 wanted = oracle.distributions(reference, prompt + tokens)
-            if "sampling" not in request:
-                assert wanted[len(prompt) - 1 :].argmax(-1).tolist() == tokens
             rows = len(answer["distributions"])
             error = oracle.error(answer["distributions"], wanted[-rows:])
+            if "sampling" not in request:
+                # Two distributions that differ by ``error`` may choose among tokens within twice that.
+                said = wanted[len(prompt) - 1 :]
+                short = said.max(-1) - said[range(len(tokens)), tokens]
+                assert float(short.max()) <= 2 * error
             errors[wish] = max(error, errors.get(wish, 0.0))
             if self.blends[wish]:
                 effects.append(oracle.error(wanted, stock))
