@@ -56,6 +56,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/compatibility.py --check
 
 # docs/compatibility.md from what the marked tests show.
 compatibility: setup
