@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 _NOBODY = 65534  # PostgreSQL refuses to run as root
 
@@ -54,27 +56,33 @@ class Postgres:
 
     def kill(self) -> None:
         """As a crash would: no process gets to tidy up."""
+        processes = self.freeze()
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        # The next server does not start while one of this one's still holds its shared memory.
+        while any(map(_alive, processes)):
+            time.sleep(0.01)
         assert self._process is not None
-        children = self._children()
-        self._process.kill()
         self._process.wait()
-        _signal(children, signal.SIGKILL)
 
-    def freeze(self) -> None:
+    def freeze(self) -> list[psutil.Process]:
         """Every process stops where it is; connections stay open."""
         assert self._process is not None
-        _signal([self._process.pid, *self._children()], signal.SIGSTOP)
+        server = psutil.Process(self._process.pid)
+        server.suspend()  # first, so that it starts no other meanwhile
+        children = server.children()
+        for process in children:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        return [server, *children]
 
     def thaw(self) -> None:
         assert self._process is not None
-        _signal([self._process.pid, *self._children()], signal.SIGCONT)
-
-    def _children(self) -> list[int]:
-        assert self._process is not None
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)], capture_output=True, text=True
-        )
-        return [int(pid) for pid in listed.stdout.split()]
+        server = psutil.Process(self._process.pid)
+        for process in [*server.children(), server]:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def remove(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -88,12 +96,11 @@ class Postgres:
         ).returncode  # fmt: skip
 
 
-def _signal(processes: list[int], number: int) -> None:
-    for process in processes:
-        try:
-            os.kill(process, number)
-        except ProcessLookupError:
-            continue
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _binaries(folder: Path) -> Path:

@@ -23,8 +23,8 @@ def persona(seed: int) -> Persona:
 
 
 def connect(server: Server) -> httpx.Client:
-    """A client with one connection, and so with one of the API server processes."""
-    limits = httpx.Limits(max_connections=1)
+    """A client with one connection, and so with one of the API server processes, however long it idles."""
+    limits = httpx.Limits(max_connections=1, keepalive_expiry=None)
     return httpx.Client(base_url=server.url, headers=HEADERS, timeout=60, limits=limits)
 
 

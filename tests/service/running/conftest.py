@@ -40,4 +40,5 @@ def start_service(model: Path, log: Path, store: str, *options: str) -> Server:
     return start_server(
         model, log, "--plugin", "palign", "--palign-store", store, "--palign-store-timeout", "3",
         "--api-key", API_KEY, *TINY_SERVER, *options,
+        VLLM_HTTP_TIMEOUT_KEEP_ALIVE="600",  # calls.connect wants to stay with one process
     )  # fmt: skip
