@@ -37,18 +37,41 @@ pytest_plugins = ["tests.matrix"]
 
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
+ONE_PROCESS = (
+    "--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+)  # fmt: skip
+"""The engine does its one worker's work itself. vLLM's default on CPUs is two processes, each of which
+spins while the other works: on two cores nothing is left for tests and API servers. By its short name
+vLLM changes it back."""
+
 TINY_SERVER = (
     "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4",
     "--block-size", "32", "--enable-prompt-tokens-details", "--kv-cache-memory-bytes", "64M",
+    *ONE_PROCESS,
 )  # fmt: skip
 """Options of servers of the tiny model: few sequences at a time, so that slots are reused."""
 
 SHARED_SERVERS = ("tests/http/", "tests/service/running/", "tests/service/tenants/")
 """Folders whose files share servers."""
 
+LONGEST = ("tests/test_soak.py", "tests/engine/test_families.py", *SHARED_SERVERS)
+"""Begun first, so that at the end no process waits minutes for the other."""
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(ENVIRONMENT)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = (
+            False  # by number of tests, xdist would begin with the shortest
+        )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        first = (at for at, path in enumerate(LONGEST) if item.nodeid.startswith(path))
+        return next(first, len(LONGEST))
+
+    items.sort(key=place)
 
 
 class ByServer(LoadScopeScheduling):

@@ -15,7 +15,7 @@ import httpx
 import openai
 import psutil
 
-from tests.conftest import Server, start_server, stop_server
+from tests.conftest import ONE_PROCESS, Server, start_server, stop_server
 from tests.soak.tally import Wrong
 
 KILLS = ("engine", "front", "everything")
@@ -25,7 +25,7 @@ machine's power fails."""
 OPTIONS = (
     "--plugin", "palign", "--palign-cache-mib", "1", "--api-server-count", "2", "--dtype", "float32",
     "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "4", "--block-size", "32",
-    "--return-tokens-as-token-ids", "--kv-cache-memory-bytes", str(1 << 20),
+    "--return-tokens-as-token-ids", "--kv-cache-memory-bytes", str(1 << 20), *ONE_PROCESS,
 )  # fmt: skip
 """Little of everything: sequences (slots are reused), KV blocks (they are evicted, requests preempted),
 personas in memory (fetched again)."""

@@ -242,8 +242,9 @@ def test_several_servers_share_a_registry_and_survive_each_others_death(
     """The second one is tensor parallel. Then one of its workers is killed in the middle of an answer: its
     client sees an error."""
     second = start_service(
-        tiny_model, tmp_path / "second.log", store_of(service), "--tensor-parallel-size", "2"
-    )
+        tiny_model, tmp_path / "second.log", store_of(service),
+        "--tensor-parallel-size", "2", "--distributed-executor-backend", "mp",
+    )  # fmt: skip
     try:
         with connect(second) as other:
             assert put(other, "both", 1).status_code == 201
