@@ -10,7 +10,7 @@ import pytest
 from palign_fit.answers import Subject
 from palign_fit.contents import TYPICAL, deviations, trait_scores
 from palign_fit.design import Design
-from palign_fit.heads import Choice, Group, choose
+from palign_fit.heads import Choice, Group, choose, direction
 from palign_fit.inventory import Inventory, parse_inventory
 from palign_fit.plan import Plan
 from palign_fit.solve import RIDGE, Solver, relative_size
@@ -53,6 +53,14 @@ def test_heads_that_are_equal_are_taken_in_their_order() -> None:
         for seed in range(2)
     ]
     assert choose(silent, 3).flat.tolist() == [0, 1, 2]
+
+
+def test_weights_count_in_the_direction_steered_along_not_in_the_choice_of_heads() -> None:
+    said, denial = family(0)
+    half = dataclasses.replace(denial, weight=0.5)
+    wanted = direction([said]) + 0.5 * direction([denial])
+    assert np.allclose(direction([said, half], weighted=True), wanted, rtol=1e-4, atol=1e-4)
+    assert (direction([said, half]) == direction([said, denial])).all()
 
 
 def test_a_single_questionnaire_gives_its_largest_directions() -> None:

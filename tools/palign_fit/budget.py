@@ -83,16 +83,18 @@ class Budget:
         """Perplexity expected at ``alpha``, given the disturbance at alpha 1."""
         return self.plain * math.exp(min(self.rate * disturbance * alpha**2, 50.0))
 
-    def alpha(self, disturbance: float) -> float:
-        """The alpha expected to cost TARGET_RATIO, three significant digits, within bounds."""
+    def alpha(self, disturbance: float, reach: float = 1.0) -> float:
+        """``reach`` of the alpha expected to cost TARGET_RATIO, three significant digits, within
+        bounds."""
         cost = self.rate * disturbance
-        return _rounded(math.sqrt(math.log(TARGET_RATIO) / cost) if cost > 0 else MAX_ALPHA)
+        whole = math.sqrt(math.log(TARGET_RATIO) / cost) if cost > 0 else MAX_ALPHA
+        return _rounded(reach * min(whole, MAX_ALPHA))
 
-    def checked(self, heads: SteeredHeads, alpha: float) -> tuple[float, float]:
-        """An alpha near the target and its real perplexity, starting from ``alpha``.
+    def checked(self, heads: SteeredHeads, alpha: float, reach: float = 1.0) -> tuple[float, float]:
+        """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.
 
         Up to three corrections towards TARGET_RATIO, then down until MAX_RATIO is kept or
-        MIN_ALPHA is reached.
+        MIN_ALPHA is reached. A shorter reach comes last: what it costs is too little to correct by.
         """
         target = math.log(TARGET_RATIO)
         found = steered_perplexity(self.model, heads, alpha)
@@ -104,7 +106,9 @@ class Budget:
             step = math.sqrt(target / cost) if cost > target / 8 else 1.5
             alpha = _rounded(alpha * min(max(step, 0.5), 2.0))
             found = steered_perplexity(self.model, heads, alpha)
-        return self.bounded(heads, alpha) if self._beyond(found) else (alpha, found)
+        if reach < 1 or self._beyond(found):
+            return self.bounded(heads, reach * alpha)
+        return alpha, found
 
     def bounded(self, heads: SteeredHeads, alpha: float, step: float = 0.7) -> tuple[float, float]:
         """``alpha`` and its real perplexity; as many ``step`` lower as MAX_RATIO asks for."""

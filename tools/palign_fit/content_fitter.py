@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from palign_fit.inventory import TRAITS, Inventory
 from palign_fit.model import SubjectModel, model_dtype
 from palign_fit.plan import TRAIT_SPREAD, Plan
 from palign_fit.probes import Mask, SteeredHeads, correlation, random_folds, significant
+from palign_fit.reach import REACHES, find_reach
 from palign_fit.record import Fit, Trial, effect
 from palign_fit.settings import Settings, check_subject
 from palign_fit.yardstick import Yardstick, steered_perplexity
@@ -58,22 +59,32 @@ class ContentFitter:
             Plan.of(design, inventory, used & (self.folds != fold), settings.heads)
             for fold in range(FOLDS)
         ]
+        of_model: dict[str, object] = {
+            "checkpoint": checkpoint,
+            "dtype": model_dtype(model),
+            "device": model.device.type,
+        }
         self.budget = Budget.measure(
             model,
-            list(self._typical()),
-            key={
-                "what": f"budget {VERSION}",
-                "checkpoint": checkpoint,
-                "dtype": model_dtype(model),
-                "device": model.device.type,
-                "basis": significant(self.plan.basis[: len(TRAITS)].astype(np.float32), 4).tolist(),
-            },
+            [(steering, disturbance) for *_, steering, disturbance in self._typical(self.plan)],
+            key={"what": f"budget {VERSION}", "basis": _known_by(self.plan), **of_model},
             cache=cache,
             tick=tick,
         )
         if not math.isfinite(self.budget.plain):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
         self.yardstick = Yardstick.measure(model, inventory, used) if settings.check else None
+        self.reach = find_reach(
+            lambda: self._carried(used, tick),
+            int(used.sum()),
+            key={
+                "what": f"reach {VERSION}",
+                "items": [item.text for item in inventory.items],
+                "blind": [_known_by(one) for one in self.blind],
+                **of_model,
+            },
+            cache=cache,
+        )
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
         """One result a subject, in order; subjects do not touch one another."""
@@ -86,17 +97,33 @@ class ContentFitter:
                 found.append(Refusal(subject.id, str(error)))
         return found
 
-    def _typical(self) -> list[tuple[SteeredHeads, float]]:
-        """People at either end of one trait, to tie perplexity to."""
-        found = []
+    def _typical(self, plan: Plan) -> Iterator[tuple[int, int, SteeredHeads, float]]:
+        """People at either end of one trait: its place, the end, and with ``plan`` their offsets and
+        what these disturb at alpha 1."""
         for place in range(len(TRAITS)):
             for sign in (1, -1):
-                weights = np.zeros(len(self.plan.basis))
+                weights = np.zeros(len(plan.basis))
                 weights[place] = sign * TRAIT_SPREAD
-                steering, scale = self.steering(self.plan, weights)
+                steering, scale = self.steering(plan, weights)
                 if scale > 0:
-                    found.append((steering, self.plan.disturbance(weights, scale)))
-        return found
+                    yield place, sign, steering, plan.disturbance(weights, scale)
+
+    def _carried(self, used: Mask, tick: Callable[[int], None]) -> list[float]:
+        """How well held-out items follow typical people at each of REACHES: correlation of the real
+        change of each fold's items, under a direction that knows none of them, with their keying."""
+        yardstick = self.yardstick or Yardstick.measure(self.model, self.inventory, used)
+        found: list[list[float]] = [[] for _ in REACHES]
+        for fold, blind in enumerate(self.blind):
+            rows = used & (self.folds == fold)
+            items = [item for item, row in zip(self.inventory.items, rows, strict=True) if row]
+            for place, sign, steering, disturbance in self._typical(blind):
+                keys = [sign * item.sign * (item.trait == TRAITS[place]) for item in items]
+                whole = self.budget.alpha(disturbance)
+                for one, reach in zip(found, REACHES, strict=True):
+                    change = yardstick.change(steering, reach * whole, rows)
+                    one.append(correlation(change, np.array(keys, dtype=np.float64)))
+                    tick(1)
+        return [float(np.mean(one)) if one else 0.0 for one in found]
 
     def steering(self, plan: Plan, weights: Reals) -> tuple[SteeredHeads, float]:
         """What ``plan`` makes of ``weights`` at alpha 1, and its scale; 0 if that is nothing."""
@@ -116,11 +143,11 @@ class ContentFitter:
             )
         disturbance = plan.disturbance(weights, scale)
         given = self.settings.alpha
-        alpha = budget.alpha(disturbance) if given is None else given
+        alpha = budget.alpha(disturbance, self.reach) if given is None else given
         if self.yardstick is None:
             perplexity = budget.predicted(alpha, disturbance)
         elif given is None:
-            alpha, perplexity = budget.checked(steering, alpha)
+            alpha, perplexity = budget.checked(steering, budget.alpha(disturbance), self.reach)
         else:
             perplexity = steered_perplexity(self.model, steering, alpha)
         chosen = self._trial(subject, alpha, perplexity)
@@ -134,6 +161,7 @@ class ContentFitter:
             checked=self.yardstick is not None,
             plain_perplexity=budget.plain,
             max_ratio=MAX_RATIO,
+            reach=self.reach,
         )
 
     def _trial(self, subject: Subject, alpha: float, perplexity: float) -> Trial:
@@ -157,3 +185,9 @@ class ContentFitter:
             alignment=correlation(change[answered], wanted),
             perplexity=perplexity,
         )
+
+
+def _known_by(plan: Plan) -> list[object]:
+    """What the trait directions of ``plan`` are known by in the cache."""
+    basis = significant(plan.basis[: len(TRAITS)].astype(np.float32), 4)
+    return [plan.choice.flat.tolist(), basis.tolist()]

@@ -21,10 +21,12 @@ Reals = npt.NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Group:
     """Sentences of one kind. ``gradients`` float32 [N, L, H, D]; ``loadings`` float64 [N, T], what the
-    sentences should answer to: T traits, or one preference."""
+    sentences should answer to: T traits, or one preference. ``weight``: how much they count in the
+    direction that is steered along; heads are chosen with all counting alike."""
 
     gradients: Activations
     loadings: Reals
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +38,18 @@ class Choice:
     scores: Reals
 
 
-def direction(groups: Sequence[Group]) -> Activations:
-    """Covariance of loadings and gradients, summed over groups, each around its mean: [T, L, H, D]."""
+def direction(groups: Sequence[Group], *, weighted: bool = False) -> Activations:
+    """Covariance of loadings and gradients, summed over groups, each around its mean: [T, L, H, D].
+
+    ``weighted``: each group times its weight.
+    """
     return np.asarray(
         sum(
-            np.tensordot(within(one.loadings).T.astype(np.float32), within(one.gradients), axes=1)
+            np.tensordot(
+                (one.weight if weighted else 1.0) * within(one.loadings).T.astype(np.float32),
+                within(one.gradients),
+                axes=1,
+            )
             for one in groups
         )
     )

@@ -11,7 +11,7 @@ from palign_fit.activations import Activations
 from palign_fit.answers import Subject
 from palign_fit.contents import deviations, trait_scores
 from palign_fit.design import Design
-from palign_fit.examples import ITEMS, STATEMENTS
+from palign_fit.examples import ADJECTIVES, ITEMS, STATEMENTS
 from palign_fit.heads import Choice, Group, Reals, choose, direction
 from palign_fit.inventory import TRAITS, Inventory
 from palign_fit.probes import Mask
@@ -23,6 +23,11 @@ OWN_SHARE = 0.5
 TRAIT_SPREAD, ITEM_SPREAD = 0.55, 1.0
 """Typical standard deviations over people, in scale points: of a trait score, and of an answer around
 what the person's trait scores predict."""
+
+ADJECTIVE_WEIGHT, DENIAL_WEIGHT = 2.0, 0.5
+"""How much a trait adjective and a denial count beside a statement in the five trait directions. Adjectives
+say the trait and little else; a denial is there to take off what is said in both, and is the less natural
+sentence. Chosen inside the training items (docs/fitting.md)."""
 
 PARTS = 3
 """The shipped statements count as so many questionnaires when heads are chosen."""
@@ -58,7 +63,7 @@ class Plan:
         heads = choose(families, count)
         groups = [group for family in families for group in family]
         solver = Solver.of(groups, heads)
-        traits = take(direction(groups), heads).astype(np.float64)
+        traits = take(direction(groups, weighted=True), heads).astype(np.float64)
         length = np.linalg.norm(traits, axis=1, keepdims=True)
         solved = solver(traits / np.maximum(length, 1e-30))
         solved /= max(TRAIT_SPREAD * np.sqrt((solved**2).sum()), 1e-30)
@@ -126,10 +131,11 @@ def _families(design: Design, rows: Mask) -> Iterator[list[Group]]:
     for kind in np.unique(examples.questionnaires):
         for one in np.unique(part[examples.questionnaires == kind]):
             own = used & (examples.questionnaires == kind) & (part == one)
-            sides = (own & ~examples.denials, own & examples.denials)
+            said = ADJECTIVE_WEIGHT if kind == ADJECTIVES else 1.0
+            sides = ((own & ~examples.denials, said), (own & examples.denials, DENIAL_WEIGHT))
             groups = [
-                Group(design.gradients[side], examples.loadings[side])
-                for side in sides
+                Group(design.gradients[side], examples.loadings[side], weight)
+                for side, weight in sides
                 if side.any()
             ]
             if groups:

@@ -37,7 +37,8 @@ class Trial:
 class Fit:
     """A finished fit of one subject. ``checked``: the chosen trial is of real forward passes.
 
-    ``score`` says what the heads' scores are.
+    ``score`` says what the heads' scores are; ``reach`` how much of the alpha that perplexity allows was
+    taken.
     """
 
     subject: Subject
@@ -49,6 +50,7 @@ class Fit:
     checked: bool
     plain_perplexity: float
     max_ratio: float
+    reach: float = 1.0
 
     def persona(self, model: SubjectModel, inventory: Inventory, settings: Settings) -> Persona:
         """The persona file's content."""
@@ -73,7 +75,7 @@ class Fit:
         answered = np.isfinite(subject.agreement)
         return {
             "alignment": short(chosen.alignment),
-            "alpha_from": "perplexity" if settings.alpha is None else "the user",
+            "alpha_from": self._alpha_from() if settings.alpha is None else "the user",
             "alphas": [
                 {name: short(value) for name, value in asdict(one).items()} for one in self.trials
             ],
@@ -97,6 +99,11 @@ class Fit:
             "warnings": list(self._warnings(inventory)),
             "weak": is_weak(chosen.alignment, subject.answered),
         }
+
+    def _alpha_from(self) -> str:
+        if self.reach == 1:
+            return "perplexity"
+        return f"{self.reach:g} x what perplexity allows; statements follow no further"
 
     def _warnings(self, inventory: Inventory) -> Iterator[str]:
         """What a user should know before trusting this persona."""

@@ -30,7 +30,8 @@ from vllm_palign.persona import Persona
 METHOD = "palign-traits"
 
 FULL = 2.0
-"""Norm of the values, in standard deviations, that spends the whole budget (``budget.TARGET_RATIO``)."""
+"""Norm of the values, in standard deviations, that steers as hard as a
+questionnaire's persona is."""
 
 _STEP = 0.9
 
@@ -96,7 +97,8 @@ class TraitFitter:
         if scale == 0:
             raise InputError(f"{self.model.base_model}: nothing moves these traits")
         disturbance = plan.disturbance(weights, scale)
-        alpha, _ = self.fitter.budget.checked(heads, self.fitter.budget.alpha(disturbance))
+        budget, reach = self.fitter.budget, self.fitter.reach
+        alpha, _ = budget.checked(heads, budget.alpha(disturbance), reach)
         return heads, alpha * math.hypot(*values.values()) / FULL
 
     def response(self, heads: SteeredHeads, alpha: float, values: Mapping[str, float]) -> Response:

@@ -1,0 +1,92 @@
+"""How much of what perplexity allows is taken."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from palign_fit.answers import Subject
+from palign_fit.cache import Cache
+from palign_fit.content_fitter import ContentFitter
+from palign_fit.inventory import TRAITS, Inventory
+from palign_fit.probes import Mask, SteeredHeads
+from palign_fit.reach import FEWEST, REACHES, find_reach
+from palign_fit.settings import Settings
+
+from tests.fit.conftest import answer_sheet
+from vllm_palign.persona import Persona
+
+KEY: dict[str, object] = {"k": 1}
+
+
+@pytest.mark.parametrize(
+    ("carried", "reach"),
+    [
+        ((0.31, 0.32, 0.30), 1.0),  # all alike: the whole alpha
+        ((0.26, 0.30, 0.31), 0.5),  # the longest that is as good as any
+        ((0.20, 0.25, 0.31), 0.25),
+        ((0.30, 0.20, 0.10), 1.0),
+        ((0.01, 0.05, 0.10), 1.0),  # chance
+        ((-0.3, -0.2, -0.1), 1.0),
+    ],
+)
+def test_the_longest_reach_that_carries_about_as_well_as_any(
+    carried: Sequence[float], reach: float
+) -> None:
+    assert find_reach(lambda: carried, 120, key=KEY, cache=None) == reach
+
+
+def test_it_is_measured_once_and_not_on_a_handful_of_items(tmp_path: Path) -> None:
+    asked: list[None] = []
+
+    def carried() -> list[float]:
+        asked.append(None)
+        return [0.1, 0.3, 0.3]
+
+    assert find_reach(carried, FEWEST - 1, key=KEY, cache=None) == 1.0 and not asked
+    for _ in range(2):
+        assert find_reach(carried, FEWEST, key=KEY, cache=Cache(tmp_path)) == 0.5
+    assert len(asked) == 1
+
+
+def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inventory) -> None:
+    """Items follow up to a quarter of alpha, then all move alike, whoever it is."""
+    every = np.ones(120, bool)
+    whole = ContentFitter(tiny, inventory, every, Settings(heads=5))
+    keys = np.array(
+        [[item.sign * (item.trait == trait) for trait in TRAITS] for item in inventory.items], float
+    )
+
+    class Bent:
+        def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> np.ndarray:
+            for blind in whole.blind:
+                for place, sign, steering, disturbance in whole._typical(blind):
+                    if (steering.offsets == heads.offsets).all():
+                        part = alpha / whole.budget.alpha(disturbance)
+                        return np.asarray(
+                            (sign * keys[:, place] + (part > 0.3) * 20 * keys[:, 0] ** 2)[rows]
+                        )
+            raise AssertionError("none of the typical people")
+
+    bent = copy.copy(whole)
+    bent.yardstick = Bent()  # type: ignore[assignment]
+    carried = bent._carried(every, lambda _: None)
+    assert len(carried) == len(REACHES) and carried[2] == pytest.approx(1)
+    assert max(carried[:2]) < 0.6
+    quarter = copy.copy(whole)
+    quarter.reach = find_reach(lambda: carried, 120, key=KEY, cache=None)
+    assert quarter.reach == 0.25
+    whole.reach = 1.0
+    ann = Subject(
+        "ann", np.array([np.nan if v is None else v for v in answer_sheet(inventory, 1).values()])
+    )
+    (full,), (short,) = whole.fit_batch([ann]), quarter.fit_batch([ann])
+    assert isinstance(full, Persona) and isinstance(short, Persona)
+    assert short.alpha == pytest.approx(full.alpha / 4, rel=0.01)
+    assert (short.offsets == full.offsets).all()
+    assert full.fit["alpha_from"] == "perplexity"
+    assert short.fit["alpha_from"].startswith("0.25 x what perplexity allows")
