@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.answers import Subject
 from palign_fit.cli import app
+from palign_fit.commands.measuring import check_made_for
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
@@ -336,6 +337,32 @@ def test_given_personas_are_measured_on_what_they_never_saw(
     report = json.loads(call(*ask, tmp_path / "half.json", "--json").stdout)
     assert report["seen_in_fitting"] == 2
     assert report["subjects"][0]["persona"]["recorded_alignment"] == 0.125
+
+
+def test_personas_of_another_shape_are_refused_before_anything_is_measured(
+    people: Path, inventory: Inventory, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (row, *_) = json.loads((people / "answers.json").read_text())
+    (tmp_path / "one.json").write_text(json.dumps([row]))
+    wide = replace(
+        made_from(inventory.digest, items=[]),
+        head_dim=32,
+        offsets=np.ones((1, 32), np.float32),
+        base_model="org/wide",
+        digest="",
+    )
+    save(wide, tmp_path / f"{row['id']}.safetensors")
+    ask = ["evaluate", "--model", tiny_checkpoint, "--personas", tmp_path, *CHEAP]
+    ask += ["--answers", tmp_path / "one.json", "--conditions", "plain"]
+    said = refused(call(*ask))
+    assert "fitted on 'org/wide'" in said and "fit it on this model" in said
+
+
+def test_personas_of_another_model_of_the_same_shape_are_pointed_out(tiny: Any) -> None:
+    own = made_from("d")
+    assert check_made_for(tiny, [own, replace(own, base_model="org/tiny-fit", digest="")]) == []
+    (note,) = check_made_for(tiny, [own, replace(own, base_model="org/other", digest="")])
+    assert "fitted on other, measured is tiny-fit" in note
 
 
 @pytest.mark.parametrize(

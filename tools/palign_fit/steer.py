@@ -22,16 +22,21 @@ def steered(subject: SubjectModel, persona: Persona, strength: float = 1.0) -> I
     Same as ``o_proj.bias += W_o d`` (PAlign/pas.py ``set_activate``) with d = strength x alpha x
     offsets. Raises InputError if the persona was made for another geometry.
     """
+    check_shape(subject, persona)
+    scaled = np.float32(strength * persona.alpha) * persona.offsets
+    with steered_by(subject, persona.layers, persona.heads, scaled):
+        yield
+
+
+def check_shape(subject: SubjectModel, persona: Persona) -> None:
+    """Raise InputError if ``persona`` was made for another geometry than ``subject``'s."""
     want = (subject.num_layers, subject.num_heads, subject.head_dim)
     got = (persona.num_layers, persona.num_heads, persona.head_dim)
     if want != got:
         raise InputError(
-            f"persona {persona.name!r} has (layers, heads, head_dim) {got}, "
-            f"{subject.base_model} has {want}; fit it on this model"
+            f"persona {persona.name!r}, fitted on {persona.base_model[:80]!r}, has (layers, heads, "
+            f"head_dim) {got}, {subject.base_model} has {want}; fit it on this model"
         )
-    scaled = np.float32(strength * persona.alpha) * persona.offsets
-    with steered_by(subject, persona.layers, persona.heads, scaled):
-        yield
 
 
 @contextmanager

@@ -17,7 +17,15 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.measuring import bars, check_target, listed, personas_of, sample, show
+from palign_fit.commands.measuring import (
+    bars,
+    check_made_for,
+    check_target,
+    listed,
+    personas_of,
+    sample,
+    show,
+)
 from palign_fit.inventory import built_in, read_inventory
 
 if TYPE_CHECKING:
@@ -78,6 +86,7 @@ def evaluate(
     )
     train = read_train_items(train_items, items) if train_items else None
     files = personas_of(personas, people) if personas else None
+    notes: list[str] = []
     quiet_transformers()
     started = perf_counter()
     with bars() as progress:
@@ -93,12 +102,13 @@ def evaluate(
             from palign_fit.model import open_model
 
             opened = open_model(model, device=device.value, dtype=dtype.value)
+            notes = check_made_for(opened, files or ())
             backend = HuggingFaceBackend(opened, strength)
         report = evaluate_personas(
             backend, opened, people, items, plan,
             train_items=train, files=files, progress=progress,
         )  # fmt: skip
     report["settings"]["subjects"] = chosen
-    report["warnings"] += sheets.notes
+    report["warnings"] += [*notes, *sheets.notes]
     report["seconds"] = round(perf_counter() - started, 2)
     show(report, markdown, as_json)

@@ -19,7 +19,15 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.measuring import bars, check_target, listed, personas_of, sample, show
+from palign_fit.commands.measuring import (
+    bars,
+    check_made_for,
+    check_target,
+    listed,
+    personas_of,
+    sample,
+    show,
+)
 from palign_fit.errors import InputError
 from palign_fit.inventory import built_in, read_inventory
 
@@ -91,6 +99,7 @@ def judge(
     quiet_transformers()
     started = perf_counter()
     speaker: Speaker
+    notes: list[str] = []
     if server is not None:
         from palign_fit.evaluation.server import ServedModel
         from palign_fit.evaluation.speakers import ServerSpeaker
@@ -100,13 +109,13 @@ def judge(
         from palign_fit.evaluation.speakers import HuggingFaceSpeaker
         from palign_fit.model import open_model
 
-        speaker = HuggingFaceSpeaker(
-            open_model(model, device=device.value, dtype=dtype.value), strength
-        )
+        opened = open_model(model, device=device.value, dtype=dtype.value)
+        notes = check_made_for(opened, files or ())
+        speaker = HuggingFaceSpeaker(opened, strength)
     with bars() as progress:
         known = {PALIGN: files} if files else {}
         report = judge_personas(speaker, rater, split_sheets, items, known, plan, progress)
     report["settings"]["subjects"] = chosen
-    report["warnings"] += sheets.notes
+    report["warnings"] += [*notes, *sheets.notes]
     report["seconds"] = round(perf_counter() - started, 2)
     show(report, markdown, as_json)

@@ -19,6 +19,7 @@ from vllm_palign.persona import Persona, load
 if TYPE_CHECKING:
     from palign_fit.evaluation.evaluate import Progress
     from palign_fit.evaluation.tasks import Tick
+    from palign_fit.model import SubjectModel
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -55,6 +56,23 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
             f"{missing[0]}; palign-fit run --out {folder} writes one a subject"
         )
     return [load(path) for path in paths]
+
+
+def check_made_for(model: SubjectModel, personas: Sequence[Persona]) -> list[str]:
+    """Refuse personas of another shape before anything is measured. Returns warnings: of another model,
+    by its name, and of this shape."""
+    from palign_fit.steer import check_shape
+
+    for one in personas:
+        check_shape(model, one)
+    last = [one.base_model.rstrip("/").rpartition("/")[2] for one in personas]
+    others = sorted(set(last) - {model.base_model.rstrip("/").rpartition("/")[2]})
+    if not others:
+        return []
+    return [
+        f"personas were fitted on {', '.join(others)[:80]}, measured is {model.base_model} of the same "
+        "shape: directions of another model may mean nothing here"
+    ]
 
 
 def check_target(path: Path | None) -> None:

@@ -115,7 +115,8 @@ def _figures(
         for key in measures:
             shared = one.measures.get("error" if key.startswith("error") else key)
             values.append(shared.per_subject[place] if shared else None)
-        yield f"({name})", tuple(values)
+        if any(value is not None for value in values):
+            yield f"({name})", tuple(values)
 
 
 def _value(evaluation: Evaluation, condition: str, key: str, place: int) -> float | None:
