@@ -130,6 +130,15 @@ def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.fixture(scope="session")
+def reference(tiny_model: Path) -> Any:
+    """The tiny model in plain Hugging Face, for ``tests.oracle``."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
 def write_personas(
     folder: Path, count: int, shape: dict[str, int], **kwargs: Any
 ) -> dict[str, Persona]:

@@ -50,6 +50,7 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
             "config_hash": llm.llm_engine.vllm_config.compute_hash(),
             "bank": llm.collective_rpc(_inspect_bank),
             "metrics": _metrics(llm),
+            "schedules_ahead": llm.llm_engine.engine_core.engine_core.batch_queue is not None,
             "compiled": llm.llm_engine.vllm_config.compilation_config.mode != 0,
         }
     except Exception as error:

@@ -112,6 +112,24 @@ def _without_amx() -> Any:
         torch.cpu._is_amx_tile_supported = supported
 
 
+@contextlib.contextmanager
+def _asynchronous_scheduling() -> Any:
+    """vLLM turns it off on CPUs ("not required"). Its code runs there too, given streams and events that do
+    nothing; those stay, because steps use them."""
+    from v2_driver import pretend_there_are_streams
+    from vllm.platforms.cpu import CpuPlatform
+
+    pretend_there_are_streams()
+    original = CpuPlatform.check_and_update_config
+
+    def keep_it_on(config: Any) -> None:
+        original(config)
+        config.scheduler_config.async_scheduling = True
+
+    with mock.patch.object(CpuPlatform, "check_and_update_config", staticmethod(keep_it_on)):
+        yield
+
+
 def lose_hooks_and_test_again(worker: Any) -> str | None:
     """Runs in a worker: what the start-up self-test says once this rank's projections have lost their hooks."""
     from vllm_palign import PalignStartupError
@@ -132,6 +150,7 @@ RPCS = {"lose_hooks_and_test_again": lose_hooks_and_test_again}
 """What a step of a job can have done in every worker."""
 
 TAMPERINGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "asynchronous_scheduling": _asynchronous_scheduling,
     "without_amx": _without_amx,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,

@@ -40,6 +40,10 @@ def drafts_were_accepted(result: dict[str, Any]) -> None:
     assert 0 < metrics["spec_decode_num_accepted_tokens"] < metrics["spec_decode_num_draft_tokens"]
 
 
+def a_step_was_scheduled_before_the_last_one_was_over(result: dict[str, Any]) -> None:
+    assert result["schedules_ahead"]
+
+
 @dataclass(frozen=True)
 class Feature:
     """Engine arguments that turn it on, requests that use it, and what proves that it was used."""
@@ -49,6 +53,7 @@ class Feature:
     requests: dict[str, Any] = field(default_factory=dict)
     priorities: tuple[int, ...] = (0, 0, 0, 0)
     runners: tuple[str, ...] = ("v1", "v2")
+    tamper: str | None = None
     used: Callable[[dict[str, Any]], None] = any_result
 
 
@@ -70,6 +75,13 @@ FEATURES = {
         kwargs={"scheduling_policy": "priority", "max_num_seqs": 2},
         priorities=(3, 2, 1, 0),
     ),
+    "asynchronous scheduling": Feature(
+        "vLLM turns it off on a CPU, in all other rows; here it is turned on again",
+        requests={"max_tokens": 8},
+        tamper="asynchronous_scheduling",
+        used=a_step_was_scheduled_before_the_last_one_was_over,
+    ),
+    # Last, because it imports llvmlite, and vLLM starts no other engine in a process that has.
     "n-gram speculative decoding": Feature(
         "three drafted tokens",
         kwargs=STATISTICS
@@ -141,12 +153,13 @@ def requests_of(feature: Feature, batch: MixedBatch) -> list[dict[str, Any]]:
 
 
 def job_of(feature: Feature, batch: MixedBatch, requests: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+    job = {
         "model": str(batch.model),
         "kwargs": feature.kwargs,
         "personas": batch.files,
         "batches": [requests],
     }
+    return job | ({"tamper": feature.tamper} if feature.tamper else {})
 
 
 def cases() -> Iterator[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,26 +12,11 @@ from tests.matrix import Measured
 from . import oracle
 from .conftest import RUNNERS, Run
 from .families import FAMILIES
+from .mixed import MixedBatch
 from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
-
-
-def check(
-    path: Path, requests: list[dict[str, Any]], answers: list[Any], blends: list[Any]
-) -> float:
-    """Largest error of the answers, and that their tokens are the reference method's."""
-    model = oracle.load_hf(path)
-    errors = []
-    for request, answer, blend in zip(requests, answers, blends, strict=True):
-        prompt, tokens = request["prompt"], answer["tokens"]
-        assert len(tokens) == request["max_tokens"]
-        with oracle.steered(model, FAMILY.projection, blend):
-            wanted = oracle.distributions(model, prompt + tokens)[len(prompt) - 1 :]
-        errors.append(oracle.error(answer["distributions"], wanted))
-        assert wanted.argmax(-1).tolist() == tokens
-    return max(errors)
 
 
 @pytest.mark.shows("features", "preemption and resume", note="four requests, four KV blocks")
@@ -44,23 +28,14 @@ def test_a_preempted_request_goes_on_with_its_persona(
     tmp_path: Path,
     measured: Measured,
 ) -> None:
-    file = tmp_path / "alice.safetensors"
-    alice = random_persona(file, seed=0, family=FAMILY)
-    path = checkpoint("llama")
-    strengths = [1.0, -0.7, None, 1.6]
-    requests = [
-        {
-            "prompt": random_prompt(seed, length=24),
-            "max_tokens": 20,
-            "prompt_distributions": False,
-            "persona": strength and {"id": "alice", "strength": strength},
-        }
-        for seed, strength in enumerate(strengths)
-    ]
+    batch = MixedBatch(tmp_path, checkpoint("llama"), FAMILY)
+    requests = batch.requests(
+        lambda seed: random_prompt(seed, length=24), max_tokens=20, prompt_distributions=False
+    )
     (result,) = engines(
         [
             {
-                "model": str(path),
+                "model": str(batch.model),
                 # Each request outgrows its first block of 32 tokens; four are usable, and one is
                 # vLLM's own.
                 "kwargs": {
@@ -68,7 +43,7 @@ def test_a_preempted_request_goes_on_with_its_persona(
                     "num_gpu_blocks_override": 5,
                     "disable_log_stats": False,
                 },
-                "personas": {"alice": str(file)},
+                "personas": batch.files,
                 "batches": [requests],
             }
         ],
@@ -76,10 +51,11 @@ def test_a_preempted_request_goes_on_with_its_persona(
     )
     assert "error" not in result, result["error"]
     assert result["metrics"]["num_preemptions"] > 0
-    blends = [{alice: strength} if strength else {} for strength in strengths]
-    error = check(path, requests, result["batches"][0], blends)
-    measured({"preempted": error})
-    assert error < BOUND
+    errors = batch.errors(requests, result["batches"][0])
+    measured(errors)
+    effect = errors.pop("effect")
+    assert max(errors.values()) < BOUND
+    assert effect > 1000 * BOUND
     assert result["bank"][0]["requests"] == 0
 
 
@@ -118,10 +94,19 @@ def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
         **RUNNERS[runner],
     )
     assert "error" not in result, result["error"]
-    blends = [{personas[index]: strength} for index, strength in wishes]
-    error = check(path, requests, result["batches"][0], blends)
-    measured({"slots": error})
-    assert error < BOUND
+    model = oracle.load_hf(path)
+    errors = []
+    for request, answer, (index, strength) in zip(
+        requests, result["batches"][0], wishes, strict=True
+    ):
+        prompt, tokens = request["prompt"], answer["tokens"]
+        assert len(tokens) == request["max_tokens"]
+        with oracle.steered(model, FAMILY.projection, {personas[index]: strength}):
+            wanted = oracle.distributions(model, prompt + tokens)[len(prompt) - 1 :]
+        errors.append(oracle.error(answer["distributions"], wanted))
+        assert wanted.argmax(-1).tolist() == tokens
+    measured({"slots": max(errors)})
+    assert max(errors) < BOUND
     (bank,) = result["bank"]
     assert bank["slots"] == 2
     assert bank["requests"] == 0

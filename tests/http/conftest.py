@@ -33,11 +33,13 @@ def tiny_server(
     tiny_personas: tuple[Path, dict[str, Persona]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """The tiny model, float32, eager, 24 personas and few sequences at a time, so that slots are reused."""
+    """The tiny model, float32, eager, 24 personas and few sequences at a time, so that slots are reused.
+    Structured output has no blanks to choose."""
     log = tmp_path_factory.mktemp("server") / "tiny.log"
     running = start_server(
         tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
-        *TINY_SERVER,
+        "--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}',
+        "--enable-auto-tool-choice", "--tool-call-parser", "phi4_mini_json", *TINY_SERVER,
     )  # fmt: skip
     yield running
     stop_server(running)

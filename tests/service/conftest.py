@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
-import torch
 from local_postgres import Postgres
 
 _numbers = itertools.count()
@@ -40,11 +38,3 @@ def new_database(postgres: Postgres) -> str:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     admin.dispose()
     return postgres.url.removesuffix("postgres") + name
-
-
-@pytest.fixture(scope="session")
-def reference(tiny_model: Path) -> Any:
-    """The tiny model in plain Hugging Face, for ``tests.oracle``."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()

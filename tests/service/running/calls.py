@@ -38,13 +38,26 @@ def ask(web: httpx.Client, name: Any, **fields: Any) -> httpx.Response:
     return web.post("/v1/completions", json=body)
 
 
-def check(reply: httpx.Response, seed: int | None, reference: Any) -> None:
-    """The answer is that of the persona ``seed``, or of nobody, and of no other."""
+def check(reply: httpx.Response, seed: int | None, reference: Any) -> dict[str, float]:
+    """The answer is that of the persona ``seed``, or of nobody, and of no other.
+
+    Returns the largest |log-probability difference| and, under ``effect``, what a plain answer would be off by.
+    """
     assert reply.status_code == 200, reply.text
     (choice,) = reply.json()["choices"]
-    parts = [] if seed is None else [(persona(seed), 1.0)]
-    wanted = logprobs(reference, [*PROMPT, *choice["token_ids"]], parts)[len(PROMPT) - 1 :]
-    assert np.abs(np.array(choice["logprobs"]["token_logprobs"]) - wanted).max() < 1e-4
+    said = np.array(choice["logprobs"]["token_logprobs"])
+
+    def off(parts: list[tuple[Persona, float]]) -> float:
+        wanted = logprobs(reference, [*PROMPT, *choice["token_ids"]], parts)[len(PROMPT) - 1 :]
+        return float(np.abs(said - wanted).max())
+
+    if seed is None:
+        plain = off([])
+        assert plain < 1e-4
+        return {"plain": plain}
+    steered = off([(persona(seed), 1.0)])
+    assert steered < 1e-4
+    return {"steered": steered, "effect": off([])}
 
 
 def error_of(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -97,6 +97,21 @@ def test_uploads_that_wait_for_their_turn_hold_no_request_up(
                 error_of(future.result(), 503, "registry_unavailable")
 
 
+def only_what_is_in_memory_answers(
+    web: httpx.Client, hot: str, seed: int, cold: str, reference: Any
+) -> None:
+    for _ in range(3):
+        check(ask(web, hot), seed, reference)
+        check(ask(web, None), None, reference)
+        refused = ask(web, cold)
+        assert "try again" in error_of(refused, 503, "registry_unavailable")["message"]
+        assert int(refused.headers["retry-after"]) > 0
+    assert [model["id"] for model in web.get("/v1/models").json()["data"]] == ["base"]
+    listing = web.get("/v1/personas")
+    error_of(listing, 503, "registry_unavailable")
+    assert "retry-after" in listing.headers
+
+
 def test_in_an_outage_hot_personas_and_plain_requests_answer_and_cold_ones_wait(
     web: httpx.Client, postgres: Postgres, reference: Any
 ) -> None:
@@ -105,16 +120,9 @@ def test_in_an_outage_hot_personas_and_plain_requests_answer_and_cold_ones_wait(
     check(ask(web, "hot"), 17, reference)
     postgres.kill()
     try:
-        for _ in range(3):
-            check(ask(web, "hot"), 17, reference)
-            check(ask(web, None), None, reference)
-            refused = ask(web, "cold")
-            assert "try again" in error_of(refused, 503, "registry_unavailable")["message"]
-            assert int(refused.headers["retry-after"]) > 0
+        only_what_is_in_memory_answers(web, "hot", 17, "cold", reference)
         assert "palign_registry_down 1.0" in web.get("/metrics").text
-        models = web.get("/v1/models")
-        assert [model["id"] for model in models.json()["data"]] == ["base"]
-        for reply in (web.get("/v1/personas"), put(web, "x", 1), web.delete("/v1/personas/hot")):
+        for reply in (put(web, "x", 1), web.delete("/v1/personas/hot")):
             error_of(reply, 503, "registry_unavailable")
             assert "retry-after" in reply.headers
     finally:
@@ -133,12 +141,7 @@ def test_a_database_that_hangs_is_an_outage_too(
     check(ask(web, "warm"), 25, reference)
     postgres.freeze()
     try:
-        for _ in range(3):
-            check(ask(web, "warm"), 25, reference)
-            check(ask(web, None), None, reference)
-            error_of(ask(web, "frozen"), 503, "registry_unavailable")
-        assert [model["id"] for model in web.get("/v1/models").json()["data"]] == ["base"]
-        error_of(web.get("/v1/personas"), 503, "registry_unavailable")
+        only_what_is_in_memory_answers(web, "warm", 25, "frozen", reference)
     finally:
         postgres.thaw()
     wait_until_it_is_back(web)

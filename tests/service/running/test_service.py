@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Server, stop_server
+from tests.matrix import Measured
 from tests.oracle import logprobs
 from tests.personas import random_persona
 from vllm_palign.models import MAX_LISTED
@@ -210,17 +211,28 @@ def test_every_api_server_process_sees_a_change_at_once(
             error_of(ask(client, "fresh"), 404, "persona_not_found")
 
 
+@pytest.mark.shows(
+    "features", "data parallel 2", note="two API server processes; each engine asked by its rank"
+)
 def test_both_data_parallel_engines_serve_what_was_just_put(
-    web: httpx.Client, service: Server, reference: Any
+    web: httpx.Client, service: Server, reference: Any, measured: Measured
 ) -> None:
     before = answered(service)
+    errors: dict[str, float] = {}
+    effects = []
     for seed in (21, 22):
         put(web, "parallel", seed, replace="true")
         for rank in ("0", "1"):
             web.headers["x-data-parallel-rank"] = rank
-            check(ask(web, "parallel"), seed, reference)
-            check(ask(web, None), None, reference)
+            steered = check(ask(web, "parallel"), seed, reference)
+            plain = check(ask(web, None), None, reference)
+            effects.append(steered.pop("effect"))
+            errors |= {
+                f"{name} rank {rank}, {seed}": error for name, error in (steered | plain).items()
+            }
     web.delete("/v1/personas/parallel")
+    measured({**errors, "effect": min(effects)})
+    assert min(effects) > 0.1
     grown = {engine: count - before.get(engine, 0) for engine, count in answered(service).items()}
     assert grown == {"0": 4, "1": 4}
 
