@@ -27,12 +27,18 @@ BOUND = 1e-4
 WHO = (None, "p0", "p1", "p2", "p3")
 MESSAGES: Any = [{"role": "user", "content": "How are you?"}]
 MOODS = ["calm", "cheerful", "curious", "gloomy", "proud", "shy", "tired", "wild"]
-SCHEMA = {
-    "type": "object",
-    "properties": {"mood": {"type": "string", "enum": MOODS}},
-    "required": ["mood"],
-    "additionalProperties": False,
-}
+PLACES = ["beach", "city", "forest", "home", "library", "market", "mountain", "river"]
+
+
+def one_of(field: str, words: list[str]) -> dict[str, Any]:
+    """The JSON schema of an object that has one of the words in its field."""
+    properties = {field: {"type": "string", "enum": words}}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [field],
+        "additionalProperties": False,
+    }
 
 
 @dataclass(frozen=True)
@@ -132,37 +138,46 @@ def test_a_stop_string_ends_a_steered_answer_as_it_ends_a_plain_one(
     judge(list(zip(WHO, answers, strict=True)))
 
 
+Compile = Callable[[dict[str, Any]], Grammar]
+
+
 @pytest.fixture(scope="module")
-def grammar(tiny_model: Path, reference: Any) -> Grammar:
-    return Grammar(SCHEMA, AutoTokenizer.from_pretrained(tiny_model), reference.config.vocab_size)
+def grammar(tiny_model: Path, reference: Any) -> Compile:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    return lambda schema: Grammar(schema, tokenizer, reference.config.vocab_size)
 
 
 @pytest.mark.shows("features", "structured output", note="a JSON schema; of what it allows")
 def test_structured_output_is_what_the_steered_model_says_within_the_schema(
-    tiny_server: Server, judge: Judge, grammar: Grammar
+    tiny_server: Server, judge: Judge, grammar: Compile
 ) -> None:
-    schema = {"type": "json_schema", "json_schema": {"name": "mood", "schema": SCHEMA}}
-    answers = at_once(chat, tiny_server, [{"response_format": schema}] * len(WHO))
+    schema = one_of("mood", MOODS)
+    wanted = {"type": "json_schema", "json_schema": {"name": "mood", "schema": schema}}
+    answers = at_once(chat, tiny_server, [{"response_format": wanted}] * len(WHO))
     said = [json.loads(answer.choice["message"]["content"])["mood"] for answer in answers]
     assert set(said) <= set(MOODS)
     assert len(set(said)) > 1, "one answer for all would show nothing"
-    judge(list(zip(WHO, answers, strict=True)), grammar)
+    judge(list(zip(WHO, answers, strict=True)), grammar(schema))
 
 
 @pytest.mark.shows(
     "features", "tool calls", note="a named tool; its arguments, of what they may be"
 )
 def test_a_tool_call_has_the_arguments_that_the_steered_model_chooses(
-    tiny_server: Server, judge: Judge, grammar: Grammar
+    tiny_server: Server, judge: Judge, grammar: Compile
 ) -> None:
-    tool = {"type": "function", "function": {"name": "set_mood", "parameters": SCHEMA}}
-    named = {"type": "function", "function": {"name": "set_mood"}}
+    schema = one_of("place", PLACES)
+    tool = {"type": "function", "function": {"name": "go_to", "parameters": schema}}
+    named = {"type": "function", "function": {"name": "go_to"}}
     answers = at_once(chat, tiny_server, [{"tools": [tool], "tool_choice": named}] * len(WHO))
+    said = []
     for answer in answers:
         (call,) = answer.choice["message"]["tool_calls"]
-        assert call["function"]["name"] == "set_mood"
-        assert json.loads(call["function"]["arguments"])["mood"] in MOODS
-    judge(list(zip(WHO, answers, strict=True)), grammar)
+        assert call["function"]["name"] == "go_to"
+        said.append(json.loads(call["function"]["arguments"])["place"])
+    assert set(said) <= set(PLACES)
+    assert len(set(said)) > 1, "one answer for all would show nothing"
+    judge(list(zip(WHO, answers, strict=True)), grammar(schema))
 
 
 def metric(server: Server, name: str, **labels: str) -> float:

@@ -38,7 +38,7 @@ def latent(config: str, **fields: Any) -> Family:
 
 LATENT: dict[str, Family] = {
     "deepseek_v2": latent("DeepseekV2Config"),
-    # As in its checkpoints; without it vLLM has no place for the bias of the router.
-    "deepseek_v3": latent("DeepseekV3Config", topk_method="noaux_tc"),
+    # What vLLM reads of its checkpoints' configs and transformers does not write.
+    "deepseek_v3": latent("DeepseekV3Config", topk_method="noaux_tc", scoring_func="sigmoid"),
     "glm4_moe_lite": latent("Glm4MoeLiteConfig"),
 }
