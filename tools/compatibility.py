@@ -41,7 +41,8 @@ FEATURES = """
 ## Features
 
 One batch of four: a plain request, two personas (one with negative strength) and a blend. V2 is vLLM's runner for GPUs, run
-here through the Triton interpreter, in one process.
+here through the Triton interpreter, in one process. Rows asked over HTTP (clients that leave, data parallel, stop strings,
+structured output, tool calls) compare the log-probabilities of the answers' tokens.
 """
 
 FAMILIES = """

@@ -147,7 +147,9 @@ def grammar(tiny_model: Path, reference: Any) -> Compile:
     return lambda schema: Grammar(schema, tokenizer, reference.config.vocab_size)
 
 
-@pytest.mark.shows("features", "structured output", note="a JSON schema; of what it allows")
+@pytest.mark.shows(
+    "features", "structured output", note="a JSON schema; log-probabilities among what it allows"
+)
 def test_structured_output_is_what_the_steered_model_says_within_the_schema(
     tiny_server: Server, judge: Judge, grammar: Compile
 ) -> None:
@@ -161,7 +163,7 @@ def test_structured_output_is_what_the_steered_model_says_within_the_schema(
 
 
 @pytest.mark.shows(
-    "features", "tool calls", note="a named tool; its arguments, of what they may be"
+    "features", "tool calls", note="a named tool; its arguments, among what its schema allows"
 )
 def test_a_tool_call_has_the_arguments_that_the_steered_model_chooses(
     tiny_server: Server, judge: Judge, grammar: Compile
