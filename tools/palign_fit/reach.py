@@ -17,9 +17,9 @@ from palign_fit.record import is_weak
 REACHES = (1.0, 0.5, 0.25)
 """Parts of the alpha that perplexity allows, tried on every model."""
 
-ENOUGH = 0.9
-"""The longest reach is taken that carries this part of what the best one does: more than is lost by it
-could not be told from chance, and a weak persona is of little use."""
+ENOUGH = 0.98
+"""The longest reach is taken that carries this part of what the best one does. Typical people, of one
+trait each, show a loss long after it is there in people of many (docs/fitting.md): hence so tight."""
 
 FEWEST = 60
 """With fewer items nothing can be told; the whole alpha is taken."""
