@@ -75,9 +75,12 @@ class Servers:
         """Does not set ``up``: what was acknowledged is looked at first."""
         self.life += 1
         log = self.log(self.life)
-        self._server = await asyncio.to_thread(start_server, self._model, log, *self._options)
-        # The server closes idle connections after 5 s: no request should meet a closed one.
-        limits = httpx.Limits(keepalive_expiry=2)
+        self._server = await asyncio.to_thread(
+            start_server, self._model, log, *self._options, VLLM_HTTP_TIMEOUT_KEEP_ALIVE="600"
+        )
+        # The client closes idle connections long before the server: no request should meet a closed one,
+        # also where both wait seconds for a processor.
+        limits = httpx.Limits(keepalive_expiry=60)
         self.web = httpx.AsyncClient(base_url=self._server.url, limits=limits, timeout=120)
         self._clients = {}
         self._began = time.monotonic()
