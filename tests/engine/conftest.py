@@ -14,10 +14,10 @@ from . import models
 
 HERE = Path(__file__).parent
 
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, str | None] = {
     "VLLM_PLUGINS": "palign",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": None,  # whole GiB, and it would overrule kv_cache_memory_bytes
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
