@@ -18,8 +18,8 @@ REACHES = (1.0, 0.5, 0.25)
 """Parts of the alpha that perplexity allows, tried on every model."""
 
 ENOUGH = 0.98
-"""The longest reach is taken that carries this part of what the best one does. Typical people, of one
-trait each, show a loss long after it is there in people of many (docs/fitting.md): hence so tight."""
+"""The longest reach is taken that carries this part of what the best one does. So tight because typical
+people lose less than real ones, whose alpha may be above the expected (docs/fitting.md)."""
 
 FEWEST = 60
 """With fewer items nothing can be told; the whole alpha is taken."""
