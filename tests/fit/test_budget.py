@@ -79,6 +79,11 @@ def test_a_check_that_breaks_the_model_ends_at_the_smallest_alpha(
         assert Budget(None, PLAIN, 1.0).checked(HEADS, 3.0)[0] == MIN_ALPHA  # type: ignore[arg-type]
 
 
+def test_text_that_gains_does_not_raise_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs(monkeypatch, lambda alpha: -0.01 * alpha**2)
+    assert Budget(None, PLAIN, 1.0).checked(HEADS, 3.0)[0] == 3.0  # type: ignore[arg-type]
+
+
 def test_one_correction_brings_a_quadratic_cost_near_the_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

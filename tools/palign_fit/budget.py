@@ -94,17 +94,16 @@ class Budget:
         """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.
 
         Up to three corrections towards TARGET_RATIO, then down until MAX_RATIO is kept or
-        MIN_ALPHA is reached. A shorter reach comes last: what it costs is too little to correct by.
+        MIN_ALPHA is reached. Text that costs next to nothing, or gains, says nothing about alpha, which
+        then stays. A shorter reach comes last: what it costs is too little to correct by.
         """
         target = math.log(TARGET_RATIO)
         found = steered_perplexity(self.model, heads, alpha)
         for _ in range(_CORRECTIONS):
             cost = math.log(found / self.plain)
-            if abs(cost - target) <= target / 4:
+            if cost <= target / 8 or abs(cost - target) <= target / 4:
                 break
-            # Cost grows with alpha squared, once it is large enough to be told from noise.
-            step = math.sqrt(target / cost) if cost > target / 8 else 1.5
-            alpha = _rounded(alpha * min(max(step, 0.5), 2.0))
+            alpha = _rounded(alpha * min(max(math.sqrt(target / cost), 0.5), 2.0))
             found = steered_perplexity(self.model, heads, alpha)
         if reach < 1 or self._beyond(found):
             return self.bounded(heads, reach * alpha)
