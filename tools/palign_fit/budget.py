@@ -101,7 +101,8 @@ class Budget:
         found = steered_perplexity(self.model, heads, alpha)
         for _ in range(_CORRECTIONS):
             cost = math.log(found / self.plain)
-            if cost <= target / 8 or abs(cost - target) <= target / 4:
+            # NaN is neither: it goes down below.
+            if not cost > target / 8 or abs(cost - target) <= target / 4:
                 break
             alpha = _rounded(alpha * min(max(math.sqrt(target / cost), 0.5), 2.0))
             found = steered_perplexity(self.model, heads, alpha)
