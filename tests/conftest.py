@@ -61,9 +61,8 @@ LONGEST = ("tests/test_soak.py", "tests/engine/test_families.py", *SHARED_SERVER
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(ENVIRONMENT)
     if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = (
-            False  # by number of tests, xdist would begin with the shortest
-        )
+        # By number of tests, xdist would begin with the shortest.
+        config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

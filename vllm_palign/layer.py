@@ -126,7 +126,7 @@ def _named(modules: dict[str, nn.Module], pattern: re.Pattern[str], width: int) 
 
 
 def _input_width(module: nn.Module) -> int | None:
-    # LoRA's wrapper says nothing of its width before vLLM 0.30: its base layer does.
+    # LoRA's wrapper says nothing of its width in vLLM 0.27: its base layer does.
     for owner in (module, getattr(module, "base_layer", None)):
         for name in ("input_size_per_partition", "in_features"):
             width = getattr(owner, name, None)

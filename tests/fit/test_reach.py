@@ -90,3 +90,14 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
     assert (short.offsets == full.offsets).all()
     assert full.fit["alpha_from"] == "perplexity"
     assert short.fit["alpha_from"].startswith("0.25 x what perplexity allows")
+
+
+def test_who_gives_alpha_does_not_wait_for_what_would_choose_it(
+    tiny: Any, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ContentFitter, "_carried", None)
+    every = np.ones(120, bool)
+    given = Settings(heads=5, alpha=2.0)
+    assert ContentFitter(tiny, inventory, every, given).reach == 1.0
+    with pytest.raises(TypeError):
+        ContentFitter(tiny, inventory, every, Settings(heads=5))

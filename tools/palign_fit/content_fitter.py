@@ -74,16 +74,11 @@ class ContentFitter:
         if not math.isfinite(self.budget.plain):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
         self.yardstick = Yardstick.measure(model, inventory, used) if settings.check else None
-        self.reach = find_reach(
-            lambda: self._carried(used, tick),
-            int(used.sum()),
-            key={
-                "what": f"reach {VERSION}",
-                "items": [item.text for item in inventory.items],
-                "blind": [_known_by(one) for one in self.blind],
-                **of_model,
-            },
-            cache=cache,
+        # Whoever gives alpha does not wait for what would choose it.
+        self.reach = (
+            REACHES[0]
+            if settings.alpha is not None
+            else self._find_reach(used, of_model, cache, tick)
         )
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
@@ -107,6 +102,25 @@ class ContentFitter:
                 steering, scale = self.steering(plan, weights)
                 if scale > 0:
                     yield place, sign, steering, plan.disturbance(weights, scale)
+
+    def _find_reach(
+        self,
+        used: Mask,
+        of_model: dict[str, object],
+        cache: Cache | None,
+        tick: Callable[[int], None],
+    ) -> float:
+        return find_reach(
+            lambda: self._carried(used, tick),
+            int(used.sum()),
+            key={
+                "what": f"reach {VERSION}",
+                "items": [item.text for item in self.inventory.items],
+                "blind": [_known_by(one) for one in self.blind],
+                **of_model,
+            },
+            cache=cache,
+        )
 
     def _carried(self, used: Mask, tick: Callable[[int], None]) -> list[float]:
         """How well held-out items follow typical people at each of REACHES: correlation of the real
