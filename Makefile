@@ -75,6 +75,7 @@ bench: setup
 
 bench-latency: setup
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/steered.py
 
 bench-fit: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-fit]"

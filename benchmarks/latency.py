@@ -1,10 +1,11 @@
 """What an idle plugin costs the engine alone: stock vLLM and the plugin switched on, by ``vllm bench latency``.
 
-    python benchmarks/latency.py [--pairs N]
+    python benchmarks/latency.py [--rounds N]
 
-Each pair is two fresh processes, one after the other on the same core, every other pair in the other order:
-two processes of one kind differ by a percent or two, so the median over pairs is what counts. In every
-process one batch of 16 x (32 + 64) tokens again and again. bfloat16, compiled. About a minute and a half a pair.
+In a round two fresh processes run at the same time, a core each, then two more the other way round; its ratio
+is the geometric mean of both. Two processes of one kind differ by a percent or two, so the median over rounds
+is what counts. In every process one batch of 16 x (32 + 64) tokens again and again. bfloat16, compiled.
+Three to four minutes a round.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from price import MODEL
@@ -23,33 +25,41 @@ from servers import ENVIRONMENT
 from tables import spread
 
 BATCH, PROMPT, TOKENS = 16, 32, 64
-WARM_UP, ITERATIONS = 1, 5
+WARM_UP, ITERATIONS = 1, 8
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise SystemExit("two cores are needed, one for each of a pair")
     ratios = []
-    for pair in range(options.pairs):
-        order = ("stock", "idle") if pair % 2 else ("idle", "stock")
-        seconds = {name: latency(enabled=name == "idle") for name in order}
-        ratios.append(seconds["stock"] / seconds["idle"])
-        print(
-            f"pair {pair + 1}: stock {seconds['stock']:.4f} s, idle {seconds['idle']:.4f} s",
-            flush=True,
-        )
+    for number in range(options.rounds):
+        there, back = pair(cores), pair(cores[::-1])
+        ratios.append(statistics.geometric_mean((there, back)))
+        print(f"round {number + 1}: {there:.3f} and {back:.3f}", file=sys.stderr, flush=True)
     print(f"idle, of stock's speed: {spread(ratios)}")
     return 0
 
 
-def latency(*, enabled: bool) -> float:
-    """Median seconds of one batch in a fresh process."""
+def pair(cores: list[int]) -> float:
+    """Idle's speed of stock's, both at the same time, stock on the first core."""
+    with ThreadPoolExecutor() as pool:
+        stock = pool.submit(latency, "stock", cores[0])
+        idle = pool.submit(latency, "idle", cores[1])
+        return stock.result() / idle.result()
+
+
+def latency(name: str, core: int) -> float:
+    """Median seconds of one batch in a fresh process on ``core``."""
+    os.sched_setaffinity(0, {core})  # of this thread, and what it starts
     environment = {**os.environ, **ENVIRONMENT}
     environment.pop("VLLM_PLUGINS", None)
-    if enabled:
+    if name == "idle":
         environment["VLLM_PLUGINS"] = "palign"
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder) / "latency.json", Path(folder) / "log"
@@ -62,7 +72,6 @@ def latency(*, enabled: bool) -> float:
                     "--num-iters-warmup", str(WARM_UP), "--num-iters", str(ITERATIONS), "--output-json", result,
                 ],
                 stdout=out, stderr=out, env=environment, check=False,
-                preexec_fn=lambda: os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}),
             )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"vllm bench latency failed:\n{log.read_text()[-4000:]}")

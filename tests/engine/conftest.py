@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def run_engines(
     for engine in engines:
         engine["kwargs"] = ENGINE | engine.get("kwargs", {})
     job.write_text(json.dumps({"engines": engines}))
-    with (folder / "log.txt").open("w") as log:
+    # The driver leaves without exit handlers: what it has in its temporary folder goes with this one.
+    with tempfile.TemporaryDirectory() as temporary, (folder / "log.txt").open("w") as log:
+        variables["TMPDIR"] = temporary
         # Our own group, so that a timeout leaves no engine behind.
         process = subprocess.Popen(
             [sys.executable, str(HERE / script), str(job), str(result)],

@@ -65,7 +65,7 @@ def complete(server: Server, who: str | None, **options: Any) -> Answer:
 def chat(server: Server, who: str | None, **options: Any) -> Answer:
     fields = {"messages": MESSAGES, "max_tokens": 40, "temperature": 0, "logprobs": True}
     reply = server.post(
-        "/v1/chat/completions", persona=who, return_token_ids=True, **fields, **options
+        "/v1/chat/completions", persona=who, return_token_ids=True, **fields | options
     )
     assert reply.status_code == 200, reply.text
     (choice,) = reply.json()["choices"]
@@ -180,6 +180,46 @@ def test_a_tool_call_has_the_arguments_that_the_steered_model_chooses(
     assert set(said) <= set(PLACES)
     assert len(set(said)) > 1, "one answer for all would show nothing"
     judge(list(zip(WHO, answers, strict=True)), grammar(schema))
+
+
+@pytest.mark.shows(
+    "features", "tool calls, required", note="one of two tools, and its arguments, likewise"
+)
+def test_a_required_tool_call_is_the_one_that_the_steered_model_chooses(
+    tiny_server: Server, judge: Judge, grammar: Compile
+) -> None:
+    schemas = {"go_to": one_of("place", PLACES), "feel": one_of("mood", MOODS)}
+    functions = [{"name": name, "parameters": schema} for name, schema in schemas.items()]
+    options = {
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 60,
+    }
+    answers = at_once(chat, tiny_server, [options] * len(WHO))
+    said = []
+    for answer in answers:
+        (call,) = answer.choice["message"]["tool_calls"]
+        schema = schemas[call["function"]["name"]]
+        (field,) = schema["required"]
+        said.append(json.loads(call["function"]["arguments"])[field])
+        assert said[-1] in schema["properties"][field]["enum"]
+    assert len(set(said)) > 1, "one answer for all would show nothing"
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"type": "string", "enum": [name]}, "parameters": schema},
+            "required": ["name", "parameters"],
+        }
+        for name, schema in schemas.items()
+    ]
+    allowed = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 1,
+        "items": {"type": "object", "anyOf": calls},
+    }
+    judge(list(zip(WHO, answers, strict=True)), grammar(allowed))
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
