@@ -11,7 +11,7 @@ from palign_fit import prompts
 from palign_fit.activations import collect
 from palign_fit.errors import FitError, InputError
 from palign_fit.likelihood import perplexity, statement_loglik
-from palign_fit.model import find_projections, open_model, wrap
+from palign_fit.model import find_projections, model_dtype, open_model, wrap
 from palign_fit.steer import steered
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
@@ -184,3 +184,14 @@ def test_a_model_without_head_outputs_is_refused_by_name(tiny: Any) -> None:
 def test_a_folder_that_is_no_model_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         open_model(str(tmp_path))
+
+
+def test_a_half_precision_checkpoint_is_float32_on_a_cpu_unless_asked_otherwise(
+    tiny: Any, tmp_path: Path
+) -> None:
+    import copy
+
+    copy.deepcopy(tiny.model).bfloat16().save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    assert model_dtype(open_model(str(tmp_path), device="cpu")) == "float32"
+    assert model_dtype(open_model(str(tmp_path), device="cpu", dtype="bfloat16")) == "bfloat16"

@@ -32,6 +32,10 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own."),
+]
 InventoryOption = Annotated[
     Path | None,
     typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),

@@ -12,6 +12,7 @@ from palign_fit.answers import read_answers
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     InventoryOption,
     JsonOption,
     quiet_transformers,
@@ -65,7 +66,7 @@ def evaluate(
     ] = None,
     in_flight: Annotated[int, typer.Option(help="Requests to --server at once.")] = 16,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Measure personas and prompts on answers they were not made from."""

@@ -14,6 +14,7 @@ from palign_fit.answers import read_answers
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     InventoryOption,
     JsonOption,
     quiet_transformers,
@@ -69,7 +70,7 @@ def judge(
         str | None, typer.Option(help="For --server.", envvar="PALIGN_API_KEY", show_envvar=True)
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Let another model rate how well answers to open questions fit each person."""

@@ -12,6 +12,7 @@ import typer
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     JsonOption,
     alpha_of,
     check_description,
@@ -42,7 +43,7 @@ def pairs(
         typer.Option(help="Model name to record; default: --model, or its folder's name."),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     allow_weak: Annotated[
         bool, typer.Option("--allow-weak", help="A weak fit does not end with exit 3.")
     ] = False,

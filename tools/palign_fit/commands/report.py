@@ -11,6 +11,7 @@ import typer
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     JsonOption,
     quiet_transformers,
     with_exit_codes,
@@ -33,7 +34,7 @@ def report(
         Path | None, typer.Option(help="Page to write; default: report.html in DIR.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Show a folder of personas as one HTML page that needs no network."""

@@ -16,6 +16,7 @@ from palign_fit.cache import Cache, default_folder
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     InventoryOption,
     JsonOption,
     alpha_of,
@@ -63,7 +64,7 @@ def run(
         str | None, typer.Option(help="Model name to record; default: --model.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     check: Annotated[
         bool,
         typer.Option(

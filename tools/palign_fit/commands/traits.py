@@ -13,6 +13,7 @@ from palign_fit.cache import Cache, default_folder
 from palign_fit.commands.common import (
     Device,
     Dtype,
+    DtypeOption,
     JsonOption,
     check_description,
     quiet_transformers,
@@ -42,7 +43,7 @@ def traits(
         typer.Option(help="Model name to record; default: --model, or its folder's name."),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: Annotated[Dtype, typer.Option(help="auto: the checkpoint's own.")] = Dtype.auto,
+    dtype: DtypeOption = Dtype.auto,
     cache: Annotated[
         Path | None,
         typer.Option(help="Keeps what no value changes; default: ~/.cache/palign-fit."),
