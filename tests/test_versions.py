@@ -17,10 +17,10 @@ from vllm_palign.versions import NEWEST, OLDEST, SUPPORTED, include_instead, is_
     ("version", "proven"),
     [
         ("0.32.0", True),
-        ("0.29.0", True),
+        ("0.27.0", True),
         ("0.32.0+cpu", True),
         ("0.32.5rc1.dev3+g123", True),
-        ("0.28.9", False),
+        ("0.26.9", False),
         ("0.33.0", False),
         ("1.30.0", False),
         ("dev", False),

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-OLDEST, NEWEST = (0, 29), (0, 32)
+OLDEST, NEWEST = (0, 27), (0, 32)
 """Minor releases, both proven."""
-SUPPORTED = "vllm 0.29 to 0.32"
+SUPPORTED = "vllm 0.27 to 0.32"
 
 
 def vllm_version() -> str:
