@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.oracle import table
 from tests.personas import random_persona
 from tests.soak.judge import Judge
 from tests.soak.names import Names
+from tests.soak.questions import Answer, _whole
 from tests.soak.report import MIB, MOST_GROWTH, result
 from tests.soak.servers import Sample
 from tests.soak.tally import LEFT, REFUSED, RIGHT, Tally, Wrong
@@ -65,6 +67,13 @@ def test_five_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path
     }
     assert not {(outcome, kind) for outcome, kinds in HAPPENS.items() for kind in kinds} - seen
     assert not set(SHOWN) - result["features"].keys()
+
+
+def test_an_answer_of_tokens_without_text_is_an_answer_with_nothing_shown() -> None:
+    """vLLM leaves such an answer's ``content`` empty."""
+    answer = Answer(None)
+    _whole(answer, "responses", SimpleNamespace(output=[SimpleNamespace(content=[])]))
+    assert answer.choices == {0: []}
 
 
 def persona(seed: int) -> Persona:

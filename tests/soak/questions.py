@@ -115,9 +115,11 @@ def _call(
 def _whole(answer: Answer, endpoint: str, parsed: Any) -> None:
     if endpoint == "responses":
         answer.choices[0] = []
-        for item in parsed.output:  # none where no token has text
-            for entry in item.content[0].logprobs:
-                answer.add(0, entry.token, entry.logprob)
+        # No item, or one without content, where no token has text.
+        for entry in (
+            entry for item in parsed.output for part in item.content for entry in part.logprobs
+        ):
+            answer.add(0, entry.token, entry.logprob)
         return
     for choice in parsed.choices:
         _add_choice(answer, endpoint, choice)
