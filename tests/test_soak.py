@@ -76,6 +76,12 @@ def test_an_answer_of_tokens_without_text_is_an_answer_with_nothing_shown() -> N
     assert answer.choices == {0: []}
 
 
+def test_the_judge_sees_that_nothing_is_shown_of_an_answer_that_has_text(tiny_model: Path) -> None:
+    judge = Judge(tiny_model, Tally())
+    with pytest.raises(Wrong, match="nothing is shown"):
+        asyncio.run(judge.check_with_gaps([11, 222, 3333, 44], [], [], 12))
+
+
 def persona(seed: int) -> Persona:
     return random_persona(seed, **TINY, steered=6, scale=0.5)
 

@@ -64,7 +64,7 @@ def main() -> int:
             [sys.executable, ROOT / "tools" / "demo_model.py", MODEL], check=True, stdout=sys.stderr
         )
     began = time.perf_counter()
-    # The checkpoint's own dtype: on CPUs like this one the faster one for both methods.
+    # The faster dtype here, for both methods.
     model = open_model(options.model, device="cpu", dtype="bfloat16")
     loading = time.perf_counter() - began
     backend = HuggingFaceBackend(model)
@@ -172,7 +172,7 @@ def dpo(
                 learning_rate=rate,
                 lr_scheduler_type="constant",
                 beta=0.1,
-                bf16=False,  # the checkpoint is bfloat16 already, the adapter stays float32
+                bf16=False,  # the model is bfloat16 already, the adapter stays float32
                 gradient_checkpointing=False,
                 use_cpu=True,
                 report_to="none",

@@ -1,4 +1,6 @@
-"""The releases of vLLM this package is proven on, and the one thing in which 0.27 to 0.33 differ for us.
+"""The releases of vLLM this package is proven on, and what of 0.27 to 0.33 differs for us in HTTP routes.
+
+(0.27's LoRA layers differ too: ``layer`` asks what they wrap for its width.)
 
 Any other starts too, after one line in the log, if nothing we wrap or read has drifted (``hooks``). See
 docs/versions.md for what is known of which.

@@ -25,10 +25,11 @@ class Judge:
 
     def __init__(self, model: Path, tally: Tally) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         torch.set_num_threads(1)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self._words = AutoTokenizer.from_pretrained(model)
         self._tally = tally
         self._thread = ThreadPoolExecutor(1, "judge")
 
@@ -40,11 +41,13 @@ class Judge:
         count: int,
     ) -> None:
         """For answers whose tokens without text are not shown: the reference's own ``count`` tokens, of
-        which ``answer`` must be all but some. Raises Wrong."""
+        which ``answer`` must be all but some, and some of them unless all are half characters. Raises Wrong."""
         loop = asyncio.get_running_loop()
         whole = await loop.run_in_executor(
             self._thread, lambda: continuation(self.model, prompt, count, parts)
         )
+        if not answer and self._words.decode(whole).strip("\ufffd"):
+            raise Wrong(f"nothing is shown of {whole}, which have text")
         rest = iter(whole)
         if not all(token in rest for token, _ in answer):
             raise Wrong(f"{[token for token, _ in answer]} are not among {whole}, in this order")
