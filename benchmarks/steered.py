@@ -63,6 +63,7 @@ def main() -> int:
         names = write_personas(Path(folder) / "personas", MOST)
         files = {name: Path(folder) / "personas" / f"{name}.safetensors" for name in names}
         llm = engine(files)
+        check_steered(llm, names)
         for load in LOADS:
             measure(llm, load, names, 60 * options.minutes / len(LOADS))
             if options.json:
@@ -88,6 +89,27 @@ def engine(personas: dict[str, Path]) -> Any:
         distributed_executor_backend="vllm.v1.executor.uniproc_executor.UniProcExecutor",
         additional_config={"palign": {"personas": personas}},
     )
+
+
+def check_steered(llm: Any, names: list[str]) -> None:
+    """Raises SystemExit unless every persona changes what is said after one prompt."""
+    from vllm import SamplingParams
+
+    from vllm_palign import persona_args
+
+    who = [None, *[persona_args(name) for name in names]]
+    sampling = [
+        SamplingParams(
+            max_tokens=8, temperature=0.0, ignore_eos=True, detokenize=False, logprobs=0,
+            extra_args=one,
+        )
+        for one in who
+    ]  # fmt: skip
+    prompts = [{"prompt_token_ids": [5, 600, 7000, 42, 9]}] * len(who)
+    answers = llm.generate(prompts, sampling, use_tqdm=False)
+    plain, *steered = [answer.outputs[0].cumulative_logprob for answer in answers]
+    if plain in steered:
+        raise SystemExit(f"{names[steered.index(plain)]} was asked for and changed nothing")
 
 
 def measure(llm: Any, load: Load, names: list[str], seconds: float) -> None:
