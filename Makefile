@@ -79,17 +79,17 @@ bench-latency: setup
 
 bench-fit: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-fit]"
-	$(BIN)/python tools/bench_fit.py
+	$(BIN)/python benchmarks/fit.py
 
 bench-dpo: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench-dpo]"
-	$(BIN)/python tools/bench_dpo.py
+	$(BIN)/python benchmarks/dpo.py
 
 bench-store: setup
-	$(BIN)/python tools/bench_store.py
+	$(BIN)/python benchmarks/store.py
 
 bench-traits: setup
-	$(BIN)/python tools/dose_response.py
+	$(BIN)/python benchmarks/traits.py
 
 soak: setup
 	$(BIN)/python -m tests.soak

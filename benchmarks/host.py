@@ -22,14 +22,14 @@ import torch
 from subjects import HEAD_DIM, HEADS, LAYERS, write_personas
 
 from vllm_palign import Persona, load
-from vllm_palign.admission import FrontEnd
-from vllm_palign.bank import BankShape, OffsetBank
+from vllm_palign.admission.front_end import FrontEnd
+from vllm_palign.admission.resolver import PersonaStore
+from vllm_palign.effect import Stamp
 from vllm_palign.registry import Registry
+from vllm_palign.selection import Selection
 from vllm_palign.shape import ModelShape
-from vllm_palign.stamp import Stamp
-from vllm_palign.store import PersonaStore
-from vllm_palign.tenant import Tenant
-from vllm_palign.wire import Selection
+from vllm_palign.tenants.tenant import Tenant
+from vllm_palign.worker.bank import BankShape, OffsetBank
 
 PERSONAS = 256
 REPEATED = 500

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from palign_fit.evaluation.texts import chat, few_shot_prompt
-from palign_fit.inventory import built_in
+from palign_fit.inputs.inventory import built_in
 
 from vllm_palign import Persona, save
 

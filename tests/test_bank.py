@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.personas import random_persona
-from vllm_palign.bank import BankShape, OffsetBank
-from vllm_palign.ops import add_offsets
-from vllm_palign.stamp import Stamp
+from vllm_palign.effect import Stamp
+from vllm_palign.worker.bank import BankShape, OffsetBank
+from vllm_palign.worker.ops import add_offsets
 
 LAYERS, HEADS, HEAD_DIM, SLOTS, TOKENS = 3, 4, 2, 3, 16
 MODEL = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": HEAD_DIM}

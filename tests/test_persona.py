@@ -141,7 +141,7 @@ def test_a_flipped_byte_gives_another_digest_or_a_persona_error(data: st.DataObj
 def test_neither_torch_nor_vllm_is_needed_to_read_and_choose() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['vllm'] = None\n"
-        "import vllm_palign, vllm_palign.store, vllm_palign.wire, vllm_palign.config, vllm_palign.middleware\n"
+        "import vllm_palign, vllm_palign.admission.resolver, vllm_palign.selection, vllm_palign.config.config, vllm_palign.server.middleware\n"
         "print(vllm_palign.persona_args('alice', strength=1.5))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -149,5 +149,5 @@ def test_neither_torch_nor_vllm_is_needed_to_read_and_choose() -> None:
 
 
 def test_the_bank_needs_torch_but_not_vllm() -> None:
-    code = "import sys; sys.modules['vllm'] = None; import vllm_palign.bank, vllm_palign.ops"
+    code = "import sys; sys.modules['vllm'] = None; import vllm_palign.worker.bank, vllm_palign.worker.ops"
     subprocess.run([sys.executable, "-c", code], check=True)

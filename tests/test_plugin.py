@@ -16,9 +16,10 @@ import pytest
 from tests.conftest import run_python
 from tests.personas import random_persona
 from vllm_palign import PalignStartupError, Persona, save
-from vllm_palign.config import PalignConfig, StoreUrl, parse_personas
-from vllm_palign.options import refuse_front_ends
-from vllm_palign.private import private_store
+from vllm_palign.config.config import PalignConfig
+from vllm_palign.config.sources import parse_personas
+from vllm_palign.config.store_url import StoreUrl, private_store
+from vllm_palign.plugin.refusals import refuse_front_ends
 from vllm_palign.registry import Registry
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -178,7 +179,7 @@ print("RESULT " + json.dumps(said))
             "a.EngineArgs.from_cli_args = classmethod(lambda cls, namespace, more: None)",
             "PalignStartupError",
         ),
-        ("sys.modules['vllm_palign.ops'] = None", "ModuleNotFoundError"),
+        ("sys.modules['vllm_palign.worker.ops'] = None", "ModuleNotFoundError"),
     ],
     ids=["drifted", "cannot be imported"],
 )
@@ -193,7 +194,7 @@ def test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled(
 def test_enabling_leaves_other_plugins_on() -> None:
     code = (
         "import json, os\n"
-        "from vllm_palign.plugin import enable\n"
+        "from vllm_palign.switch import enable\n"
         "enable('palign')\n"
         "print('RESULT ' + json.dumps(os.environ['VLLM_PLUGINS']))"
     )

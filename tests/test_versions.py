@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
 from tests.conftest import ROOT, run_python
-from vllm_palign.versions import NEWEST, OLDEST, SUPPORTED, include_instead, is_proven
+from vllm_palign.compat.versions import NEWEST, OLDEST, SUPPORTED, include_instead, is_proven
 
 
 @pytest.mark.parametrize(

@@ -23,23 +23,15 @@ from vllm_palign import (
     PersonaNotFound,
     persona_args,
 )
-from vllm_palign.private import private_store
+from vllm_palign.admission.handoff import Passage, Seal
+from vllm_palign.admission.resolver import PersonaStore
+from vllm_palign.config.store_url import private_store
+from vllm_palign.effect import Stamp, salted
 from vllm_palign.registry import Registry
-from vllm_palign.seal import Passage, Seal
+from vllm_palign.selection import Selection, check_salt, header_value, open_named, parse_persona
+from vllm_palign.server.body import agree, parse_metadata, parse_model
 from vllm_palign.shape import ModelShape
-from vllm_palign.stamp import Stamp, salted
-from vllm_palign.store import PersonaStore
-from vllm_palign.tenant import Tenant
-from vllm_palign.wire import (
-    Selection,
-    agree,
-    check_salt,
-    header_value,
-    open_named,
-    parse_metadata,
-    parse_model,
-    parse_persona,
-)
+from vllm_palign.tenants.tenant import Tenant
 
 SHAPE = {"num_layers": 3, "num_heads": 4, "head_dim": 8}
 MODEL = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=3e38)

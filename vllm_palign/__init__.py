@@ -11,7 +11,7 @@ from vllm_palign.errors import (
     PersonaNotFound,
 )
 from vllm_palign.persona import Persona, load, save
-from vllm_palign.wire import persona_args
+from vllm_palign.selection import persona_args
 
 __version__ = "0.1.0"
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from vllm_palign import audit, management, models
-from vllm_palign.admission import FrontEnd
+from vllm_palign.admission.front_end import FrontEnd
+from vllm_palign.compat.hooks import absent, require
+from vllm_palign.compat.versions import include_instead
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.gate import Gate
-from vllm_palign.gauges import ScrapedGauges
-from vllm_palign.hooks import absent, require
-from vllm_palign.middleware import PersonaMiddleware
-from vllm_palign.versions import include_instead
+from vllm_palign.server import audit, models, personas
+from vllm_palign.server.gate import Gate
+from vllm_palign.server.gauges import ScrapedGauges
+from vllm_palign.server.middleware import PersonaMiddleware
 
 _READS = (
     "openai_serving_models.base_model_paths",
@@ -30,7 +30,7 @@ class PalignEndpoint:
 
     def attach_router(self, app: Any) -> None:
         """Inside vLLM's own authentication, which is added after plugins and so runs before them."""
-        app.include_router(management.router)
+        app.include_router(personas.router)
         include_instead(app, models.router)  # vLLM has a GET /v1/models too
         app.add_middleware(PersonaMiddleware)
         app.add_middleware(Gate)  # added later, so it runs before
@@ -57,7 +57,7 @@ def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
         first, *_ = await engine_client.collective_rpc("palign_slots")
         return dict(first)
 
-    async def personas() -> int:
+    async def registered() -> int:
         return sum((await front_end.manage(front_end.store.registry.counts)).values())
 
-    return ScrapedGauges(slots, personas)
+    return ScrapedGauges(slots, registered)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vllm_palign.effect import Stamp
 from vllm_palign.errors import PersonaIncompatible
 from vllm_palign.persona import Persona
-from vllm_palign.stamp import Stamp
+
+_logger = logging.getLogger("vllm.palign")
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,27 @@ def _attention_layers(model_config: Any, num_layers: int) -> list[int]:
         if kinds_by_layer is not None:
             return [index for index, kind in enumerate(kinds_by_layer) if kind in _ATTENTION]
     return list(range(num_layers))
+
+
+def is_foreign(persona: Persona, model: str) -> bool:
+    """Whether ``persona`` was fitted on a model of another name than the served ``model``."""
+    return _last(persona.base_model) != _last(model)
+
+
+def warn_foreign(names: Mapping[str, str], model: str) -> None:
+    """Log personas (name -> base model) that ``is_foreign``, in one line however many they are."""
+    if not names:
+        return
+    name, base_model = next(iter(names.items()))
+    _logger.warning(
+        "palign: persona %r%s was fitted on %r, served is %r of the same shape; "
+        "it will steer, but perhaps not as intended",
+        name,
+        f" and {len(names) - 1} more" if len(names) > 1 else "",
+        base_model[:80],
+        model,
+    )
+
+
+def _last(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]

@@ -13,7 +13,7 @@ from unittest import mock
 @contextlib.contextmanager
 def _without_hook_of_layer_1() -> Any:
     """As if a compiled graph, or an edit, had lost the op in one layer between load and warm-up."""
-    import vllm_palign.runner as runner
+    import vllm_palign.worker.runner as runner
 
     arm = runner.arm
 
@@ -31,7 +31,7 @@ def _without_hook_of_layer_1() -> Any:
 @contextlib.contextmanager
 def _stale_compiled_graph() -> Any:
     """As if a graph compiled by stock vLLM had been loaded: the hooks come after the compilation."""
-    import vllm_palign.runner as runner
+    import vllm_palign.worker.runner as runner
 
     arm, self_test, armed = runner.arm, runner.self_test, []
 
@@ -77,7 +77,7 @@ def _replaced(owner: str, name: str, value: Any) -> Any:
 @contextlib.contextmanager
 def _unknown_projection_names() -> Any:
     """As with a family whose output projection has a name we have never seen."""
-    import vllm_palign.layer as layer
+    import vllm_palign.worker.layer as layer
 
     names, layer.PROJECTION_NAMES = layer.PROJECTION_NAMES, ("no_such_projection",)
     try:
@@ -89,15 +89,15 @@ def _unknown_projection_names() -> Any:
 @contextlib.contextmanager
 def _other_traced_code() -> Any:
     """As after an upgrade of the plugin that changed what is traced."""
-    import vllm_palign.runner as runner
-    import vllm_palign.wiring as wiring
+    import vllm_palign.plugin.wraps as wraps
+    import vllm_palign.worker.runner as runner
 
-    traced = wiring.TRACED
-    wiring.TRACED = runner.TRACED = "0123456789ab"
+    traced = wraps.TRACED
+    wraps.TRACED = runner.TRACED = "0123456789ab"
     try:
         yield
     finally:
-        wiring.TRACED = runner.TRACED = traced
+        wraps.TRACED = runner.TRACED = traced
 
 
 @contextlib.contextmanager
@@ -133,7 +133,7 @@ def _asynchronous_scheduling() -> Any:
 def lose_hooks_and_test_again(worker: Any) -> str | None:
     """Runs in a worker: what the start-up self-test says once this rank's projections have lost their hooks."""
     from vllm_palign import PalignStartupError
-    from vllm_palign.runner import self_test
+    from vllm_palign.worker.self_test import self_test
 
     worker = getattr(worker, "worker", worker)
     for module in worker.model_runner.get_model().modules():

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from vllm_palign import PalignStartupError
-from vllm_palign.admission import FrontEnd
+from vllm_palign.admission.front_end import FrontEnd
+from vllm_palign.compat.versions import SUPPORTED
 from vllm_palign.endpoint import PalignEndpoint
-from vllm_palign.versions import SUPPORTED
 
 from .conftest import ENVIRONMENT, Run
 from .families import FAMILIES
@@ -29,7 +29,9 @@ import inspect, json
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.input_processor import InputProcessor
 from vllm.v1.worker.worker_base import WorkerWrapperBase
-from vllm_palign import PalignStartupError, hooks, options, plugin, wiring
+from vllm_palign import PalignStartupError, plugin
+from vllm_palign.compat import hooks
+from vllm_palign.plugin import command_line, wraps
 
 def hooked():
     places = {
@@ -81,7 +83,7 @@ for name, parameters in drifts.items():
     del_device = WorkerWrapperBase.init_device
     del WorkerWrapperBase.init_device
     try:
-        hooks.install(wiring.HOOKS)
+        hooks.install(wraps.HOOKS)
         results[name] = "installed"
     except PalignStartupError as error:
         results[name] = [error.message, hooked()]
@@ -93,7 +95,7 @@ try:
 except PalignStartupError as error:
     results["vllm"] = hooked()
 InputProcessor.process_inputs = eval(f"lambda {fits}, *, later=None: None")
-hooks.install((*options.COMMAND_LINE, *wiring.HOOKS))
+hooks.install((*command_line.COMMAND_LINE, *wraps.HOOKS))
 once = [InputProcessor.process_inputs, EngineArgs.create_engine_config]
 plugin.register()
 results["again"] = once == [InputProcessor.process_inputs, EngineArgs.create_engine_config]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
-from palign_fit import prompts
-from palign_fit.examples import denied, statements
-from palign_fit.inventory import Inventory, built_in
+from palign_fit.inputs import traits
+from palign_fit.inputs.inventory import Inventory, built_in
+from palign_fit.methods.palign.sentences import denied, statements
+from palign_fit.model import prompts
 
 # A loaded machine is slow, not wrong; the same examples every run.
 settings.register_profile("fit", deadline=None, derandomize=True)
@@ -30,7 +31,7 @@ def words() -> list[str]:
     from tokenizers.pre_tokenizers import Whitespace
 
     texts = [*prompts.OPENINGS, prompts.NEUTRAL_TEXT, prompts.OPTION_PROMPT, "I am Question Answer"]
-    texts += [word for poles in prompts.ADJECTIVES.values() for word in poles]
+    texts += [word for poles in traits.ADJECTIVES.values() for word in poles]
     for item in (*statements(), *built_in().items):
         texts += [item.text, denied(item.text)]
     split = Whitespace()
@@ -71,7 +72,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_checkpoint: Path) -> Any:
-    from palign_fit.model import open_model
+    from palign_fit.model.model import open_model
 
     return open_model(str(tiny_checkpoint), device="cpu")
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from palign_fit.answers import Answers, Refusal, Subject
-from palign_fit.folder import FolderOutput
-from palign_fit.population import Order, Outcome, Output, fit_population
-from palign_fit.shards import ShardOutput
+from palign_fit.inputs.answers import Answers, Refusal, Subject
+from palign_fit.output.folder import FolderOutput
+from palign_fit.output.population import Order, Outcome, Output, fit_population
+from palign_fit.output.shards import ShardOutput
 
 from vllm_palign.persona import Persona
 

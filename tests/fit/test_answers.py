@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from palign_fit.answers import Answers, parse_answers, template
 from palign_fit.errors import InputError
-from palign_fit.inventory import parse_inventory
+from palign_fit.inputs.answers import Answers, parse_answers, template
+from palign_fit.inputs.inventory import parse_inventory
 
 INVENTORY = parse_inventory(
     "id,text,trait,facet,key\ni1,talk,E,f,+\ni2,hide,E,f,-\ni3,worry,N,f,+\n",

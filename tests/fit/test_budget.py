@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from palign_fit import budget as module
-from palign_fit.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
 from palign_fit.cache import Cache
+from palign_fit.methods import budget as module
+from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
 from palign_fit.probes import SteeredHeads
 
 PLAIN = 20.0

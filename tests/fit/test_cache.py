@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import checkpoint
-from palign_fit.cache import Arrays, Cache, default_folder, key_digest
-from palign_fit.model import wrap
+from palign_fit.model import checkpoint
+from palign_fit.model.cache import Arrays, Cache, default_folder, key_digest
+from palign_fit.model.model import wrap
 
 
 class Work:
@@ -104,7 +104,7 @@ def test_the_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_a_checkpoint_is_known_by_its_content(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palign_fit.model import open_model
+    from palign_fit.model.model import open_model
 
     def digest(folder: Path, memory: Path | None = None) -> str:
         return checkpoint.digest(open_model(str(folder), device="cpu"), memory)

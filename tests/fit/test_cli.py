@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.cli import app
-from palign_fit.inventory import Inventory, built_in, read_inventory
+from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
@@ -173,7 +173,7 @@ def test_a_failure_half_way_leaves_no_partial_file(
 def test_a_model_that_cannot_be_steered_ends_with_exit_1(
     tiny_checkpoint: Path, answers_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("palign_fit.model.find_projections", lambda model: [])
+    monkeypatch.setattr("palign_fit.model.model.find_projections", lambda model: [])
     result = call(
         "run", "--model", tiny_checkpoint, "--answers", answers_file, "--out", tmp_path / "out"
     )

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import prompts
-from palign_fit.activations import collect
-from palign_fit.effects import read_effects
-from palign_fit.model import wrap
-from palign_fit.steer import steered_by
+from palign_fit.model import prompts
+from palign_fit.model.activations import collect
+from palign_fit.model.gradients import read_effects
+from palign_fit.model.model import wrap
+from palign_fit.model.steer import steered_by
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from palign_fit.answers import Subject
 from palign_fit.cli import app
 from palign_fit.commands.measuring import check_made_for
 from palign_fit.evaluation import measures as ms
@@ -17,8 +16,9 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
-from palign_fit.inventory import Inventory, Item
-from palign_fit.packed import in_rows, packed, reader_for
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory, Item
+from palign_fit.model.token_tree import in_rows, packed, reader_for
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
@@ -202,7 +202,7 @@ def test_packed_continuations_are_scored_as_alone(tiny: Any) -> None:
 def test_other_architectures_are_scored_right_or_in_rows(family: str) -> None:
     """Sliding windows and learned positions work packed; Bloom has no positions and goes in rows."""
     import torch
-    from palign_fit.model import SubjectModel
+    from palign_fit.model.model import SubjectModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)

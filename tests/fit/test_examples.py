@@ -5,11 +5,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from palign_fit import prompts
-from palign_fit.design import Design
-from palign_fit.examples import ADJECTIVES, BUILT_IN, ITEMS, STATEMENTS, Examples, denied
-from palign_fit.inventory import TRAITS, Inventory, parse_inventory
-from palign_fit.plan import PARTS, _families
+from palign_fit.inputs import traits
+from palign_fit.inputs.inventory import Inventory, parse_inventory
+from palign_fit.inputs.traits import TRAITS
+from palign_fit.methods.palign.directions import PARTS, _families
+from palign_fit.methods.palign.sentence_gradients import Design
+from palign_fit.methods.palign.sentences import (
+    ADJECTIVES,
+    BUILT_IN,
+    ITEMS,
+    STATEMENTS,
+    Examples,
+    denied,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +44,7 @@ def test_a_denial_turns_a_statement_round(said: str, opposite: str) -> None:
 
 
 def test_every_pole_has_thirty_adjectives_and_none_stands_twice() -> None:
-    poles = [pole.split(", ") for poles in prompts.ADJECTIVES.values() for pole in poles]
+    poles = [pole.split(", ") for poles in traits.ADJECTIVES.values() for pole in poles]
     assert {len(pole) for pole in poles} == {30}
     words = [word for pole in poles for word in pole]
     assert len(set(words)) == len(words)

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import examples
-from palign_fit.alpha import GRID
-from palign_fit.answers import Subject
-from palign_fit.budget import MAX_RATIO
-from palign_fit.cache import Cache
 from palign_fit.cli import app
-from palign_fit.content_fitter import FOLDS, ContentFitter
-from palign_fit.contents import deviations
 from palign_fit.errors import FitError, InputError
 from palign_fit.fit import fit_personas, open_fitter
-from palign_fit.inventory import Inventory, Item
-from palign_fit.model import SubjectModel, open_model, wrap
-from palign_fit.record import effect, is_weak
-from palign_fit.settings import Settings, check_subject
-from palign_fit.yardstick import Yardstick
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory, Item
+from palign_fit.inputs.scores import deviations
+from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.budget import MAX_RATIO
+from palign_fit.methods.palign import sentences
+from palign_fit.methods.palign.fitter import FOLDS, ContentFitter
+from palign_fit.methods.pas_reference.alpha import GRID
+from palign_fit.methods.record import effect, is_weak
+from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.model.cache import Cache
+from palign_fit.model.model import SubjectModel, open_model, wrap
 from typer.testing import CliRunner
 
 from tests.fit.conftest import answer_sheet
@@ -321,16 +321,16 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alice and bob of examples/: both hold out, their statements move apart, and language holds."""
-    from palign_fit.answers import read_answers
-    from palign_fit.inventory import built_in
-    from palign_fit.likelihood import statement_loglik
-    from palign_fit.prompts import OPENINGS, chat_prefix, continuation
-    from palign_fit.steer import steered
-    from palign_fit.yardstick import steered_perplexity
+    from palign_fit.inputs.answers import read_answers
+    from palign_fit.inputs.inventory import built_in
+    from palign_fit.methods.baseline import steered_perplexity
+    from palign_fit.model.likelihood import statement_loglik
+    from palign_fit.model.prompts import OPENINGS, chat_prefix, continuation
+    from palign_fit.model.steer import steered
 
     # A third of the shipped statements is enough to see it, and keeps the test short.
-    third = examples.statements()[::3]
-    monkeypatch.setattr(examples, "statements", lambda: third)
+    third = sentences.statements()[::3]
+    monkeypatch.setattr(sentences, "statements", lambda: third)
     model = open_model(str(demo_model), device="cpu")
     answers = Path(__file__).parents[2] / "examples" / "answers.json"
     people = read_answers(answers, built_in())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.errors import InputError
-from palign_fit.inventory import Inventory, normalised, parse_inventory, read_inventory
+from palign_fit.inputs.inventory import Inventory, normalised, parse_inventory, read_inventory
 
 GOOD = "id,text,trait,facet,key\na1,Make friends easily.,E,Friendliness,+\na2,hide,E,,-\n"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from palign_fit.cli import app
 from palign_fit.evaluation.rater import Rater
 from palign_fit.evaluation.rubric import QUESTIONS, judge_messages, parse_rating
-from palign_fit.inventory import Inventory
+from palign_fit.inputs.inventory import Inventory
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS, answer_sheet

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import prompts
-from palign_fit.activations import collect
 from palign_fit.errors import FitError, InputError
-from palign_fit.likelihood import perplexity, statement_loglik
-from palign_fit.model import find_projections, model_dtype, open_model, wrap
-from palign_fit.steer import steered
+from palign_fit.model import prompts
+from palign_fit.model.activations import collect
+from palign_fit.model.likelihood import perplexity, statement_loglik
+from palign_fit.model.model import find_projections, model_dtype, open_model, wrap
+from palign_fit.model.steer import steered
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
 from vllm_palign.persona import Persona

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from palign_fit import pair_data, prompts
 from palign_fit.cli import app
-from palign_fit.dialogue import tokenised
 from palign_fit.errors import InputError
-from palign_fit.pair_data import PairData, read_pair_data, usable
-from palign_fit.pairs import HeldOut, PairSettings, fit_pairs, steer_towards
-from palign_fit.readers import pairs as reader
-from palign_fit.readers.pairs import Pair, Pairs, parse_pairs, read_pairs
+from palign_fit.inputs import pairs as reader
+from palign_fit.inputs import traits
+from palign_fit.inputs.pairs import Pair, Pairs, parse_pairs, read_pairs
+from palign_fit.methods.pairs import data as pair_data
+from palign_fit.methods.pairs.data import PairData, read_pair_data, usable
+from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs, steer_towards
+from palign_fit.model import prompts
+from palign_fit.model.dialogue import tokenised
 from typer.testing import CliRunner, Result
 
 from vllm_palign.persona import load
@@ -46,7 +48,7 @@ def outgoing_pairs(count: int, seed: int = 0) -> list[Pair]:
 
     Ten a pole: a random model knows no synonyms, so held-out pairs have to use words of the others.
     """
-    high, low = (pole.split(", ")[:10] for pole in prompts.ADJECTIVES["E"])
+    high, low = (pole.split(", ")[:10] for pole in traits.ADJECTIVES["E"])
     middles = ["am", "feel", "like", "know", "keep", "make", "find", "try"]
     asked = [f"{one} {word}" for one in prompts.OPENINGS for word in middles]
     rng = np.random.default_rng(seed)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.answers import Subject
-from palign_fit.contents import TYPICAL, deviations, trait_scores
-from palign_fit.design import Design
-from palign_fit.heads import Choice, Group, choose, direction
-from palign_fit.inventory import Inventory, parse_inventory
-from palign_fit.plan import Plan
-from palign_fit.solve import RIDGE, Solver, relative_size
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory, parse_inventory
+from palign_fit.inputs.scores import deviations, trait_scores
+from palign_fit.inputs.traits import TYPICAL
+from palign_fit.methods.discriminant import RIDGE, Solver, relative_size
+from palign_fit.methods.heads import Choice, Group, choose, direction
+from palign_fit.methods.palign.directions import Plan
+from palign_fit.methods.palign.sentence_gradients import Design
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from palign_fit import shards
-from palign_fit.answers import Refusal
 from palign_fit.cli import app
 from palign_fit.commands import progress
 from palign_fit.errors import InputError
-from palign_fit.folder import InUse
-from palign_fit.inventory import Inventory
-from palign_fit.population import MAX_BATCH, Fitted, batch_size, resident_bytes
+from palign_fit.inputs.answers import Refusal
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.output import shards
+from palign_fit.output.folder import InUse
+from palign_fit.output.population import MAX_BATCH, Fitted, batch_size, resident_bytes
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet

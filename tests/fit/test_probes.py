@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.probes import (
+from palign_fit.methods.pas_reference.contrast import (
     Contrast,
     choose_heads,
-    correlation,
     direction,
     held_out_accuracy,
-    random_folds,
-    significant,
 )
+from palign_fit.methods.steering import correlation, random_folds, significant
 
 N, L, H, D = 120, 3, 4, 16
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.answers import Subject
-from palign_fit.cache import Cache
-from palign_fit.content_fitter import ContentFitter
-from palign_fit.inventory import TRAITS, Inventory
-from palign_fit.probes import Mask, SteeredHeads
-from palign_fit.reach import FEWEST, REACHES, find_reach
-from palign_fit.settings import Settings
+from palign_fit.arrays import Mask
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.traits import TRAITS
+from palign_fit.methods.palign.fitter import ContentFitter
+from palign_fit.methods.palign.reach import FEWEST, REACHES, find_reach
+from palign_fit.methods.settings import Settings
+from palign_fit.methods.steering import SteeredHeads
+from palign_fit.model.cache import Cache
 
 from tests.fit.conftest import answer_sheet
 from vllm_palign.persona import Persona

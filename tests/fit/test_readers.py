@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from palign_fit.answers import Answers, read_answers
 from palign_fit.errors import InputError
-from palign_fit.inventory import Inventory, Item, parse_inventory
-from palign_fit.readers import jsons, parse_records, read_records
+from palign_fit.inputs import jsons
+from palign_fit.inputs.answers import Answers, read_answers
+from palign_fit.inputs.inventory import Inventory, Item, parse_inventory
+from palign_fit.inputs.records import parse_records, read_records
 
 INVENTORY = parse_inventory(
     "id,text,trait,facet,key\ni1,talk,E,f,+\ni2,hide,E,f,-\ni3,worry,N,f,+\n",
@@ -254,7 +255,7 @@ def test_a_folder_is_read_file_by_file(tmp_path: Path) -> None:
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from palign_fit.readers import read_records\n"
+        "from pathlib import Path; from palign_fit.inputs.records import read_records\n"
         "print([r.value['id'] for r in read_records(Path('/dev/stdin'))])"
     )
     given = json.dumps(as_objects(ROWS)).encode()

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit import alpha as alpha_module
-from palign_fit.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
-from palign_fit.answers import Subject
 from palign_fit.errors import InputError
 from palign_fit.fit import fit_personas
-from palign_fit.inventory import Inventory
-from palign_fit.record import Trial
-from palign_fit.reference import ReferenceMethod
-from palign_fit.settings import Settings
-from palign_fit.yardstick import Yardstick
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.pas_reference import alpha as alpha_search
+from palign_fit.methods.pas_reference.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
+from palign_fit.methods.pas_reference.letters import ReferenceMethod
+from palign_fit.methods.record import Trial
+from palign_fit.methods.settings import Settings
 
 from tests.fit.conftest import answer_sheet
 
@@ -96,7 +96,7 @@ def test_the_search_stops_after_the_first_alpha_beyond_the_bound(
 ) -> None:
     plain = yardstick.plain_perplexity
     monkeypatch.setattr(
-        alpha_module, "steered_perplexity", lambda model, heads, alpha: plain * (1 + alpha / 10)
+        alpha_search, "steered_perplexity", lambda model, heads, alpha: plain * (1 + alpha / 10)
     )
     ann = subject(inventory, 6)
     heads = reference.fit(ann, EVERY, 4)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from palign_fit.cli import app
 from palign_fit.errors import InputError
-from palign_fit.inventory import Inventory
+from palign_fit.inputs.inventory import Inventory
 from palign_fit.reporting import samples, sources
 from palign_fit.reporting.axis import Axis
 from palign_fit.reporting.evaluated import read_evaluation
@@ -285,10 +285,10 @@ def tiny_statements(tiny: Any, steering: Persona | None) -> Any:
     """Log-likelihood of the built-in statements, nats per token, one by one."""
     from contextlib import nullcontext
 
-    from palign_fit import prompts
-    from palign_fit.inventory import built_in
-    from palign_fit.likelihood import statement_loglik
-    from palign_fit.steer import steered
+    from palign_fit.inputs.inventory import built_in
+    from palign_fit.model import prompts
+    from palign_fit.model.likelihood import statement_loglik
+    from palign_fit.model.steer import steered
 
     prefix = prompts.chat_prefix(tiny.tokenizer, prompts.OPENINGS[0])
     lines = [

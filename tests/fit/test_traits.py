@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.budget import MAX_RATIO, MIN_ALPHA
 from palign_fit.cli import app
 from palign_fit.errors import InputError
-from palign_fit.inventory import TRAITS, Inventory
-from palign_fit.sliders import parse_sliders
-from palign_fit.traits import FULL, TraitFitter, trait_effects
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.sliders import parse_sliders
+from palign_fit.inputs.traits import TRAITS
+from palign_fit.methods.budget import MAX_RATIO, MIN_ALPHA
+from palign_fit.methods.traits import FULL, TraitFitter, trait_effects
 from typer.testing import CliRunner, Result
 
 from vllm_palign.persona import Persona, load

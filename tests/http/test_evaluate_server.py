@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.cli import app
-from palign_fit.inventory import built_in
+from palign_fit.inputs.inventory import built_in
 from typer.testing import CliRunner, Result
 
 from tests.conftest import Server
@@ -120,7 +120,7 @@ def test_a_server_says_what_hugging_face_says(
     from palign_fit.evaluation.server import ServedModel
     from palign_fit.evaluation.speakers import HuggingFaceSpeaker, ServerSpeaker, Speech
     from palign_fit.evaluation.tasks import Setting
-    from palign_fit.model import open_model
+    from palign_fit.model.model import open_model
 
     prompt = "You are a very talkative person."
     settings = [Setting(), *(Setting(prompt, one, tiny_personas[1][one]) for one in NAMES)]

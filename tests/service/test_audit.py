@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from vllm_palign import audit
-from vllm_palign.gate import Gate
+from vllm_palign.server import audit
+from vllm_palign.server.gate import Gate
 
 SECRET = "palign_0123456789ab_" + "s" * 43
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from vllm_palign.options import _OPTIONS
+from vllm_palign.plugin.command_line import _OPTIONS
 
 DEPLOY = ROOT / "examples" / "deploy"
 COMPOSE = DEPLOY / "compose"

@@ -74,8 +74,9 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 
 CODE = """
 import json, sys
-from vllm_palign import PalignStartupError, hub, load
-from vllm_palign.config import parse_personas
+from vllm_palign import PalignStartupError, load
+from vllm_palign.config import hub
+from vllm_palign.config.sources import parse_personas
 def attempt(work):
     try:
         return work()
@@ -112,5 +113,5 @@ def test_hub_personas_are_pinned_bounded_and_cached(
     assert f"holds {LARGE} bytes" in out["large"]
     hub.shutdown()
     pinned = f"hf://palign/team@{NEW}/alice.safetensors"
-    code = f"import json; from vllm_palign import hub, load; print('RESULT ' + json.dumps(load(hub.download({pinned!r})).digest))"
+    code = f"import json; from vllm_palign import load; from vllm_palign.config import hub; print('RESULT ' + json.dumps(load(hub.download({pinned!r})).digest))"
     assert run_python(code, HF_ENDPOINT=endpoint, **environment) == out["digest"]

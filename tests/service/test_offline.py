@@ -13,7 +13,7 @@ from tests.oracle import logprobs
 from tests.personas import random_persona
 from vllm_palign import Persona, save
 from vllm_palign.registry import Registry
-from vllm_palign.tenant import Tenant
+from vllm_palign.tenants.tenant import Tenant
 
 PROMPT = [11, 222, 3333, 44]
 CODE = """
@@ -21,7 +21,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 from vllm_palign import PersonaNotFound, load, persona_args
 from vllm_palign.registry import Registry
-from vllm_palign.tenant import Tenant
+from vllm_palign.tenants.tenant import Tenant
 job = json.load(sys.stdin)
 llm = LLM(job["model"], dtype="float32", enforce_eager=True, skip_tokenizer_init=True, max_model_len=64,
           kv_cache_memory_bytes=16 << 20,

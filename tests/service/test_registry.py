@@ -31,7 +31,7 @@ from vllm_palign.errors import PersonaCorrupt, RegistryFull, RegistryUnavailable
 from vllm_palign.registry import Outcome, Record, Registry
 from vllm_palign.registry.records import MAX_TEXT
 from vllm_palign.registry.schema import metadata
-from vllm_palign.tenant import Tenant
+from vllm_palign.tenants.tenant import Tenant
 
 ALL = Tenant()
 ACME = Tenant("acme", shared=frozenset({"a", "b"}))
@@ -239,7 +239,7 @@ def test_other_urls_are_refused_without_their_password(url: str) -> None:
 def test_a_private_registry_goes_with_its_process() -> None:
     code = (
         "import json, os\nfrom vllm_palign.registry import Registry\n"
-        "from vllm_palign.private import private_store\n"
+        "from vllm_palign.config.store_url import private_store\n"
         "url = private_store(); Registry(url).migrate()\n"
         "if os.fork() == 0: raise SystemExit\n"
         "os.wait()\n"

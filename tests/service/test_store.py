@@ -15,13 +15,13 @@ import pytest
 from tests.conftest import TINY
 from tests.personas import random_persona
 from vllm_palign import Persona, PersonaIncompatible, PersonaInvalid, PersonaNotFound
-from vllm_palign.cache import PersonaCache
+from vllm_palign.admission.cache import PersonaCache
+from vllm_palign.admission.resolver import PersonaStore
 from vllm_palign.errors import PersonaCorrupt, RegistryUnavailable
 from vllm_palign.registry import Record, Registry
+from vllm_palign.selection import Selection
 from vllm_palign.shape import ModelShape
-from vllm_palign.store import PersonaStore
-from vllm_palign.tenant import Tenant
-from vllm_palign.wire import Selection
+from vllm_palign.tenants.tenant import Tenant
 
 SHAPE = ModelShape(**TINY, attention_layers=frozenset(range(3)), largest=1e38)
 ALL = Tenant()

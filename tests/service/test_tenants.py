@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from vllm_palign import caller
 from vllm_palign.cli.main import app
-from vllm_palign.directory import TenantDirectory
 from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
-from vllm_palign.options import refuse_beside_tenants
-from vllm_palign.tenant import OPERATOR, Tenant
-from vllm_palign.tenants import MAX_LABELS, KeyTable, Tenants, TenantsError, new_key
+from vllm_palign.plugin.refusals import refuse_beside_tenants
+from vllm_palign.tenants import caller
+from vllm_palign.tenants.authenticator import TenantDirectory
+from vllm_palign.tenants.file import MAX_LABELS, KeyTable, Tenants, TenantsError, new_key
+from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 KEY = "{id: 0123456789ab, salt: " + "0" * 32 + ", hash: " + "0" * 64 + ", roles: [use]}"
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from vllm_palign import Persona
-from vllm_palign.wire import DIGEST_PREFIX
+from vllm_palign.selection import DIGEST_PREFIX
 
 OPERATOR = "operator"
 TENANTS = ("north", "south")

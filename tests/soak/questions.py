@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 from tests.soak.tally import Lost
-from vllm_palign.wire import HEADER
+from vllm_palign.selection import HEADER
 
 ENDPOINTS = ("chat", "completions", "responses")
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from palign_fit.answers import Refusal, Subject
-from palign_fit.cache import Cache
-from palign_fit.content_fitter import ContentFitter
+from palign_fit.arrays import Mask
 from palign_fit.errors import InputError
-from palign_fit.inventory import Inventory
-from palign_fit.model import SubjectModel
-from palign_fit.one_by_one import OneByOne
-from palign_fit.population import Fitter
-from palign_fit.probes import Mask
-from palign_fit.settings import Settings, check_subject
+from palign_fit.inputs.answers import Refusal, Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.fitter import Fitter
+from palign_fit.methods.palign.fitter import ContentFitter
+from palign_fit.methods.pas_reference.fitter import OneByOne
+from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.model.cache import Cache
+from palign_fit.model.model import SubjectModel
 from vllm_palign.persona import Persona
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vllm_palign.extras import run_command
+from vllm_palign.cli.extras import run_command
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ import typer
 from ruamel.yaml import YAML
 
 from vllm_palign.errors import PalignError
-from vllm_palign.tenant import Role
-from vllm_palign.tenants import Tenants, TenantsError, new_key
+from vllm_palign.tenants.file import Tenants, TenantsError, new_key
+from vllm_palign.tenants.tenant import Role
 
 tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=True)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from vllm_palign.config import StoreUrl
+from vllm_palign.config.store_url import StoreUrl
 from vllm_palign.errors import PalignStartupError, RegistryFull, RegistryUnavailable
 
 _DRIVERS = {

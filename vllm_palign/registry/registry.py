@@ -27,7 +27,7 @@ from vllm_palign.registry.migrate import migrate
 from vllm_palign.registry.records import MAX_TEXT, Outcome, Page, Record, metadata_of
 from vllm_palign.registry.schema import blobs, personas
 from vllm_palign.shape import ModelShape
-from vllm_palign.tenant import OPERATOR, Tenant
+from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
 

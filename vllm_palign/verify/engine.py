@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_palign.selection import persona_args
 from vllm_palign.verify.subjects import Subject, model_shape, prompt, write_personas
-from vllm_palign.wire import persona_args
 
 REQUESTS, PROMPT, DECODE = 4, 40, 12
 CAPTURE_SIZES = [1, 2, REQUESTS, REQUESTS * PROMPT]

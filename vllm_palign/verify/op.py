@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from vllm_palign.bank import BankShape
-from vllm_palign.ops import add_offsets
+from vllm_palign.worker.bank import BankShape
+from vllm_palign.worker.ops import add_offsets
 
 _SECONDS = 0.2
 """How long each measurement repeats what it measures."""

@@ -119,7 +119,7 @@ def work(job: dict[str, Any], name: str) -> None:
     import torch
     from vllm import LLM, SamplingParams
 
-    from vllm_palign.wire import persona_args
+    from vllm_palign.selection import persona_args
 
     options = Subject(**job["subject"]).engine_options()
     shape, vocabulary, _ = model_shape(options)

@@ -19,9 +19,9 @@ from tests.conftest import Server, stop_server
 from tests.matrix import Measured
 from tests.oracle import logprobs
 from tests.personas import random_persona
-from vllm_palign.models import MAX_LISTED
 from vllm_palign.registry import Registry
-from vllm_palign.tenant import Tenant
+from vllm_palign.server.models import MAX_LISTED
+from vllm_palign.tenants.tenant import Tenant
 
 from .calls import (
     API_KEY,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_palign import gate
 from vllm_palign.persona import MAX_FILE_BYTES
+from vllm_palign.server import gate
 
 PROMPT = {"model": "base", "prompt": "Hello", "max_tokens": 2}
 SECRET = "globex's persona"

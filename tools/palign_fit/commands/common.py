@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from palign_fit.errors import FitError, InputError
-from palign_fit.files import write_text
+from palign_fit.inputs.files import write_text
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])

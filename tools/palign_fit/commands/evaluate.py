@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palign_fit.answers import read_answers
 from palign_fit.commands.common import (
     Device,
     Dtype,
@@ -27,7 +26,8 @@ from palign_fit.commands.measuring import (
     sample,
     show,
 )
-from palign_fit.inventory import built_in, read_inventory
+from palign_fit.inputs.answers import read_answers
+from palign_fit.inputs.inventory import built_in, read_inventory
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.tasks import Backend
@@ -100,7 +100,7 @@ def evaluate(
             backend = ServerBackend(served, model)
         else:
             from palign_fit.evaluation.huggingface import HuggingFaceBackend
-            from palign_fit.model import open_model
+            from palign_fit.model.model import open_model
 
             opened = open_model(model, device=device.value, dtype=dtype.value)
             notes = check_made_for(opened, files or ())

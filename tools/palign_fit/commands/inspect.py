@@ -21,11 +21,11 @@ def inspect(
     """Show what is in a persona file."""
     from rich.console import Console
 
-    from palign_fit import card
+    from palign_fit.reporting import card
 
     persona = load(file)
     if plot is not None:
-        from palign_fit.plot import save_head_map
+        from palign_fit.reporting.plot import save_head_map
 
         save_head_map(persona, plot)
     if as_json:

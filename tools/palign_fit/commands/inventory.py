@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import json
 
-from palign_fit.answers import template
-from palign_fit.commands.common import (
-    InventoryOption,
-    JsonOption,
-    OutOption,
-    emit,
-    with_exit_codes,
-)
-from palign_fit.inventory import built_in, read_inventory
+from palign_fit.commands.common import InventoryOption, JsonOption, OutOption, emit, with_exit_codes
+from palign_fit.inputs.answers import template
+from palign_fit.inputs.inventory import built_in, read_inventory
 
 
 @with_exit_codes

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palign_fit.answers import read_answers
 from palign_fit.commands.common import (
     Device,
     Dtype,
@@ -30,7 +29,8 @@ from palign_fit.commands.measuring import (
     show,
 )
 from palign_fit.errors import InputError
-from palign_fit.inventory import built_in, read_inventory
+from palign_fit.inputs.answers import read_answers
+from palign_fit.inputs.inventory import built_in, read_inventory
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.speakers import Speaker
@@ -108,7 +108,7 @@ def judge(
         speaker = ServerSpeaker(ServedModel(server, api_key=api_key, strength=strength))
     else:
         from palign_fit.evaluation.speakers import HuggingFaceSpeaker
-        from palign_fit.model import open_model
+        from palign_fit.model.model import open_model
 
         opened = open_model(model, device=device.value, dtype=dtype.value)
         notes = check_made_for(opened, files or ())

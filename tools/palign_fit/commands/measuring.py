@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palign_fit.answers import Subject
 from palign_fit.errors import InputError
-from palign_fit.files import write_text
-from palign_fit.settings import MIN_ANSWERED
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.files import write_text
+from palign_fit.methods.settings import MIN_ANSWERED
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.evaluate import Progress
     from palign_fit.evaluation.tasks import Tick
-    from palign_fit.model import SubjectModel
+    from palign_fit.model.model import SubjectModel
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
 def check_made_for(model: SubjectModel, personas: Sequence[Persona]) -> list[str]:
     """Refuse personas of another shape before anything is measured. Returns warnings: of another model,
     by its name, and of this shape."""
-    from palign_fit.steer import check_shape
+    from palign_fit.model.steer import check_shape
 
     for one in personas:
         check_shape(model, one)

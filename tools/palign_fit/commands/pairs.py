@@ -21,8 +21,8 @@ from palign_fit.commands.common import (
 )
 from palign_fit.commands.tally import WEAK
 from palign_fit.errors import InputError
-from palign_fit.files import write_bytes
-from palign_fit.readers.pairs import read_pairs
+from palign_fit.inputs.files import write_bytes
+from palign_fit.inputs.pairs import read_pairs
 from vllm_palign.persona import is_persona_id
 
 
@@ -70,9 +70,9 @@ def pairs(
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
     from palign_fit.commands.measuring import bars
-    from palign_fit.model import open_model
-    from palign_fit.pair_data import MAX_USED
-    from palign_fit.pairs import PairSettings, fit_pairs
+    from palign_fit.methods.pairs.data import MAX_USED
+    from palign_fit.methods.pairs.fitter import PairSettings, fit_pairs
+    from palign_fit.model.model import open_model
 
     settings = PairSettings(called, description, heads=heads, alpha=number, seed=seed)
     quiet_transformers()

@@ -18,7 +18,7 @@ from palign_fit.commands.common import (
 )
 from palign_fit.commands.measuring import bars
 from palign_fit.errors import InputError
-from palign_fit.files import write_text
+from palign_fit.inputs.files import write_text
 
 
 @with_exit_codes
@@ -50,7 +50,7 @@ def report(
     rows = overview(sources, measured)
     spoken, asked, left_out = {}, None, list(sources.left_out)
     if model is not None:
-        from palign_fit.model import open_model
+        from palign_fit.model.model import open_model
         from palign_fit.reporting import samples
 
         quiet_transformers()

@@ -11,8 +11,6 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.answers import Answers, Refusal, read_answers
-from palign_fit.cache import Cache, default_folder
 from palign_fit.commands.common import (
     Device,
     Dtype,
@@ -27,18 +25,14 @@ from palign_fit.commands.common import (
 from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
-from palign_fit.folder import FolderOutput
-from palign_fit.inventory import built_in, read_inventory
-from palign_fit.population import (
-    Fitter,
-    Order,
-    Output,
-    batch_size,
-    fit_population,
-    resident_bytes,
-)
-from palign_fit.settings import Settings, check_subject
-from palign_fit.shards import ShardOutput
+from palign_fit.inputs.answers import Answers, Refusal, read_answers
+from palign_fit.inputs.inventory import built_in, read_inventory
+from palign_fit.methods.fitter import Fitter
+from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.model.cache import Cache, default_folder
+from palign_fit.output.folder import FolderOutput
+from palign_fit.output.population import Order, Output, batch_size, fit_population, resident_bytes
+from palign_fit.output.shards import ShardOutput
 
 
 class Method(StrEnum):
@@ -107,9 +101,9 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit import checkpoint
     from palign_fit.fit import open_fitter
-    from palign_fit.model import open_model
+    from palign_fit.model import checkpoint
+    from palign_fit.model.model import open_model
 
     settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)

@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
-from palign_fit.answers import Refusal
 from palign_fit.errors import refuse
-from palign_fit.population import Fitted, Outcome
+from palign_fit.inputs.answers import Refusal
+from palign_fit.output.population import Fitted, Outcome
 
 MAX_LISTED = 20
 """Personas, warnings and skipped subjects that are printed one by one."""

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.cache import Cache, default_folder
 from palign_fit.commands.common import (
     Device,
     Dtype,
@@ -21,9 +20,10 @@ from palign_fit.commands.common import (
 )
 from palign_fit.commands.tally import WEAK
 from palign_fit.errors import InputError
-from palign_fit.files import write_bytes
-from palign_fit.settings import Settings
-from palign_fit.sliders import parse_sliders
+from palign_fit.inputs.files import write_bytes
+from palign_fit.inputs.sliders import parse_sliders
+from palign_fit.methods.settings import Settings
+from palign_fit.model.cache import Cache, default_folder
 from vllm_palign.persona import is_persona_id
 
 
@@ -72,9 +72,9 @@ def traits(
         raise InputError(f"--out {out}: wanted a file in a folder that is there")
     Settings(heads=heads)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit import checkpoint
-    from palign_fit.model import open_model
-    from palign_fit.traits import TraitFitter
+    from palign_fit.methods.traits import TraitFitter
+    from palign_fit.model import checkpoint
+    from palign_fit.model.model import open_model
 
     quiet_transformers()
     kept = Cache(None if no_cache else cache or default_folder())

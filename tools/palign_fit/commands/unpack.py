@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from palign_fit import shards
 from palign_fit.commands.common import JsonOption, with_exit_codes
 from palign_fit.errors import InputError
-from palign_fit.files import write_bytes
-from palign_fit.folder import SUFFIX, check_folder, writing
+from palign_fit.inputs.files import write_bytes
+from palign_fit.output import shards
+from palign_fit.output.folder import SUFFIX, check_folder, writing
 
 
 @with_exit_codes

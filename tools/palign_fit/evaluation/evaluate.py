@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from palign_fit.arrays import Weights
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
 from palign_fit.evaluation.split import Sheet
@@ -20,9 +21,8 @@ from palign_fit.evaluation.tasks import (
     read_perplexity,
     read_statements,
 )
-from palign_fit.inventory import Inventory
-from palign_fit.probes import Weights
-from palign_fit.prompts import OPENINGS
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.model.prompts import OPENINGS
 
 MEASURES = ("statements", "letters", "texts", "drift")
 """What can be asked for: statement alignment and identification, absolute error of the answers by

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from palign_fit.arrays import Weights
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
 from palign_fit.evaluation.evaluate import Readings
 from palign_fit.evaluation.intervals import Bootstrap, Estimate
 from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_answers
-from palign_fit.inventory import Inventory
-from palign_fit.probes import Weights
+from palign_fit.inputs.inventory import Inventory
 
 MEASURE_TEXT = {
     "alignment": "correlation of the change in log-likelihood of unseen statements with the answers "

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from palign_fit.arrays import Weights
 from palign_fit.errors import InputError
 from palign_fit.evaluation.tasks import Task, Tick
-from palign_fit.model import SubjectModel
-from palign_fit.packed import reader_for
-from palign_fit.probes import Weights
-from palign_fit.steer import steered
+from palign_fit.model.model import SubjectModel
+from palign_fit.model.steer import steered
+from palign_fit.model.token_tree import reader_for
 
 
 class HuggingFaceBackend:

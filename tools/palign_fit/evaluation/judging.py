@@ -20,7 +20,7 @@ from palign_fit.evaluation.rubric import QUESTIONS, Question, judge_messages
 from palign_fit.evaluation.speakers import Speaker, Speech
 from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Setting
-from palign_fit.inventory import Inventory
+from palign_fit.inputs.inventory import Inventory
 
 FORMAT, FORMAT_VERSION = "palign.judgement", 1
 DEFAULT_CONDITIONS = (PLAIN, "personality-prompt", PALIGN)

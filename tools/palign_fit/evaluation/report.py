@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.answers import Subject
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
 from palign_fit.evaluation.evaluate import Plan, Progress, no_progress, read_all
@@ -16,9 +15,10 @@ from palign_fit.evaluation.figures import Figures
 from palign_fit.evaluation.split import Sheet, split
 from palign_fit.evaluation.tasks import Backend
 from palign_fit.fit import fit_personas
-from palign_fit.inventory import Inventory
-from palign_fit.model import SubjectModel
-from palign_fit.settings import Settings
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.settings import Settings
+from palign_fit.model.model import SubjectModel
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from palign_fit.contents import TYPICAL
 from palign_fit.errors import InputError
 from palign_fit.evaluation.texts import describe
-from palign_fit.files import strict_json
+from palign_fit.inputs.files import strict_json
+from palign_fit.inputs.traits import TYPICAL
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palign_fit.arrays import Weights
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
 from palign_fit.evaluation.tasks import Setting, Task, Tick
-from palign_fit.probes import Weights
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -12,8 +12,8 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import run_all
 from palign_fit.evaluation.server import ServedModel
 from palign_fit.evaluation.tasks import Setting, Tick
-from palign_fit.model import SubjectModel
-from palign_fit.steer import steered
+from palign_fit.model.model import SubjectModel
+from palign_fit.model.steer import steered
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.answers import Subject
-from palign_fit.contents import TYPICAL
+from palign_fit.arrays import Mask, Weights
 from palign_fit.errors import InputError
-from palign_fit.files import read_text, strict_json
-from palign_fit.inventory import TRAITS, Inventory
-from palign_fit.probes import Mask, Weights
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.files import read_text, strict_json
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.traits import TRAITS, TYPICAL
 from vllm_palign.persona import Persona
 
 MIN_HELD_OUT = 10

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from palign_fit.arrays import Weights
 from palign_fit.evaluation import texts
-from palign_fit.inventory import Item
-from palign_fit.probes import Weights
-from palign_fit.prompts import NEUTRAL_TEXT, statement
+from palign_fit.inputs.inventory import Item
+from palign_fit.model.prompts import NEUTRAL_TEXT, statement
 from vllm_palign.persona import Persona
 
 Tick = Callable[[int], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palign_fit.contents import TYPICAL
-from palign_fit.inventory import TRAITS, Item
-from palign_fit.prompts import ADJECTIVES, continuation
+from palign_fit.inputs.inventory import Item
+from palign_fit.inputs.traits import ADJECTIVES, TRAITS, TYPICAL
+from palign_fit.model.prompts import continuation
 
 OPTIONS = (
     "Very inaccurate",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from palign_fit.errors import refuse
 from palign_fit.evaluation.report import FORMAT, FORMAT_VERSION
-from palign_fit.files import read_text, strict_json
+from palign_fit.inputs.files import read_text, strict_json
 from palign_fit.reporting.record import text
 
 TRAITS = {

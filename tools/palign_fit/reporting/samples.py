@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palign_fit import prompts
 from palign_fit.errors import InputError
 from palign_fit.evaluation.evaluate import Progress
 from palign_fit.evaluation.rubric import QUESTIONS
 from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
 from palign_fit.evaluation.tasks import Setting
-from palign_fit.inventory import built_in
-from palign_fit.likelihood import perplexity, statement_loglik
+from palign_fit.inputs.inventory import built_in
+from palign_fit.model import prompts
+from palign_fit.model.likelihood import perplexity, statement_loglik
+from palign_fit.model.steer import steered
 from palign_fit.reporting.record import Point, number, positive
 from palign_fit.reporting.sources import Entry
-from palign_fit.steer import steered
 from vllm_palign.persona import load
 
 if TYPE_CHECKING:
-    from palign_fit.model import SubjectModel
+    from palign_fit.model.model import SubjectModel
 
 MAX_SAMPLED = 12
 """Most personas that are asked; each costs generation time."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from palign_fit.card import head_rows
 from palign_fit.errors import InputError
-from palign_fit.folder import SUFFIX
+from palign_fit.output.folder import SUFFIX
+from palign_fit.reporting.card import head_rows
 from palign_fit.reporting.record import Record, number, text
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona, load

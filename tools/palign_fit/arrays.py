@@ -1,0 +1,22 @@
+"""Types of the arrays that pass between rooms, and the one operation all of them know."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+
+Weights = npt.NDArray[np.float64]
+
+
+Reals = npt.NDArray[np.float64]
+
+
+Activations = npt.NDArray[np.float32]
+"""float32 [N, L, H, D], head outputs before the output projection, in the model's own units."""
+
+
+def within(values: np.ndarray) -> np.ndarray:
+    """``values`` [N, ...] around their mean."""
+    return np.asarray(values - values.mean(0, keepdims=True))

@@ -1,0 +1,1 @@
+"""What people give: answers, inventories, pairs, sliders, and the readers of their files."""

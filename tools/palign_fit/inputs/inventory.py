@@ -1,0 +1,153 @@
+"""Questionnaires: items that complete "I ...", their traits and keyings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from palign_fit.errors import InputError, refuse
+from palign_fit.inputs.files import csv_rows, read_text, strict_json
+from palign_fit.inputs.traits import TRAITS
+from vllm_palign.persona import ID_PATTERN
+
+COLUMNS = ("id", "text", "trait", "facet", "key")
+MAX_ITEMS = 2000
+MAX_TEXT = 300
+
+_BUILT_IN = "palign-ocean-120"
+_ADVICE = (
+    "An inventory is a CSV file with the columns id,text,trait,facet,key (or a JSON list of such "
+    'objects); palign-fit inventory prints one. Example row: q1,"enjoy meeting new people",E,Friendliness,+'
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One statement. ``text`` completes "I ..."; ``sign`` is +1 or -1, how agreeing moves ``trait``."""
+
+    id: str
+    text: str
+    trait: str
+    facet: str
+    sign: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Items in file order; ``digest`` is the sha256 of their content, whatever the file looked like."""
+
+    name: str
+    items: tuple[Item, ...]
+
+    @property
+    def digest(self) -> str:
+        return sha256(self.to_csv().encode()).hexdigest()
+
+    def to_csv(self) -> str:
+        """The inventory as the CSV file it can be read from again."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(self._rows())
+        return text.getvalue()
+
+    def to_json(self) -> str:
+        """The inventory as the JSON file it can be read from again."""
+        return json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in self._rows()])
+
+    def _rows(self) -> list[list[str]]:
+        return [
+            [item.id, item.text, item.trait, item.facet, "+" if item.sign > 0 else "-"]
+            for item in self.items
+        ]
+
+
+def built_in() -> Inventory:
+    """The inventory shipped with the tool: 120 items of our own wording, CC0."""
+    file = resources.files("palign_fit").joinpath("data/inventory.csv")
+    return parse_inventory(file.read_text(encoding="utf-8"), source=_BUILT_IN, name=_BUILT_IN)
+
+
+def read_inventory(path: Path) -> Inventory:
+    """Read a user's inventory, CSV or JSON. Raises InputError listing every problem."""
+    return parse_inventory(read_text(path), source=str(path), name=path.stem)
+
+
+def parse_inventory(text: str, *, source: str, name: str) -> Inventory:
+    """An inventory from CSV or JSON text; ``source`` names it in errors."""
+    rows = _json_rows(text, source) if text.lstrip()[:1] in ("[", "{") else _csv_rows(text, source)
+    if not 1 <= len(rows) <= MAX_ITEMS:
+        raise InputError(f"{source}: holds {len(rows)} items, wanted 1 to {MAX_ITEMS}. {_ADVICE}")
+    problems: list[str] = []
+    items: dict[str, Item] = {}
+    for place, row in rows:
+        item, wrong = _item(row)
+        if item is not None and item.id in items:
+            wrong = [f"id {item.id!r} is there twice"]
+        problems += [f"{place}: {what}" for what in wrong]
+        if item is not None:
+            items[item.id] = item
+    if problems:
+        raise refuse(source, problems, _ADVICE)
+    return Inventory(name=name, items=tuple(items.values()))
+
+
+def normalised(text: str) -> str:
+    """The form that follows "I ": "Make friends easily." -> "make friends easily"."""
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".").rstrip()
+    text = text.removeprefix("I ")
+    # Words such as "TV" or a name keep their capitals; only the sentence's first letter goes down.
+    lower = text[1:2].islower() or not text[1:2].strip() or text[1:2] == "'"
+    return text[:1].lower() + text[1:] if lower else text
+
+
+def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
+    """The item of a row, or what is wrong with it."""
+    wrong = [f"column {name!r} is missing" for name in COLUMNS if name not in row]
+    wrong += [f"column {name!r} is unknown" for name in row if name not in COLUMNS]
+    wrong += [
+        f"{name} is {type(value).__name__}, wanted text"
+        for name, value in row.items()
+        if name in COLUMNS and not isinstance(value, str)
+    ]
+    if wrong:
+        return None, wrong
+    cells = {name: row[name].strip() for name in COLUMNS}
+    text = normalised(cells["text"])
+    if not ID_PATTERN.fullmatch(cells["id"]) or cells["id"] == "id":
+        wrong.append(f"id is {cells['id'][:40]!r}, wanted [A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
+    if not text or len(text) > MAX_TEXT or not text.isprintable():
+        wrong.append(f"text is {text[:40]!r}, wanted 1 to {MAX_TEXT} printable characters")
+    if len(cells["trait"]) != 1 or cells["trait"] not in TRAITS:
+        wrong.append(f"trait is {cells['trait'][:40]!r}, wanted one of O C E A N")
+    if len(cells["facet"]) > MAX_TEXT:
+        wrong.append(f"facet is longer than {MAX_TEXT} characters")
+    if cells["key"] not in ("+", "-"):
+        wrong.append(f"key is {cells['key'][:40]!r}, wanted + or -")
+    if wrong:
+        return None, wrong
+    sign = 1 if cells["key"] == "+" else -1
+    return Item(cells["id"], text, cells["trait"], cells["facet"], sign), []
+
+
+def _csv_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
+    for line, row in csv_rows(io.StringIO(text, newline=""), source):
+        if len(found) == MAX_ITEMS:
+            raise InputError(f"{source}: has more than {MAX_ITEMS} rows, the most that is read")
+        found.append((f"line {line}", dict(row)))
+    return found
+
+
+def _json_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
+    value = strict_json(text, source)
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise InputError(f"{source}: is JSON but not a list of objects. {_ADVICE}")
+    return [(f"entry {place}", row) for place, row in enumerate(value, 1)]

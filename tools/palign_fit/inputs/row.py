@@ -1,0 +1,12 @@
+"""One respondent as a file has it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Record(NamedTuple):
+    """One respondent as the file has it; ``place`` says where, for errors."""
+
+    place: str
+    value: object

@@ -1,0 +1,58 @@
+"""Trait values given by name: ``extraversion=+1.5``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from palign_fit.errors import refuse
+from palign_fit.inputs.traits import NAMES, TRAITS
+
+MAX_VALUE = 3.0
+"""In standard deviations over people: beyond it nobody is left."""
+
+_ADVICE = (
+    "Wanted NAME=VALUE such as extraversion=+1.5: NAME one of "
+    f"{', '.join(NAMES)} or its first letter, VALUE from -{MAX_VALUE:g} to {MAX_VALUE:g} in standard "
+    "deviations over people, not all 0."
+)
+
+
+def parse_sliders(arguments: Sequence[str]) -> dict[str, float]:
+    """Trait letter -> value, in the order of TRAITS, traits at 0 left out.
+
+    Raises InputError listing every problem.
+    """
+    found: dict[str, float] = {}
+    problems = []
+    for argument in arguments:
+        name, _, text = argument.partition("=")
+        letter = _letter(name.strip())
+        value = _number(text)
+        shown = repr(argument[:60])
+        if letter is None:
+            problems.append(f"{shown}: no trait has this name")
+        elif letter in found:
+            problems.append(f"{shown}: {letter} is there twice")
+        elif not abs(value) <= MAX_VALUE:
+            problems.append(f"{shown}: the value is not a number within the limits")
+        if letter is not None:
+            found.setdefault(letter, value)
+    if not problems and not any(found.values()):
+        problems.append("every trait is 0: there is nothing to steer towards")
+    if problems:
+        raise refuse("traits", problems, _ADVICE)
+    return {trait: found[trait] for trait in TRAITS if found.get(trait)}
+
+
+def _letter(name: str) -> str | None:
+    if name.upper() in tuple(TRAITS):
+        return name.upper()
+    return dict(zip(NAMES, TRAITS, strict=True)).get(name.lower())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,68 @@
+"""The unsteered model, and what steering changes in it, by real forward passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from palign_fit.arrays import Mask, Weights
+from palign_fit.errors import FitError
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.steering import SteeredHeads
+from palign_fit.model import prompts
+from palign_fit.model.likelihood import perplexity
+from palign_fit.model.model import SubjectModel
+from palign_fit.model.steer import steered_by
+from palign_fit.model.token_tree import Reader, reader_for
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """``plain`` float64 [N], log-likelihood of each item's statement in nats per token, NaN where it
+    was not measured."""
+
+    model: SubjectModel
+    reader: Reader
+    prefix: list[int]
+    lines: list[list[int]]
+    plain: Weights
+    plain_perplexity: float
+
+    @classmethod
+    def measure(cls, model: SubjectModel, inventory: Inventory, rows: Mask) -> Yardstick:
+        """Measure the items in ``rows`` bool [N]; the others do not even share a batch with them.
+
+        Raises FitError where the model does not give finite likelihoods.
+        """
+        reader = reader_for(model)
+        prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
+        lines = [
+            prompts.continuation(model.tokenizer, prompts.statement(item.text))
+            for item in inventory.items
+        ]
+        plain = np.full(len(lines), np.nan)
+        measured = reader(
+            model, prefix, [line for line, row in zip(lines, rows, strict=True) if row]
+        )
+        plain[rows] = [one.mean() for one in measured]
+        neutral = perplexity(model, prompts.NEUTRAL_TEXT)
+        if not (math.isfinite(neutral) and np.isfinite(plain[rows]).all()):
+            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
+        return cls(model, reader, prefix, lines, plain, neutral)
+
+    def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> Weights:
+        """Steered minus plain for the items in ``rows`` bool [N]: float64, nats per token."""
+        chosen = [line for line, used in zip(self.lines, rows, strict=True) if used]
+        if not chosen:
+            return np.zeros(0)
+        with steered_by(self.model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
+            found = self.reader(self.model, self.prefix, chosen)
+        return np.array([one.mean() for one in found]) - self.plain[rows]
+
+
+def steered_perplexity(model: SubjectModel, heads: SteeredHeads, alpha: float) -> float:
+    """Perplexity of the neutral text under ``heads`` at ``alpha``."""
+    with steered_by(model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
+        return perplexity(model, prompts.NEUTRAL_TEXT)

@@ -1,0 +1,74 @@
+"""Directions that move what they should and disturb little else: a regularised discriminant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from palign_fit.arrays import Activations, Reals, within
+from palign_fit.methods.heads import Choice, Group
+
+RIDGE = 5.0
+"""Ridge as a multiple of the mean variance of a coordinate's noise. Between 2 and 20 it matters
+little (docs/fitting.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """(noise covariance + ridge)^-1 on the chosen heads, by its dual form.
+
+    ``noise`` float64 [N, K * D]: gradients of all sentences around their groups' means, without what
+    their loadings explain. Directions along it change how sentences are worded, not what they say.
+    """
+
+    choice: Choice
+    noise: Reals
+    _kernel: Reals
+    _ridge: float
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], choice: Choice) -> Solver:
+        gradients = np.concatenate([within(take(one.gradients, choice)) for one in groups])
+        gradients = gradients.astype(np.float64)
+        loadings = np.concatenate([within(one.loadings) for one in groups])
+        explained = loadings @ np.linalg.lstsq(loadings, gradients, rcond=None)[0]
+        noise = gradients - explained
+        kernel = noise @ noise.T
+        ridge = RIDGE * float(np.trace(kernel)) / gradients.shape[1]
+        return cls(choice, noise, np.linalg.inv(kernel + ridge * np.eye(len(kernel))), ridge)
+
+    def __call__(self, directions: Reals) -> Reals:
+        """``directions`` [M, K * D] against the noise: float64 [M, K * D]."""
+        if self._ridge == 0:
+            return directions
+        seen = self._kernel @ (self.noise @ directions.T)
+        return np.asarray((directions - seen.T @ self.noise) / self._ridge)
+
+    def disturbance(self, directions: Reals) -> Reals:
+        """Mean square of what ``directions`` [M, K * D] do beside what they should: float64 [M]."""
+        return np.asarray(((directions @ self.noise.T) ** 2).mean(1))
+
+
+def take(values: Activations, choice: Choice) -> Activations:
+    """The chosen heads of [N, L, H, D]: [N, K * D]."""
+    return np.asarray(
+        values.reshape(len(values), -1, values.shape[-1])[:, choice.flat].reshape(len(values), -1)
+    )
+
+
+def relative_size(directions: Reals, covariance: Activations, choice: Choice) -> Reals:
+    """Length of each of ``directions`` [M, K * D] beside how far the heads move by themselves: [M].
+
+    That is the root of the summed variances of the heads' outputs along their parts (the published
+    scale, PAlign/pas.py ``get_interventions_dict``, head by head lets one silent head decide).
+    ``covariance`` float32 [L, H, D, D].
+    """
+    size = covariance.shape[-1]
+    parts = directions.reshape(len(directions), -1, size)
+    length = np.linalg.norm(parts, axis=2)
+    units = parts / np.maximum(length, 1e-30)[..., None]
+    chosen = covariance.reshape(-1, size, size)[choice.flat].astype(np.float64)
+    variance = np.einsum("mki,kij,mkj->mk", units, chosen, units, optimize=True).sum(1)
+    return np.asarray(np.sqrt((length**2).sum(1) / np.maximum(variance, 1e-30)))

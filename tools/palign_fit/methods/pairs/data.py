@@ -1,0 +1,127 @@
+"""Preference pairs as the model sees them: gradients to fit from, margins to measure by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from palign_fit.arrays import Activations, Reals
+from palign_fit.errors import FitError, InputError
+from palign_fit.inputs.pairs import Pair
+from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
+from palign_fit.model.gradients import read_effects
+from palign_fit.model.model import SubjectModel
+from palign_fit.model.token_tree import Reader
+
+MIN_PAIRS = 10
+MAX_USED = 1000
+"""Pairs that are read by the model; of more, a seeded sample."""
+
+FOLDS = 5
+"""Held-out figures: each fifth of the prompts under heads and directions found without them."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairData:
+    """``differences`` float32 [N, L, H, D], gradient of chosen minus rejected; ``covariance`` float32
+    [L, H, D, D] of the head outputs; ``folds`` int64 [N], what is held out together."""
+
+    lines: tuple[Lines, ...]
+    differences: Activations
+    covariance: Activations
+    folds: npt.NDArray[np.int64]
+
+
+def usable(
+    model: SubjectModel, pairs: Sequence[Pair], seed: int
+) -> tuple[tuple[Lines, ...], list[str]]:
+    """Pairs as tokens, at most MAX_USED, and notes on what was left out or cut. Raises InputError."""
+    notes = []
+    chosen = list(pairs)
+    if len(chosen) > MAX_USED:
+        drawn = np.random.default_rng(seed).choice(len(chosen), MAX_USED, replace=False)
+        chosen = [chosen[at] for at in np.sort(drawn)]
+        notes.append(f"{MAX_USED} of {len(pairs)} pairs are used, drawn with seed {seed}")
+    lines = [tokenised(model.tokenizer, pair) for pair in chosen]
+    config = model.model.config.get_text_config(decoder=True)
+    longest = int(getattr(config, "max_position_embeddings", None) or MAX_PROMPT + MAX_ANSWER)
+    room = min(MAX_PROMPT, longest - MAX_ANSWER)
+    kept = tuple(one for one in lines if len(one.prefix) <= room and one.chosen != one.rejected)
+    if len(kept) < len(lines):
+        notes.append(
+            f"{len(lines) - len(kept)} pairs left out: prompts over {room} tokens, or answers alike "
+            f"in their first {MAX_ANSWER}"
+        )
+    if len(kept) < MIN_PAIRS:
+        raise InputError(
+            f"{len(kept)} usable pairs, wanted at least {MIN_PAIRS}, and 50 or more for a fit worth "
+            f"having{'; ' if notes else ''}{'; '.join(notes)}"
+        )
+    cut = sum(max(len(one.chosen), len(one.rejected)) == MAX_ANSWER for one in kept)
+    if cut:
+        notes.append(f"{cut} pairs have answers of which only {MAX_ANSWER} tokens are read")
+    return kept, notes
+
+
+def read_pair_data(
+    model: SubjectModel,
+    lines: tuple[Lines, ...],
+    seed: int,
+    tick: Callable[[int], None] = lambda _: None,
+) -> PairData:
+    """Run the model over every pair once. Raises FitError for gradients that are not finite."""
+    heads = (model.num_layers, model.num_heads, model.head_dim)
+    differences = np.zeros((len(lines), *heads), np.float32)
+    total = np.zeros(heads)
+    products = np.zeros((*heads, model.head_dim))
+    for rows in _by_prefix(lines):
+        answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
+        found = read_effects(model, lines[rows[0]].prefix, answers)
+        differences[rows] = found.gradients[0::2] - found.gradients[1::2]
+        by_head = found.outputs.transpose(1, 2, 3, 0).astype(np.float64)
+        total += by_head.sum(-1)
+        products += by_head @ by_head.swapaxes(-1, -2)
+        tick(len(rows))
+    if not np.isfinite(differences).all():
+        raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
+    mean = total / (2 * len(lines))
+    covariance = products / (2 * len(lines)) - mean[..., :, None] * mean[..., None, :]
+    folds = _folds(lines, seed)
+    return PairData(lines, differences, covariance.astype(np.float32), folds)
+
+
+def _folds(lines: Sequence[Lines], seed: int) -> npt.NDArray[np.int64]:
+    """int64 [N]. Prompts are dealt, not pairs, unless there are too few prompts to hold some out."""
+    prompts = list(dict.fromkeys(one.prefix for one in lines))
+    rng = np.random.default_rng(seed)
+    if len(prompts) < MIN_PAIRS:
+        return rng.permutation(len(lines)) % FOLDS
+    fold_of = dict(zip(prompts, rng.permutation(len(prompts)) % FOLDS, strict=True))
+    return np.array([fold_of[one.prefix] for one in lines])
+
+
+def margins(
+    model: SubjectModel,
+    reader: Reader,
+    lines: Sequence[Lines],
+    tick: Callable[[int], None] = lambda _: None,
+) -> Reals:
+    """Log-likelihood per token of chosen minus rejected: float64 [N], nats."""
+    found = np.zeros(len(lines))
+    for rows in _by_prefix(lines):
+        answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
+        means = [one.mean() for one in reader(model, lines[rows[0]].prefix, answers)]
+        found[rows] = np.subtract(means[0::2], means[1::2])
+        tick(len(rows))
+    return found
+
+
+def _by_prefix(lines: Sequence[Lines]) -> list[list[int]]:
+    """Rows that share a prompt, so that it is read once."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for row, one in enumerate(lines):
+        found.setdefault(one.prefix, []).append(row)
+    return list(found.values())

@@ -1,0 +1,232 @@
+"""Preference pairs to a persona: towards what was chosen, away from what was rejected.
+
+Of each pair, the difference of two gradients says which offsets make the chosen answer likelier than the
+rejected one. Their mean is the direction, what is left of each pair is noise; heads and offsets are then
+found as in the default method (``heads``, ``discriminant``, ``budget``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from palign_fit.arrays import Activations, Mask, Reals
+from palign_fit.errors import InputError
+from palign_fit.inputs.pairs import Pairs
+from palign_fit.methods.baseline import steered_perplexity
+from palign_fit.methods.budget import MAX_RATIO, Budget
+from palign_fit.methods.discriminant import Solver, relative_size, take
+from palign_fit.methods.heads import Group, choose, direction
+from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
+from palign_fit.methods.record import short
+from palign_fit.methods.steering import SteeredHeads, significant
+from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.steer import steered_by
+from palign_fit.model.token_tree import reader_for
+from vllm_palign.persona import Persona
+
+METHOD = "palign-pairs"
+
+_Z95 = 1.645
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """``alpha`` None finds it; ``heads`` is K; ``seed`` draws samples and deals prompts into folds."""
+
+    name: str
+    description: str = ""
+    heads: int = 24
+    alpha: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.heads < 1:
+            problems.append(f"heads is {self.heads}, wanted at least 1")
+        if self.alpha is not None and not 0 < self.alpha <= 100:
+            problems.append(f"alpha is {self.alpha}, wanted auto or a number above 0, at most 100")
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"seed is {self.seed}, wanted 0 to {2**32 - 1}")
+        if problems:
+            raise InputError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What steering does to pairs that neither heads nor direction were found from.
+
+    ``accuracy``: share of pairs whose margin, log-likelihood per token of chosen minus rejected, rises;
+    ``change`` its mean change in nats and ``error`` the standard error of that; ``prefers_chosen`` and
+    ``prefers_chosen_plain``: share of margins above 0, steered and not.
+    """
+
+    pairs: int
+    accuracy: float
+    change: float
+    error: float
+    prefers_chosen: float
+    prefers_chosen_plain: float
+
+    @classmethod
+    def of(cls, plain: Reals, steered: Reals) -> HeldOut:
+        """From margins, each float64 [N]. Raises ValueError for fewer than two."""
+        change = steered - plain
+        if len(change) < 2:
+            raise ValueError(f"{len(change)} margins, wanted at least 2")
+        return cls(
+            pairs=len(change),
+            accuracy=float((change > 0).mean()),
+            change=float(change.mean()),
+            error=float(change.std(ddof=1) / math.sqrt(len(change))),
+            prefers_chosen=float((steered > 0).mean()),
+            prefers_chosen_plain=float((plain > 0).mean()),
+        )
+
+    @property
+    def chance(self) -> float:
+        """Probability that coin flips reach this accuracy."""
+        right = round(self.accuracy * self.pairs)
+        ways = sum(math.comb(self.pairs, k) for k in range(right, self.pairs + 1))
+        return float(ways / 2**self.pairs)
+
+    @property
+    def weak(self) -> bool:
+        """Whether accuracy or mean change could be chance (one-sided 5 %)."""
+        return self.chance > 0.05 or self.change < _Z95 * self.error
+
+    def as_json(self) -> dict[str, Any]:
+        """What a persona records of it."""
+        figures = {name: short(value) for name, value in vars(self).items() if name != "pairs"}
+        return {
+            "chance": short(self.chance),
+            "held_out": {"pairs": self.pairs, **figures},
+            "weak": self.weak,
+        }
+
+
+def fit_pairs(
+    model: SubjectModel,
+    pairs: Pairs,
+    settings: PairSettings,
+    *,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Persona:
+    """A persona from preference pairs, with what it does to held-out ones in its record.
+
+    ``tick`` hears of pairs read; each is read three times. Raises InputError for pairs or settings that
+    cannot be fitted, FitError where the model does not give finite gradients.
+    """
+    most = model.num_layers * model.num_heads
+    if settings.heads > most:
+        raise InputError(f"--heads {settings.heads}: {model.base_model} has {most} heads in all")
+    lines, notes = usable(model, pairs.pairs, settings.seed)
+    data = read_pair_data(model, lines, settings.seed, tick)
+    everything = np.ones(len(lines), bool)
+    steering, disturbance = steer_towards(model, data, everything, settings.heads)
+    budget = Budget.measure(model, [(steering, disturbance)])
+    if settings.alpha is None:
+        alpha, perplexity = budget.checked(steering, budget.alpha(disturbance))
+    else:
+        alpha = settings.alpha
+        perplexity = steered_perplexity(model, steering, alpha)
+    held = held_out(model, data, settings.heads, alpha, tick)
+    return Persona(
+        name=settings.name,
+        description=settings.description,
+        layers=steering.layers,
+        heads=steering.heads,
+        offsets=steering.offsets,
+        alpha=alpha,
+        base_model=model.base_model,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        head_dim=model.head_dim,
+        method=METHOD,
+        fit={
+            "alpha_from": "perplexity" if settings.alpha is None else "the user",
+            "dtype": model_dtype(model),
+            "max_perplexity_ratio": MAX_RATIO,
+            "pairs": {"digest": pairs.digest, "given": len(pairs.pairs), "used": len(lines)},
+            "perplexity": short(perplexity),
+            "perplexity_plain": short(budget.plain),
+            "score": "held-out correlation",
+            "scores": [short(score) for score in steering.scores],
+            "seed": settings.seed,
+            "tool": f"palign-fit {version('vllm-palign')}",
+            "warnings": [*notes, *_warnings(held, alpha, perplexity, budget.plain)],
+            **held.as_json(),
+        },
+    )
+
+
+def steer_towards(
+    model: SubjectModel, data: PairData, rows: Mask, count: int
+) -> tuple[SteeredHeads, float]:
+    """Heads and offsets from the pairs in ``rows`` bool [N], and their disturbance at alpha 1.
+
+    At alpha 1 the heads together move as far as they do by themselves (one standard deviation).
+    """
+    families = [
+        [_mirrored(data.differences[rows & (data.folds == fold)])]
+        for fold in np.unique(data.folds[rows])
+    ]
+    heads = choose(families, count)
+    groups = [group for family in families for group in family]
+    solver = Solver.of(groups, heads)
+    raw = solver(take(direction(groups), heads).astype(np.float64))
+    scale = max(float(relative_size(raw, data.covariance, heads)[0]), 1e-30)
+    layers, places = np.divmod(heads.flat, model.num_heads)
+    offsets = (raw[0] / scale).reshape(-1, model.head_dim).astype(np.float32)
+    steering = SteeredHeads(
+        layers.astype(np.int32), places.astype(np.int32), significant(offsets), heads.scores
+    )
+    return steering, float(solver.disturbance(raw / scale)[0])
+
+
+def held_out(
+    model: SubjectModel,
+    data: PairData,
+    count: int,
+    alpha: float,
+    tick: Callable[[int], None] = lambda _: None,
+) -> HeldOut:
+    """By real forward passes at ``alpha``: each fold under what the others give."""
+    reader = reader_for(model)
+    plain = margins(model, reader, data.lines, tick)
+    steered = np.zeros(len(plain))
+    for fold in np.unique(data.folds):
+        rows = data.folds == fold
+        heads, _ = steer_towards(model, data, ~rows, count)
+        lines = [one for one, used in zip(data.lines, rows, strict=True) if used]
+        with steered_by(model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
+            steered[rows] = margins(model, reader, lines, tick)
+    return HeldOut.of(plain, steered)
+
+
+def _mirrored(differences: Activations) -> Group:
+    """Chosen and rejected around their pair's middle: what both share, the topic, is gone."""
+    loadings = np.repeat([1.0, -1.0], len(differences))[:, None]
+    return Group(np.concatenate([differences, -differences]) / 2, loadings)
+
+
+def _warnings(held: HeldOut, alpha: float, perplexity: float, plain: float) -> list[str]:
+    """What a user should know before trusting this persona."""
+    found = []
+    if held.weak:
+        found.append(
+            f"weak: {held.accuracy:.0%} of {held.pairs} held-out pairs move towards the chosen answer, "
+            f"by {held.change:.3f} nats a token on average (standard error {held.error:.3f}), which "
+            "could be chance; give more pairs that differ in one way, or use a larger model"
+        )
+    if perplexity > MAX_RATIO * plain:
+        found.append(
+            f"alpha {alpha:g} raises the perplexity of neutral text from {plain:.1f} to "
+            f"{perplexity:.1f}; answers may lose fluency"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The default method: directions by their effect on what a person would say."""

@@ -1,0 +1,66 @@
+"""How hard the published method steers: by forward passes on items its direction never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.scores import deviations
+from palign_fit.methods.baseline import Yardstick, steered_perplexity
+from palign_fit.methods.budget import MAX_RATIO
+from palign_fit.methods.pas_reference.letters import ReferenceMethod
+from palign_fit.methods.record import Trial, effect
+from palign_fit.methods.steering import SteeredHeads, correlation, random_folds
+
+GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+HELD_OUT_FOLDS = 3
+
+
+def search_alpha(
+    yardstick: Yardstick,
+    method: ReferenceMethod,
+    inventory: Inventory,
+    subject: Subject,
+    heads: SteeredHeads,
+    *,
+    grid: Sequence[float],
+    seed: int,
+) -> list[Trial]:
+    """One trial per alpha of the rising ``grid``, up to the first beyond the perplexity bound.
+
+    Each answered item is measured under a direction fitted without it (as many folds as
+    HELD_OUT_FOLDS); perplexity under ``heads``, the one that will be saved.
+    """
+    answered = np.isfinite(subject.agreement)
+    folds = np.full(len(answered), -1)
+    folds[answered] = random_folds(int(answered.sum()), seed, HELD_OUT_FOLDS)
+    count = len(heads.layers)
+    blind = [
+        method.fit(subject, answered & (folds != fold), count) for fold in range(HELD_OUT_FOLDS)
+    ]
+    wanted = deviations(subject, inventory)[answered]
+    trials = []
+    for alpha in grid:
+        change = np.zeros(len(answered))
+        for fold, fitted in enumerate(blind):
+            change[folds == fold] = yardstick.change(fitted, alpha, folds == fold)
+        trials.append(
+            Trial(
+                alpha=alpha,
+                effect=effect(change[answered], wanted),
+                alignment=correlation(change[answered], wanted),
+                perplexity=steered_perplexity(yardstick.model, heads, alpha),
+            )
+        )
+        if trials[-1].perplexity > MAX_RATIO * yardstick.plain_perplexity:
+            break
+    return trials
+
+
+def choose_trial(trials: Sequence[Trial], plain_perplexity: float) -> Trial:
+    """The largest effect within the perplexity bound; the gentlest alpha if none is within it."""
+    allowed = [one for one in trials if one.perplexity <= MAX_RATIO * plain_perplexity]
+    return max(allowed, key=lambda one: one.effect) if allowed else trials[0]

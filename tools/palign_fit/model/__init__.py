@@ -1,0 +1,1 @@
+"""The language model: opened, prompted, read, differentiated, steered, and what it said kept."""

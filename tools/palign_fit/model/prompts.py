@@ -1,0 +1,63 @@
+"""Every text the fit shows to the model; all wording is our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OPENINGS = (
+    "Tell me about yourself.",
+    "What are you like?",
+    "Describe your personality in one sentence.",
+)
+"""User turns before a first-person statement; fits use the first, evaluation may use all."""
+
+
+NEUTRAL_TEXT = (
+    "The bridge was built in two stages. Workers first sank wooden piles into the river bed and "
+    "filled the space between them with stone. When the piers had settled, a second crew laid the "
+    "deck, which is wide enough for a cart and a footpath. Most of the timber came from a forest "
+    "twenty miles to the north and was floated down the river in spring, when the water is high. "
+    "The town kept a record of every delivery, so we know what each beam cost and how long the work "
+    "took. A flood carried away one of the arches forty years later. It was replaced with iron, and "
+    "the new part can still be told from the old one by its colour. Today the bridge is closed to "
+    "cars. Buses use the newer crossing near the station, and the old road leads to a small museum "
+    "that shows maps, tools and a model of the river valley. It opens at nine in the morning, and "
+    "guided tours start every hour from the main gate."
+)
+"""What perplexity is measured on: says nothing about anyone's personality."""
+
+OPTION_PROMPT = (
+    'Here is a statement about you: "I {statement}."\n'
+    "How accurately does it describe you? Choose one option.\n"
+    "(A) Very accurate\n(B) Moderately accurate\n(C) Neither accurate nor inaccurate\n"
+    "(D) Moderately inaccurate\n(E) Very inaccurate"
+)
+"""The question of the published contrast (PAS, arXiv 2408.11779; PAlign/main.py), our wording."""
+
+OPTION_LETTERS = ("A", "E")
+"""The answers the published contrast compares: full agreement, full disagreement."""
+
+
+def statement(text: str) -> str:
+    """An inventory item as a sentence: "enjoy long walks" -> "I enjoy long walks."."""
+    return f"I {text}."
+
+
+def chat_prefix(tokenizer: Any, user: str) -> list[int]:
+    """Token ids up to the point where the assistant begins to answer ``user``.
+
+    Uses the model's own chat template; a tokenizer without one gets plain lines of text.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": user}], add_generation_prompt=True, tokenize=False
+        )
+        # The template writes its own special tokens.
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(f"Question: {user}\nAnswer:")["input_ids"])
+
+
+def continuation(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of ``text`` as the assistant's first words after ``chat_prefix``."""
+    lead = "" if getattr(tokenizer, "chat_template", None) else " "
+    return list(tokenizer(lead + text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,198 @@
+"""Token likelihoods of many continuations of one prefix, each shared token computed once.
+
+Continuations are packed into one sequence as a tree of tokens: a token sees the prefix and its own
+ancestors only, at the position it would have alone. Nothing is padded, the prefix's keys and values
+are never copied per continuation, and the last token of a continuation is not run at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from palign_fit.model.activations import run_batches
+from palign_fit.model.model import SubjectModel
+
+Tokens = Sequence[int]
+LogProbs = npt.NDArray[np.float64]
+"""float64 [T], nats, one a token of a continuation."""
+
+MAX_NODES = 256
+"""Tokens in one forward pass: enough to keep a core busy, few enough for large vocabularies."""
+
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+_PROBE_TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
+_COARSE_TOLERANCE = 0.25
+
+
+@dataclass
+class TokenTree:
+    """Continuations as a tree. ``tokens``, ``parents``: per node; parent -1 is the prefix's end.
+
+    ``paths`` per continuation: its nodes. Nodes come after their parents.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    paths: list[list[int]] = field(default_factory=list)
+    _place: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def add(self, continuation: Tokens) -> None:
+        node = -1
+        path = []
+        for token in continuation:
+            key = (node, token)
+            if key not in self._place:
+                self._place[key] = len(self.tokens)
+                self.tokens.append(token)
+                self.parents.append(node)
+            node = self._place[key]
+            path.append(node)
+        self.paths.append(path)
+
+
+class Reader(Protocol):
+    """Log-probability of every token of each continuation after ``prefix`` (at least one token)."""
+
+    def __call__(
+        self, model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]
+    ) -> list[LogProbs]: ...
+
+
+def reader_for(model: SubjectModel) -> Reader:
+    """``packed`` where this architecture takes a tree mask, found by trying it; else ``in_rows``.
+
+    Some ignore four-dimensional masks or positions, which would give wrong figures silently.
+    """
+    kinds = _layer_kinds(model.model.config.get_text_config(decoder=True))
+    return packed if kinds <= _KNOWN_LAYERS and _agrees_with_rows(model) else in_rows
+
+
+def packed(model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+    """A ``Reader`` by trees of tokens; see the module's text."""
+    import torch
+    from transformers import DynamicCache
+
+    result: list[LogProbs] = [np.zeros(0)] * len(continuations)
+    with torch.inference_mode():
+        start = torch.tensor([list(prefix)], device=model.device)
+        # Without a config every layer keeps the whole prefix; sliding windows are in the masks.
+        first = model.model(
+            input_ids=start, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
+        )
+        for rows, tree in _trees(continuations):
+            found = _tree_log_probs(model, first, len(prefix), tree)
+            for row, path in zip(rows, tree.paths, strict=True):
+                result[row] = found[path]
+    return result
+
+
+def _trees(continuations: Sequence[Tokens]) -> Iterator[tuple[list[int], TokenTree]]:
+    """Trees of about MAX_NODES tokens. Sorted first, so that what begins alike lies together."""
+    rows: list[int] = []
+    tree = TokenTree()
+    for row in sorted(range(len(continuations)), key=lambda one: list(continuations[one])):
+        if rows and len(tree.tokens) + len(continuations[row]) > MAX_NODES:
+            yield rows, tree
+            rows, tree = [], TokenTree()
+        rows.append(row)
+        tree.add(continuations[row])
+    if rows:
+        yield rows, tree
+
+
+def _tree_log_probs(model: SubjectModel, first: Any, prefix: int, tree: TokenTree) -> LogProbs:
+    """Log-probability of every node given its ancestors and the prefix: float64 [nodes]."""
+    import torch
+
+    inner = sorted({parent for parent in tree.parents if parent >= 0})
+    line = {node: at for at, node in enumerate(inner)}
+    logits = first.logits[0, -1:].float()
+    if inner:
+        positions, mask = _positions_and_mask(model, prefix, tree, inner)
+        cache = copy.copy(first.past_key_values)
+        # A layer's update replaces its tensors, so shallow copies leave the prefix as it was.
+        cache.layers = [copy.copy(layer) for layer in first.past_key_values.layers]
+        out = model.model(
+            input_ids=torch.tensor([[tree.tokens[node] for node in inner]], device=model.device),
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = torch.cat([logits, out.logits[0].float()])
+    norms = logits.logsumexp(-1)
+    source = torch.tensor([line.get(parent, -1) + 1 for parent in tree.parents])
+    source = source.to(logits.device)
+    tokens = torch.tensor(tree.tokens, device=logits.device)
+    found: LogProbs = (logits[source, tokens] - norms[source]).double().cpu().numpy()
+    return found
+
+
+def _positions_and_mask(
+    model: SubjectModel, prefix: int, tree: TokenTree, inner: Sequence[int]
+) -> tuple[Any, Any]:
+    """Positions int64 [1, T], and an additive mask [1, 1, T, prefix + T] per kind of attention."""
+    import torch
+
+    line = {node: at for at, node in enumerate(inner)}
+    sees = torch.zeros(len(inner), prefix + len(inner), dtype=torch.bool)
+    sees[:, :prefix] = True
+    positions = torch.zeros(len(inner), dtype=torch.long)
+    for at, node in enumerate(inner):
+        above = line.get(tree.parents[node])
+        if above is not None:
+            sees[at] = sees[above]
+        sees[at, prefix + at] = True
+        positions[at] = prefix if above is None else positions[above] + 1
+    keys = torch.cat([torch.arange(prefix), positions])
+    config = model.model.config.get_text_config(decoder=True)
+    masks = {}
+    for kind in _layer_kinds(config):
+        seen = sees
+        if kind == "sliding_attention":
+            seen = sees & (positions[:, None] - keys[None] < config.sliding_window)
+        mask = torch.zeros(seen.shape, dtype=model.model.dtype)
+        mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+        masks[kind] = mask[None, None].to(model.device)
+    return positions[None].to(model.device), masks if len(masks) > 1 else masks.popitem()[1]
+
+
+def _layer_kinds(config: Any) -> set[str]:
+    """The kinds of attention a decoder mixes, as its own mask functions name them."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds:
+        return kinds
+    return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
+
+
+def _agrees_with_rows(model: SubjectModel) -> bool:
+    size = int(model.model.get_input_embeddings().num_embeddings)
+    tokens = [int(token) for token in np.random.default_rng(0).integers(0, size, 12)]
+    lines = [tokens[4:8], [*tokens[4:6], *tokens[8:10]], tokens[8:12]]
+    try:
+        got = packed(model, tokens[:4], lines)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+        return False
+    wanted = in_rows(model, tokens[:4], lines)
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True))
+    dtype = str(model.model.dtype).removeprefix("torch.")
+    return worst <= _PROBE_TOLERANCE.get(dtype, _COARSE_TOLERANCE)
+
+
+def in_rows(model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+    """A ``Reader`` by padded rows, for architectures that do not take a tree mask."""
+    result: list[LogProbs] = [np.zeros(0)] * len(continuations)
+    for batch in run_batches(model, prefix, continuations, logits=True):
+        logits = batch.logits.float()
+        found = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
+        for row, length, line in zip(
+            batch.rows, batch.lengths.tolist(), found.double().cpu().numpy(), strict=True
+        ):
+            result[row] = line[:length]
+    return result

@@ -1,0 +1,1 @@
+"""Where personas of one subject or hundreds of thousands go: folders and shards."""

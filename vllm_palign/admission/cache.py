@@ -1,0 +1,101 @@
+"""Personas in host memory, by digest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from vllm_palign import metrics
+from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
+from vllm_palign.persona import Persona
+
+_OVERHEAD = 2048
+"""Bytes that the objects around the arrays take, rounded up."""
+
+
+class PersonaCache:
+    """Least recently used first out, bounded by bytes. Content never changes under a digest, so nothing
+    is ever stale. Safe to use from several threads; a missing digest is fetched by one of them while
+    the others wait for it."""
+
+    def __init__(self, most_bytes: int, fetch: Callable[[str], bytes]) -> None:
+        """``fetch`` gives the verified bytes of a digest, or raises a PalignError."""
+        self.most_bytes = most_bytes
+        self._fetch = fetch
+        self._held: OrderedDict[str, Persona] = OrderedDict()
+        self._bytes = 0
+        self._coming: dict[str, Future[Persona]] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._held
+
+    @property
+    def held_bytes(self) -> int:
+        return self._bytes
+
+    def get(self, digest: str) -> Persona:
+        """The content of ``digest``, without its texts: serving does not need them, and they may be long.
+
+        Raises what ``fetch`` raises, for everybody who waits.
+        """
+        began = time.perf_counter()
+        with self._lock:
+            persona = self._held.get(digest)
+            if persona is not None:
+                self._held.move_to_end(digest)
+                metrics.fetched("cache", "ok", time.perf_counter() - began)
+                return persona
+            mine = digest not in self._coming
+            coming = self._coming.setdefault(digest, Future())
+        if mine:
+            self._fill(digest, coming)
+            metrics.fetched("store", _outcome(coming), time.perf_counter() - began)
+        return coming.result()
+
+    def _fill(self, digest: str, coming: Future[Persona]) -> None:
+        try:
+            persona = replace(
+                Persona.from_bytes(self._fetch(digest), source=f"digest {digest}"),
+                name="",
+                base_model="",
+                method="",
+                description="",
+                fit={},
+            )
+        except BaseException as error:
+            with self._lock:
+                del self._coming[digest]
+            coming.set_exception(error)
+            return
+        with self._lock:
+            del self._coming[digest]
+            self._keep(persona)
+        coming.set_result(persona)
+
+    def _keep(self, persona: Persona) -> None:
+        self._held[persona.digest] = persona
+        self._bytes += _size(persona)
+        while self._bytes > self.most_bytes:
+            _, gone = self._held.popitem(last=False)
+            self._bytes -= _size(gone)
+        metrics.host_cache(size=self._bytes, personas=len(self._held))
+
+
+def _size(persona: Persona) -> int:
+    return persona.layers.nbytes + persona.heads.nbytes + persona.offsets.nbytes + _OVERHEAD
+
+
+def _outcome(future: Future[Persona]) -> metrics.Outcome:
+    error = future.exception()
+    if error is None:
+        return "ok"
+    if isinstance(error, PersonaNotFound):
+        return "missing"
+    if isinstance(error, RegistryUnavailable):
+        return "unavailable"
+    return "corrupt"

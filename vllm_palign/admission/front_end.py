@@ -1,0 +1,168 @@
+"""Where every request of every entry point passes: persona to content, content to KV identity."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from vllm_palign.admission.handoff import Passage, Seal
+from vllm_palign.admission.resolver import Chosen, PersonaStore
+from vllm_palign.config.config import PalignConfig
+from vllm_palign.config.store_url import private_store
+from vllm_palign.effect import salted
+from vllm_palign.errors import PalignStartupError, RegistryUnavailable
+from vllm_palign.registry import Registry
+from vllm_palign.registry.configured import import_personas
+from vllm_palign.selection import XARG, Selection, check_salt, open_named, reserved
+from vllm_palign.shape import ModelShape
+from vllm_palign.tenants import caller
+from vllm_palign.tenants.authenticator import TenantDirectory
+from vllm_palign.tenants.file import TenantsError
+from vllm_palign.tenants.tenant import Tenant
+
+RESOLVERS = 6
+"""Threads of one front-end process that look personas up for requests."""
+MANAGERS = 2
+"""Threads for everything else. Apart, so that uploads that wait for their turn to write, or lists in an
+outage, hold no request up."""
+CONNECTIONS = RESOLVERS + MANAGERS
+"""Database connections of one front-end process: a thread uses one at a time."""
+
+T = TypeVar("T")
+
+_attached: dict[int, FrontEnd] = {}
+
+
+class FrontEnd:
+    """What one front-end process needs to admit requests, found by the ``VllmConfig`` it was made for.
+    Engine and worker processes have copies of that config and no front end, because content travels
+    inside the requests."""
+
+    def __init__(self, store: PersonaStore, model: str, *, over_http: bool) -> None:
+        self.store = store
+        self.model = model
+        self.seal = Seal()
+        self.over_http = over_http
+        """An HTTP server admits sealed selections only, so that no endpoint lets a client write the
+        reserved key."""
+        self.has_middleware = False
+        """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
+        without this the server would go on and answer plainly."""
+        self.tenants: TenantDirectory | None = None
+        """Set when callers are told apart by their keys."""
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
+        self._managers = ThreadPoolExecutor(MANAGERS, "palign-manage")
+
+    def attach(self, vllm_config: Any) -> None:
+        """Beside the config, not on it: vLLM copies configs field by field and knows no field of ours."""
+        _attached[id(vllm_config)] = self
+        weakref.finalize(vllm_config, _attached.pop, id(vllm_config))
+
+    @staticmethod
+    def of(vllm_config: Any) -> FrontEnd | None:
+        """The front end of exactly this config object."""
+        return _attached.get(id(vllm_config))
+
+    async def manage(self, work: Callable[[], T]) -> T:
+        """Run what may block beside the event loop. Raises RegistryUnavailable when it takes too long; it
+        may be done all the same."""
+        return await self._off_loop(self._managers, work)
+
+    async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
+        """Resolve ``selection`` and seal it for admission. Raises what ``PersonaStore.resolve`` raises."""
+        chosen = await self._off_loop(
+            self._resolvers, lambda: self.store.resolve(selection, tenant)
+        )
+        return chosen, self.seal.close(_passage(chosen, tenant))
+
+    async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        # A connection found dead and one tried in its place wait ``timeout`` seconds each.
+        patience = 3 * self.store.registry.timeout
+        running = asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            return await asyncio.wait_for(running, patience)
+        except TimeoutError:
+            raise RegistryUnavailable("the persona registry takes too long; try again") from None
+
+    def admit(self, request: Any) -> None:
+        """Stamp one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
+        but for tenants whose KV is kept apart.
+
+        Raises PalignError; vLLM turns it into a 400 before anything has run.
+        """
+        if self.over_http and not self.has_middleware:
+            raise PalignStartupError(
+                "this server runs without palign's middleware, so personas would be ignored; "
+                "look for 'Failed to load plugin palign' in its log"
+            )
+        check_salt(request.cache_salt)
+        tenant = caller.current(tenants=self.tenants is not None)
+        passage = self._passage(request.sampling_params, tenant)
+        key = ""
+        if passage.stamp is not None:
+            key = passage.stamp.key
+            request.sampling_params.extra_args[XARG] = passage.stamp.pack()
+        if key or passage.kv_scope:
+            request.cache_salt = salted(request.cache_salt, key, passage.kv_scope)
+
+    def _passage(self, params: Any, tenant: Tenant) -> Passage:
+        """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
+        if params is None or not params.extra_args or XARG not in params.extra_args:
+            return Passage(None, tenant.plain_kv_scope)
+        # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
+        params.extra_args = dict(params.extra_args)
+        asked = params.extra_args.pop(XARG)
+        passage = self.seal.open(asked)
+        if passage is None:
+            if self.over_http:
+                raise reserved("vllm_xargs")
+            passage = _passage(self.store.resolve(open_named(asked), tenant), tenant)
+        if passage.stamp is None:
+            params.extra_args = params.extra_args or None
+        return passage
+
+
+def _passage(chosen: Chosen, tenant: Tenant) -> Passage:
+    scope = tenant.plain_kv_scope if chosen.stamp is None else tenant.kv_scope(chosen.owners)
+    return Passage(chosen.stamp, scope)
+
+
+def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
+    """Open the registry ``config.store`` and import the configured personas into it.
+
+    Raises PalignStartupError with all problems.
+    """
+    registry = Registry(
+        config.store or private_store(), timeout=config.store_timeout, connections=CONNECTIONS
+    )
+    shape = ModelShape.of(model_config)
+    try:
+        registry.migrate()
+        import_personas(registry, shape, config.personas, str(model_config.model))
+    except RegistryUnavailable as error:
+        raise PalignStartupError(f"--palign-store: {error.message}: {error.__cause__}") from error
+    finally:
+        # vLLM may fork its engine from this process: no connection may be open then.
+        registry.close()
+    store = PersonaStore(
+        registry,
+        shape,
+        max_strength=config.max_strength,
+        cache_bytes=config.cache_mib << 20,
+    )
+    front = FrontEnd(store, str(model_config.model), over_http=over_http)
+    if config.tenants is not None:
+        front.tenants = _directory(config.tenants, over_http=over_http)
+    return front
+
+
+def _directory(path: str, *, over_http: bool) -> TenantDirectory:
+    if not over_http:
+        raise PalignStartupError("tenants are told apart by API keys, which only a server sees")
+    try:
+        return TenantDirectory(path)
+    except TenantsError as error:
+        raise PalignStartupError(f"--palign-tenants: {error.message}") from error

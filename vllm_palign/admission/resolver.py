@@ -1,0 +1,118 @@
+"""The personas a front end can resolve: names to digests to content to effective offsets."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from vllm_palign.admission.cache import PersonaCache
+from vllm_palign.admission.outage import Outage
+from vllm_palign.effect import Stamp
+from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
+from vllm_palign.persona import Persona
+from vllm_palign.registry import Registry
+from vllm_palign.registry.registry import not_found
+from vllm_palign.selection import Selection, check_strength
+from vllm_palign.shape import ModelShape
+from vllm_palign.tenants.tenant import Tenant
+
+_MOST_KNOWN = 65_536
+"""Names remembered for the time of an outage; some 200 bytes each."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a selection amounts to. ``digests`` and ``owners`` by persona name; ``stamp`` is None when
+    nothing is left to add (strength 0)."""
+
+    digests: dict[str, str]
+    owners: dict[str, str]
+    stamp: Stamp | None
+
+
+class PersonaStore:
+    """One per front-end process, over a registry that others may share. Its methods may block: HTTP
+    front ends call them from a thread pool.
+
+    Names are looked up in the registry for every request, so that a change made anywhere counts at once.
+    While the registry is down (``outage``), names this process has resolved before keep their last digest.
+    """
+
+    def __init__(
+        self, registry: Registry, shape: ModelShape, *, max_strength: float, cache_bytes: int
+    ) -> None:
+        self.registry = registry
+        self.shape = shape
+        self.max_strength = max_strength
+        self.cache = PersonaCache(cache_bytes, registry.blob)
+        self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+        self._lock = threading.Lock()
+        self.outage = Outage(registry)
+
+    def resolve(self, selection: Selection, tenant: Tenant) -> Chosen:
+        """Raises PersonaInvalid (too strong), PersonaNotFound, PersonaIncompatible, RegistryUnavailable
+        or PersonaCorrupt."""
+        check_strength(selection, tenant.strength_bound(self.max_strength))
+        names = [name for name, _ in selection.parts]
+        found = self._digests(tenant, names)
+        try:
+            contents = self._contents(found)
+        except PersonaNotFound:
+            # Replaced or deleted between the two look-ups: the newer answer counts.
+            found = self._digests(tenant, names)
+            contents = self._contents(found)
+        for name in names:
+            self.shape.check(contents[name], name)
+        scales: dict[str, float] = {}
+        for name, weight in selection.parts:
+            digest = contents[name].digest
+            scales[digest] = scales.get(digest, 0.0) + weight * selection.strength
+        by_digest = {persona.digest: persona for persona in contents.values()}
+        parts = [(by_digest[digest], scale) for digest, scale in scales.items() if scale != 0.0]
+        stamp = Stamp.compose(parts) if parts else None
+        if stamp is not None:
+            self.shape.check_range(stamp)
+        return Chosen(
+            digests={name: digest for name, (_, digest) in found.items()},
+            owners={name: owner for name, (owner, _) in found.items()},
+            stamp=stamp,
+        )
+
+    def _contents(self, found: dict[str, tuple[str, str]]) -> dict[str, Persona]:
+        return {name: self.cache.get(digest) for name, (_, digest) in found.items()}
+
+    def _digests(self, tenant: Tenant, names: list[str]) -> dict[str, tuple[str, str]]:
+        """Name -> (owner, digest). Raises PersonaNotFound for the first name that is not visible."""
+        if self.outage:
+            return self._remembered(tenant, names)
+        try:
+            records = self.registry.lookup(tenant, names)
+        except RegistryUnavailable as error:
+            self.outage.begin(error)
+            return self._remembered(tenant, names)
+        found = {name: (record.tenant, record.digest) for name, record in records.items()}
+        with self._lock:
+            for name in names:
+                key = tenant.name, name
+                self._known.pop(key, None)
+                if name in found:
+                    self._known[key] = found[name]
+            while len(self._known) > _MOST_KNOWN:
+                self._known.popitem(last=False)
+        for name in names:
+            if name not in found:
+                raise not_found(name)
+        return found
+
+    def _remembered(self, tenant: Tenant, names: list[str]) -> dict[str, tuple[str, str]]:
+        with self._lock:
+            found = {name: self._known.get((tenant.name, name)) for name in names}
+        for name, known in found.items():
+            if known is None or not tenant.sees(known[0], name) or known[1] not in self.cache:
+                raise RegistryUnavailable(
+                    f"the persona registry does not answer, and persona {name!r} is not in this "
+                    "server's memory; try again",
+                    param="persona",
+                )
+        return {name: known for name, known in found.items() if known is not None}

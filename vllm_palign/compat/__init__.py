@@ -1,0 +1,1 @@
+"""vLLM's insides, checked before use: what is wrapped, what is read, which versions."""

@@ -1,0 +1,161 @@
+"""The command line: our options, and how they reach vLLM's config."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from vllm_palign.compat.hooks import Hook
+from vllm_palign.config.config import CACHE_MIB, MAX_STRENGTH, STORE_TIMEOUT
+from vllm_palign.config.sources import parse_personas
+from vllm_palign.config.store_url import StoreUrl, private_store
+from vllm_palign.errors import PalignStartupError
+from vllm_palign.plugin.refusals import refuse_beside_tenants, refuse_front_ends
+from vllm_palign.switch import NAME, enable, enabled
+
+
+class _EnablePlugin(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        try:
+            enable(values)
+        except PalignStartupError as error:
+            parser.error(error.message)
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
+
+
+_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength", "tenants")
+
+
+def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_cli_args(parser: Any) -> Any:
+        parser = original(parser)
+        group = parser.add_argument_group(
+            title="palign", description="Personality steering: each request with its own persona."
+        )
+        group.add_argument(
+            "--plugin",
+            metavar="NAME",
+            action=_EnablePlugin,
+            default=argparse.SUPPRESS,
+            help="Turn the installed plugin NAME on, leaving other plugins as they are. Repeatable. "
+            "Steering needs --plugin palign.",
+        )
+        group.add_argument(
+            "--palign-personas",
+            metavar="NAME=PATH|DIR",
+            nargs="+",
+            action="extend",
+            default=argparse.SUPPRESS,
+            help="Personas to register at start: files under a name, or every .safetensors file of a "
+            "folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
+            "on the Hugging Face hub.",
+        )
+        group.add_argument(
+            "--palign-store",
+            metavar="URL",
+            type=StoreUrl,
+            default=argparse.SUPPRESS,
+            help="Registry of personas, shared by all servers that are given the same: "
+            "sqlite:///FILE or postgresql://USER@HOST/DATABASE. Default: one of this server's own, "
+            "which goes when the server goes.",
+        )
+        group.add_argument(
+            "--palign-store-timeout",
+            metavar="SECONDS",
+            type=float,
+            default=argparse.SUPPRESS,
+            help=f"How long to wait for the registry. Default {STORE_TIMEOUT}.",
+        )
+        group.add_argument(
+            "--palign-cache-mib",
+            metavar="N",
+            type=int,
+            default=argparse.SUPPRESS,
+            help="Most MiB of personas that each API server process keeps in memory. "
+            f"Default {CACHE_MIB}.",
+        )
+        group.add_argument(
+            "--palign-max-strength",
+            metavar="F",
+            type=float,
+            default=argparse.SUPPRESS,
+            help="Largest |strength| a request may ask for, and for a blend the largest sum of "
+            f"|strength x weight|. Beyond it the request is refused. Default {MAX_STRENGTH}.",
+        )
+        group.add_argument(
+            "--palign-tenants",
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="Tenants, their API keys and rights; made with `palign tenants`, read again when it "
+            "changes. Default: one tenant, everybody, and vLLM's --api-key as usual.",
+        )
+        return parser
+
+    return add_cli_args
+
+
+def _from_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Options to ``args.additional_config["palign"]``, which vLLM carries wherever the config goes."""
+
+    @functools.wraps(original)
+    def from_cli_args(cls: Any, args: Any) -> Any:
+        given = {
+            key: getattr(args, f"palign_{key}")
+            for key in _OPTIONS
+            if hasattr(args, f"palign_{key}")
+        }
+        if given and not enabled():
+            raise PalignStartupError("--palign-* options need --plugin palign")
+        if enabled():
+            refuse_front_ends(args)
+            args.additional_config = _configured(
+                args.additional_config, given, own_store=not getattr(args, "headless", False)
+            )
+            if isinstance(entry := args.additional_config.get(NAME), dict) and "tenants" in entry:
+                refuse_beside_tenants(args)
+            # Consumed: API server processes get these args again.
+            for key in given:
+                delattr(args, f"palign_{key}")
+        return original(cls, args)
+
+    return from_cli_args
+
+
+def _configured(additional: Any, given: dict[str, Any], *, own_store: bool) -> Any:
+    """``additional_config`` with the options ``given`` on the command line and, where no registry is named,
+    one of this server's own: made here, once, for all API server processes."""
+    config = dict(additional or {})
+    entry = config.get(NAME, {})
+    if not isinstance(entry, dict):
+        return additional  # PalignConfig.read says what is wrong with it
+    twice = sorted(set(entry) & set(given))
+    if twice:
+        raise PalignStartupError(
+            f'{twice} given both as --palign option and in additional_config["palign"]'
+        )
+    if "personas" in given:
+        given = {**given, "personas": parse_personas(given["personas"])}
+    config[NAME] = {**entry, **given}
+    if own_store and "store" not in config[NAME]:
+        config[NAME]["store"] = StoreUrl(private_store())
+    return config
+
+
+COMMAND_LINE = (
+    Hook(
+        "vllm.engine.arg_utils:EngineArgs.add_cli_args",
+        ("parser",),
+        "vLLM has no way for a plugin to add options",
+        _add_cli_args,
+    ),
+    Hook(
+        "vllm.engine.arg_utils:EngineArgs.from_cli_args",
+        ("cls", "args"),
+        "the options have to reach additional_config",
+        _from_cli_args,
+    ),
+)
+"""In place as soon as the package is installed: ``--plugin`` must be known to be usable."""

@@ -1,0 +1,165 @@
+"""What the plugin wraps in vLLM's front end and at the door of its workers, and what it refuses."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from vllm_palign.admission.front_end import FrontEnd, front_end
+from vllm_palign.compat.hooks import Hook, Reads
+from vllm_palign.compat.versions import warn_unless_proven
+from vllm_palign.config.config import PalignConfig
+from vllm_palign.errors import PalignError, PalignStartupError
+from vllm_palign.plugin.refusals import refuse_unsupported
+from vllm_palign.server.usage import Usage
+from vllm_palign.switch import NAME
+from vllm_palign.worker.ops import TRACED
+
+
+def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Read our configuration, keep what decides about compiled graphs in the config, refuse what cannot
+    be steered, and attach the loaded personas to the config for this process's admission."""
+
+    @functools.wraps(original)
+    def create_engine_config(self: Any, usage_context: Any = None, headless: bool = False) -> Any:
+        warn_unless_proven()
+        given = self.additional_config
+        config = PalignConfig.read(given)
+        # additional_config enters the compile cache's key: the traced code must, a list of personas
+        # must not, or every new persona would recompile the model.
+        self.additional_config = {**given, NAME: {"traced": TRACED}}
+        try:
+            vllm_config = original(self, usage_context, headless)
+        finally:
+            self.additional_config = given
+        refuse_unsupported(vllm_config, usage_context)
+        over_http = getattr(usage_context, "name", "") == "OPENAI_API_SERVER"
+        if over_http:
+            # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
+            importlib.import_module("vllm_palign.endpoint")
+        if not headless:
+            front = front_end(config, vllm_config.model_config, over_http=over_http)
+            front.attach(vllm_config)
+        return vllm_config
+
+    return create_engine_config
+
+
+def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        palign = FrontEnd.of(self.vllm_config)
+        if palign is None:
+            raise PalignStartupError(
+                "the palign plugin is enabled, but this engine was not configured through "
+                "EngineArgs.create_engine_config"
+            )
+        request = original(self, *args, **kwargs)
+        try:
+            palign.admit(request)
+        except PalignError as error:
+            if not palign.over_http:
+                raise
+            # The class vLLM's server answers with a 400 instead of a 500. Only endpoints outside the
+            # middleware's reach get here; the others have refused the request already.
+            from vllm.exceptions import VLLMValidationError
+
+            raise VLLMValidationError(error.message, parameter=error.param) from error
+        return request
+
+    return process_inputs
+
+
+def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, request, *args, **kwargs)
+        Usage.note(self.request_states.get(request.request_id))
+
+    return add_request
+
+
+def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def init_device(self: Any) -> None:
+        # Imported here: front-end processes never need the worker side.
+        from vllm_palign.worker.runner import arm_worker
+
+        original(self)
+        arm_worker(self.worker)
+
+    return init_device
+
+
+HOOKS = (
+    Hook(
+        "vllm.engine.arg_utils:EngineArgs.create_engine_config",
+        ("self", "usage_context", "headless"),
+        "the one place where every front end, online or offline, makes its config",
+        _create_engine_config,
+    ),
+    Hook(
+        "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
+        ("self", "request_id", "prompt", "params", "supported_tasks"),
+        "the one place every request of every entry point passes, with its cache salt",
+        _process_inputs,
+    ),
+    Hook(
+        "vllm.v1.engine.output_processor:OutputProcessor.add_request",
+        ("self", "request", "prompt", "parent_req", "request_index", "queue"),
+        "tokens by tenant: vLLM's own statistics know no HTTP requests",
+        _add_request,
+    ),
+    Hook(
+        "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device",
+        ("self",),
+        "the first call on a worker after plugins are loaded in its process",
+        _init_device,
+    ),
+)
+"""In place when the plugin is enabled. The worker's own methods are wrapped in ``worker.runner``."""
+
+READS = (
+    Reads(
+        "vllm.envs:environment_variables",
+        ("VLLM_API_KEY", "VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_USE_RUST_FRONTEND"),
+    ),
+    Reads("vllm.engine.arg_utils:EngineArgs", ("additional_config",)),
+    Reads("vllm.usage.usage_lib:UsageContext", ("OPENAI_API_SERVER", "OPENAI_BATCH_RUNNER", "name")),
+    Reads(
+        "vllm.config:VllmConfig",
+        (
+            "additional_config", "cache_config", "compilation_config", "kv_transfer_config",
+            "model_config", "parallel_config", "scheduler_config",
+        ),
+    ),
+    Reads(
+        "vllm.config:ModelConfig",
+        (
+            "dtype", "get_head_size", "get_layers_start_end_indices", "get_total_num_hidden_layers",
+            "hf_text_config", "is_attention_free", "is_diffusion", "is_encoder_decoder", "is_hybrid",
+            "model", "model_arch_config", "runner_type",
+        ),
+    ),
+    Reads(
+        "vllm.config:ParallelConfig",
+        ("prefill_context_parallel_size", "tensor_parallel_size", "use_ubatching"),
+    ),
+    Reads("vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
+    Reads("vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
+    Reads("vllm.config:CompilationConfig", ("max_cudagraph_capture_size",)),
+    Reads("vllm.config:KVTransferConfig", ("kv_connector",)),
+    Reads("vllm.v1.engine.input_processor:InputProcessor", ("vllm_config",)),
+    Reads("vllm.v1.engine:EngineCoreRequest", ("cache_salt", "request_id", "sampling_params")),
+    Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads("vllm.exceptions:VLLMValidationError", ()),
+    Reads("vllm.v1.engine.output_processor:OutputProcessor", ("request_states",)),
+    Reads(
+        "vllm.v1.engine.output_processor:RequestState",
+        ("detokenizer", "prompt_len", "request_index"),
+    ),
+    Reads("vllm.v1.engine.detokenizer:IncrementalDetokenizer", ("num_output_tokens",)),
+)  # fmt: skip
+"""What the front end reads of vLLM's objects; the worker's part is in ``worker.runner``."""

@@ -1,0 +1,1 @@
+"""What an HTTP client meets: the gate, the body, persona management, models, audit, metrics."""
