@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from palign_fit.cache import Cache
 from palign_fit.methods import budget as module
 from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
-from palign_fit.probes import SteeredHeads
+from palign_fit.methods.steering import SteeredHeads
+from palign_fit.model.cache import Cache
 
 PLAIN = 20.0
 HEADS = SteeredHeads(
