@@ -24,7 +24,7 @@ from subjects import HEAD_DIM, HEADS, LAYERS, write_personas
 from vllm_palign import Persona, load
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.admission.resolver import PersonaStore
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection
 from vllm_palign.shape import ModelShape
@@ -41,7 +41,7 @@ def main() -> int:
         names = write_personas(Path(folder) / "personas", PERSONAS)
         personas = [load(Path(folder) / "personas" / f"{name}.safetensors") for name in names]
         front_end(f"sqlite:///{folder}/registry.sqlite", personas)
-    worker([Stamp.compose([(persona, 1.0)]) for persona in personas])
+    worker([Effect.compose([(persona, 1.0)]) for persona in personas])
     return 0
 
 
@@ -62,7 +62,7 @@ def front_end(url: str, personas: list[Persona]) -> None:
         "  of it: names to digests in SQLite",
         repeat(lambda: registry.lookup(tenant, [next(names)])),
     )
-    one = store.resolve(next(wishes), tenant).stamp
+    one = store.resolve(next(wishes), tenant).effect
     assert one is not None
     show("pack offsets into the request", repeat(one.pack))
 
@@ -78,17 +78,17 @@ def front_end(url: str, personas: list[Persona]) -> None:
     registry.close()
 
 
-def worker(stamps: list[Stamp]) -> None:
+def worker(effects: list[Effect]) -> None:
     shape = BankShape(tuple(range(LAYERS)), HEADS, 0, HEAD_DIM, PERSONAS, 8 * PERSONAS)
-    packed = itertools.cycle([stamp.pack() for stamp in stamps])
-    show("unpack and check offsets", repeat(lambda: Stamp.unpack(next(packed))))
+    packed = itertools.cycle([effect.pack() for effect in effects])
+    show("unpack and check offsets", repeat(lambda: Effect.unpack(next(packed))))
     for count in (16, PERSONAS):
         bank = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
         ids = [f"request-{index}" for index in range(count)]
         starts = torch.arange(count + 1, dtype=torch.int32)
 
-        for request, stamp in zip(ids, stamps, strict=False):
-            bank.admit(request, stamp)
+        for request, effect in zip(ids, effects, strict=False):
+            bank.admit(request, effect)
         arrive = partial(bank.step, ids, 8 * starts, 8 * count)
         decode = partial(bank.step, ids, starts, count)
         fill = timed(arrive) / count

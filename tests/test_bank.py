@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.personas import random_persona
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.worker.bank import BankShape, OffsetBank
 from vllm_palign.worker.ops import add_offsets
 
 LAYERS, HEADS, HEAD_DIM, SLOTS, TOKENS = 3, 4, 2, 3, 16
 MODEL = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": HEAD_DIM}
 STAMPS = [
-    Stamp.compose([(random_persona(seed, **MODEL, steered=5), scale)])
+    Effect.compose([(random_persona(seed, **MODEL, steered=5), scale)])
     for seed in range(4)
     for scale in (1.0, -0.5)
 ]
@@ -29,11 +29,11 @@ def bank(
     return OffsetBank(shape, torch.float32, torch.device("cpu"))
 
 
-def dense(stamp: Stamp | None) -> np.ndarray:
-    """What ``stamp`` adds, [L, H, D]."""
+def dense(effect: Effect | None) -> np.ndarray:
+    """What ``effect`` adds, [L, H, D]."""
     rows = np.zeros((LAYERS, HEADS, HEAD_DIM), np.float32)
-    if stamp is not None:
-        rows[stamp.layers, stamp.heads] = stamp.offsets
+    if effect is not None:
+        rows[effect.layers, effect.heads] = effect.offsets
     return rows
 
 
@@ -49,7 +49,7 @@ def effect(of: OffsetBank, layer: int, tokens: int = TOKENS) -> np.ndarray:
     return added.reshape(tokens, of.shape.num_heads, HEAD_DIM).numpy()
 
 
-def check(of: OffsetBank, batch: list[tuple[str, int]], running: dict[str, Stamp | None]) -> None:
+def check(of: OffsetBank, batch: list[tuple[str, int]], running: dict[str, Effect | None]) -> None:
     for layer in range(LAYERS):
         got, at = effect(of, layer), 0
         for name, count in batch:
@@ -107,17 +107,17 @@ def test_rows_are_allocated_in_the_models_dtype_with_a_neutral_one() -> None:
 def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.DataObject) -> None:
     """Arrivals, steps over any part of them in any order, preemption, aborts, ids that come back."""
     used = bank()
-    alive: dict[str, Stamp | None] = {}
+    alive: dict[str, Effect | None] = {}
     addresses = used.rows.data_ptr(), used.token_slots.data_ptr()
     for _ in range(data.draw(st.integers(1, 25))):
         action = data.draw(st.sampled_from(["arrive", "arrive", "step", "step", "step", "end"]))
         if action == "arrive":
             name = data.draw(st.sampled_from("abcdefgh"))
-            stamp = data.draw(st.none() | st.sampled_from(STAMPS))
+            effect = data.draw(st.none() | st.sampled_from(STAMPS))
             used.forget(name)
-            alive[name] = stamp
-            if stamp is not None:
-                used.admit(name, stamp)
+            alive[name] = effect
+            if effect is not None:
+                used.admit(name, effect)
         elif action == "end" and alive:
             name = data.draw(st.sampled_from(sorted(alive)))
             used.forget(name)
@@ -129,7 +129,7 @@ def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.Dat
             batch = [(name, data.draw(st.sampled_from([1, 1, 1, 2, 5]))) for name in names]
             run(used, batch)
             check(used, batch, alive)
-    assert used.num_requests == sum(stamp is not None for stamp in alive.values())
+    assert used.num_requests == sum(effect is not None for effect in alive.values())
     assert used.num_resident <= SLOTS
     assert (used.rows.data_ptr(), used.token_slots.data_ptr()) == addresses
     assert not used.rows[:, 0].any()

@@ -26,7 +26,7 @@ from vllm_palign import (
 from vllm_palign.admission.handoff import Passage, Seal
 from vllm_palign.admission.resolver import PersonaStore
 from vllm_palign.config.store_url import private_store
-from vllm_palign.effect import Stamp, salted
+from vllm_palign.effect import Effect, salted
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection, check_salt, header_value, open_named, parse_persona
 from vllm_palign.server.body import agree, parse_metadata, parse_model
@@ -155,22 +155,22 @@ def test_an_unknown_persona_is_404() -> None:
     assert refused.value.to_openai()["error"]["code"] == "persona_not_found"
 
 
-def resolve(value: Any) -> Stamp | None:
+def resolve(value: Any) -> Effect | None:
     selection = parse_persona(value)
     assert selection is not None
-    return store().resolve(selection, Tenant()).stamp
+    return store().resolve(selection, Tenant()).effect
 
 
 def test_the_effect_is_the_contracts_formula() -> None:
-    stamp = resolve({"mix": {"alice": 0.7, "bob": -0.3}, "strength": 1.5})
-    assert stamp is not None
+    effect = resolve({"mix": {"alice": 0.7, "bob": -0.3}, "strength": 1.5})
+    assert effect is not None
     wanted = np.zeros((3, 4, 8))
     for name, weight in (("alice", 0.7), ("bob", -0.3)):
         persona = PERSONAS[name]
         for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
             wanted[layer, head] += 1.5 * weight * persona.alpha * offset.astype(np.float64)
     got = np.zeros_like(wanted)
-    got[stamp.layers, stamp.heads] = stamp.offsets
+    got[effect.layers, effect.heads] = effect.offsets
     np.testing.assert_array_equal(got.astype(np.float32), wanted.astype(np.float32))
 
 
@@ -196,7 +196,7 @@ def test_identity_is_content_strength_and_weights_and_nothing_else() -> None:
 
 def test_two_names_for_the_same_bytes_are_one_persona() -> None:
     personas = store_of({**PERSONAS, "alias": PERSONAS["alice"]}, MODEL)
-    both = personas.resolve(Selection((("alias", 0.5), ("alice", 0.5))), Tenant()).stamp
+    both = personas.resolve(Selection((("alias", 0.5), ("alice", 0.5))), Tenant()).effect
     one = resolve("alice")
     assert both is not None and one is not None
     assert both.key == one.key
@@ -209,11 +209,11 @@ def test_strength_zero_is_no_steering_at_all() -> None:
 
 
 def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
-    stamp = resolve("alice")
-    assert stamp is not None
-    packed = stamp.pack()
-    assert Stamp.unpack(packed).key == stamp.key
-    np.testing.assert_array_equal(Stamp.unpack(packed).offsets, stamp.offsets)
+    effect = resolve("alice")
+    assert effect is not None
+    packed = effect.pack()
+    assert Effect.unpack(packed).key == effect.key
+    np.testing.assert_array_equal(Effect.unpack(packed).offsets, effect.offsets)
     broken = bytearray(packed["offsets"])
     broken[3] ^= 1
     for wrong in (
@@ -224,13 +224,13 @@ def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
         {},
     ):
         with pytest.raises(PersonaInvalid):
-            Stamp.unpack(wrong)
+            Effect.unpack(wrong)
 
 
 def test_only_this_process_can_seal_and_only_in_the_requests_own_context() -> None:
     seal = Seal()
-    for stamp in (resolve("alice"), None):
-        passage = Passage(stamp, "acme")
+    for effect in (resolve("alice"), None):
+        passage = Passage(effect, "acme")
         assert seal.open(seal.close(passage)) is passage
     forged = json.dumps({"seal": "0" * 32, "key": ""})
     for foreign in (forged, Seal().close(passage), json.dumps({"seal": None})):

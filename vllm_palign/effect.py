@@ -1,6 +1,6 @@
 """What travels with a steered request to the worker: effective offsets and their identity.
 
-A stamp rides in the request's own ``SamplingParams.extra_args``, to whatever worker runs it: no worker
+An effect rides in the request's own ``SamplingParams.extra_args``, to whatever worker runs it: no worker
 ever looks a persona up, so nothing can be missing there.
 """
 
@@ -22,7 +22,7 @@ SALT_PREFIX = "palign:"
 
 
 @dataclass(frozen=True)
-class Stamp:
+class Effect:
     """What the worker reads: effective offsets for K' steered heads, and their identity.
 
     ``layers``, ``heads`` int32 [K'], ``offsets`` float32 [K', D] in activation units with strength,
@@ -37,7 +37,7 @@ class Stamp:
     offsets: FloatArray
 
     @classmethod
-    def compose(cls, personas: Sequence[tuple[Persona, float]]) -> Stamp:
+    def compose(cls, personas: Sequence[tuple[Persona, float]]) -> Effect:
         """Add up ``scale * alpha * offsets`` over (persona, scale), in float64, in digest order."""
         rows: dict[tuple[int, int], Any] = {}
         for persona, scale in sorted(personas, key=lambda pair: pair[0].digest):
@@ -64,8 +64,8 @@ class Stamp:
         }
 
     @classmethod
-    def unpack(cls, value: object) -> Stamp:
-        """Read a packed stamp and check its content against its key.
+    def unpack(cls, value: object) -> Effect:
+        """Read a packed effect and check its content against its key.
 
         Raises PersonaInvalid; on a worker that stops the engine, because a request got past admission.
         """

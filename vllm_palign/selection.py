@@ -1,6 +1,6 @@
 """The one place that knows the request keys: what a client may send, and what it is checked for.
 
-A client's wish becomes a ``Selection`` (names, weights, strength); the store turns it into a ``Stamp``
+A client's wish becomes a ``Selection`` (names, weights, strength); the store turns it into a ``Effect``
 (``effect``), effective offsets that the worker reads.
 """
 

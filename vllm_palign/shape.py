@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaIncompatible
 from vllm_palign.persona import Persona
 
@@ -61,9 +61,9 @@ class ModelShape:
                 + "; fit it on the served model"
             )
 
-    def check_range(self, stamp: Stamp) -> None:
+    def check_range(self, effect: Effect) -> None:
         """Raises PersonaIncompatible when offsets would leave the model's dtype (float16 ends at 65504)."""
-        most = float(np.abs(stamp.offsets).max())
+        most = float(np.abs(effect.offsets).max())
         if not most <= self.largest:
             raise PersonaIncompatible(
                 f"effective offsets reach {most:g}, the served model's dtype ends at "

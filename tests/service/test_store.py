@@ -85,8 +85,8 @@ def test_a_change_made_elsewhere_counts_at_once(store: PersonaStore, registry: F
     after = store.resolve(named("a"), ALL)
     assert before.digests["a"] == persona(0).digest
     assert after.digests["a"] == digest
-    assert before.stamp is not None and after.stamp is not None
-    assert before.stamp.key != after.stamp.key
+    assert before.effect is not None and after.effect is not None
+    assert before.effect.key != after.effect.key
     elsewhere.delete(ALL, "a")
     with pytest.raises(PersonaNotFound):
         store.resolve(named("a"), ALL)
@@ -111,9 +111,9 @@ def test_a_persona_of_another_models_shape_is_refused(
 def test_in_an_outage_hot_names_answer_and_cold_ones_do_not(
     store: PersonaStore, registry: Failing
 ) -> None:
-    hot = store.resolve(named("a"), ALL).stamp
+    hot = store.resolve(named("a"), ALL).effect
     registry.down = True
-    again = store.resolve(named("a"), ALL).stamp
+    again = store.resolve(named("a"), ALL).effect
     assert hot is not None and again is not None
     assert again.key == hot.key
     for cold in (named("b"), named("a", "b"), named("nobody")):

@@ -88,7 +88,7 @@ class FrontEnd:
             raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
     def admit(self, request: Any) -> None:
-        """Stamp one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
+        """Effect one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
         but for tenants whose KV is kept apart.
 
         Raises PalignError; vLLM turns it into a 400 before anything has run.
@@ -102,9 +102,9 @@ class FrontEnd:
         tenant = caller.current(tenants=self.tenants is not None)
         passage = self._passage(request.sampling_params, tenant)
         key = ""
-        if passage.stamp is not None:
-            key = passage.stamp.key
-            request.sampling_params.extra_args[XARG] = passage.stamp.pack()
+        if passage.effect is not None:
+            key = passage.effect.key
+            request.sampling_params.extra_args[XARG] = passage.effect.pack()
         if key or passage.kv_scope:
             request.cache_salt = salted(request.cache_salt, key, passage.kv_scope)
 
@@ -120,14 +120,14 @@ class FrontEnd:
             if self.over_http:
                 raise reserved("vllm_xargs")
             passage = _passage(self.store.resolve(open_named(asked), tenant), tenant)
-        if passage.stamp is None:
+        if passage.effect is None:
             params.extra_args = params.extra_args or None
         return passage
 
 
 def _passage(chosen: Chosen, tenant: Tenant) -> Passage:
-    scope = tenant.plain_kv_scope if chosen.stamp is None else tenant.kv_scope(chosen.owners)
-    return Passage(chosen.stamp, scope)
+    scope = tenant.plain_kv_scope if chosen.effect is None else tenant.kv_scope(chosen.owners)
+    return Passage(chosen.effect, scope)
 
 
 def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:

@@ -8,7 +8,7 @@ import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.selection import loads, reserved
 
@@ -17,7 +17,7 @@ from vllm_palign.selection import loads, reserved
 class Passage:
     """What a request was granted: offsets (None: nothing to add) and whose KV blocks it may meet."""
 
-    stamp: Stamp | None
+    effect: Effect | None
     kv_scope: str
 
 
@@ -38,7 +38,7 @@ class Seal:
     def close(self, passage: Passage) -> str:
         """Grant ``passage`` to everything that runs in this context; returns the reserved key's value."""
         _CURRENT.set(passage)
-        key = "" if passage.stamp is None else passage.stamp.key
+        key = "" if passage.effect is None else passage.effect.key
         return json.dumps({"seal": self._token, "key": key})
 
     def open(self, value: object) -> Passage | None:
@@ -53,7 +53,7 @@ class Seal:
         if not hmac.compare_digest(str(data["seal"]).encode(), self._token.encode()):
             raise reserved("vllm_xargs")
         passage = _CURRENT.get()
-        key = "" if passage is None or passage.stamp is None else passage.stamp.key
+        key = "" if passage is None or passage.effect is None else passage.effect.key
         if passage is None or key != data["key"]:
             raise PalignStartupError(
                 "a steered request reached admission without the offsets that were made for it"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vllm_palign.admission.cache import PersonaCache
 from vllm_palign.admission.outage import Outage
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
 from vllm_palign.persona import Persona
 from vllm_palign.registry import Registry
@@ -23,12 +23,12 @@ _MOST_KNOWN = 65_536
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a selection amounts to. ``digests`` and ``owners`` by persona name; ``stamp`` is None when
+    """What a selection amounts to. ``digests`` and ``owners`` by persona name; ``effect`` is None when
     nothing is left to add (strength 0)."""
 
     digests: dict[str, str]
     owners: dict[str, str]
-    stamp: Stamp | None
+    effect: Effect | None
 
 
 class PersonaStore:
@@ -70,13 +70,13 @@ class PersonaStore:
             scales[digest] = scales.get(digest, 0.0) + weight * selection.strength
         by_digest = {persona.digest: persona for persona in contents.values()}
         parts = [(by_digest[digest], scale) for digest, scale in scales.items() if scale != 0.0]
-        stamp = Stamp.compose(parts) if parts else None
-        if stamp is not None:
-            self.shape.check_range(stamp)
+        effect = Effect.compose(parts) if parts else None
+        if effect is not None:
+            self.shape.check_range(effect)
         return Chosen(
             digests={name: digest for name, (_, digest) in found.items()},
             owners={name: owner for name, (owner, _) in found.items()},
-            stamp=stamp,
+            effect=effect,
         )
 
     def _contents(self, found: dict[str, tuple[str, str]]) -> dict[str, Persona]:

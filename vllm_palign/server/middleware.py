@@ -1,4 +1,4 @@
-"""Pure ASGI: whom does this request body ask for? A stamped body goes on to vLLM, or a 4xx comes back."""
+"""Pure ASGI: whom does this request body ask for? A body with its grant goes on to vLLM, or a 4xx comes back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TRACES = (b"ersona", b"palign", b"@", b"\\u", b"\0")
 
 
 class PersonaMiddleware:
-    """Looks at every POST with a body. On the steered paths a persona is resolved and stamped into
+    """Looks at every POST with a body. On the steered paths a persona is resolved, and its grant goes into
     ``vllm_xargs``; anywhere else asking for one is an error, because nothing would apply it."""
 
     def __init__(self, app: App) -> None:
@@ -69,7 +69,7 @@ class PersonaMiddleware:
 
 
 async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
-    """The stamped body and the reply header, or None if nobody is asked for. Raises PalignError."""
+    """The body with its grant and the reply header, or None if nobody is asked for. Raises PalignError."""
     try:
         fields = json.loads(body, object_pairs_hook=JsonObject)
     except RecursionError:
@@ -107,10 +107,10 @@ async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
             param="use_beam_search",
         )
     scope["palign_asked"] = [name for name, _ in selection.parts]
-    return await _stamp(fields, suffix[0] if suffix else None, selection, state.palign)
+    return await _grant(fields, suffix[0] if suffix else None, selection, state.palign)
 
 
-async def _stamp(
+async def _grant(
     fields: JsonObject, model: str | None, selection: Selection, front_end: FrontEnd
 ) -> tuple[bytes, str]:
     xargs = fields.get("vllm_xargs")

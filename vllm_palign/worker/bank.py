@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OffsetBank:
         self.token_slots = torch.zeros(shape.tokens, dtype=torch.int32, device=device)
         self._positions = torch.arange(shape.tokens, dtype=torch.int32, device=device)
         self._row_of_layer = {layer: index for index, layer in enumerate(shape.layers)}
-        self._requests: dict[str, Stamp] = {}
+        self._requests: dict[str, Effect] = {}
         self._slot_of: OrderedDict[str, int] = OrderedDict()
         self._free = list(range(shape.slots, 0, -1))
         self._steady: list[str] | None = None
@@ -64,12 +64,12 @@ class OffsetBank:
     def usage(self) -> dict[str, int]:
         """Slots in ``total``, ``in_use`` by distinct effects of the requests it remembers, and
         ``resident``: filled, some of them kept for reuse. For metrics."""
-        effects = {stamp.key for stamp in self._requests.values()}
+        effects = {effect.key for effect in self._requests.values()}
         return {"total": self.shape.slots, "in_use": len(effects), "resident": self.num_resident}
 
-    def admit(self, request_id: str, stamp: Stamp) -> None:
+    def admit(self, request_id: str, effect: Effect) -> None:
         """A steered request has arrived at this worker. The row is filled when it first runs."""
-        self._requests[request_id] = stamp
+        self._requests[request_id] = effect
         self._steady = None
 
     def forget(self, request_id: str) -> None:
@@ -114,9 +114,9 @@ class OffsetBank:
             host = host.pin_memory()
         self.rows[:, slot].copy_(host, non_blocking=True)
 
-    def _place(self, stamps: Sequence[Stamp | None]) -> list[int]:
+    def _place(self, effects: Sequence[Effect | None]) -> list[int]:
         """A slot for each request of this step; fills rows that are not on the device yet."""
-        needed = {stamp.key: stamp for stamp in stamps if stamp is not None}
+        needed = {effect.key: effect for effect in effects if effect is not None}
         missing = []
         for key in needed:
             if key in self._slot_of:
@@ -128,14 +128,14 @@ class OffsetBank:
             slot = self._free.pop() if self._free else self._slot_of.popitem(last=False)[1]
             self._slot_of[key] = slot
             self.fill(slot, self._layer_rows(needed[key]))
-        return [0 if stamp is None else self._slot_of[stamp.key] for stamp in stamps]
+        return [0 if effect is None else self._slot_of[effect.key] for effect in effects]
 
-    def _layer_rows(self, stamp: Stamp) -> torch.Tensor:
-        """This rank's part of ``stamp`` as float32 [L, H*D]."""
+    def _layer_rows(self, effect: Effect) -> torch.Tensor:
+        """This rank's part of ``effect`` as float32 [L, H*D]."""
         shape = self.shape
         rows = np.zeros((len(shape.layers), shape.num_heads, shape.head_dim), dtype=np.float32)
         for layer, head, offset in zip(
-            stamp.layers.tolist(), stamp.heads.tolist(), stamp.offsets, strict=True
+            effect.layers.tolist(), effect.heads.tolist(), effect.offsets, strict=True
         ):
             index, local = self._row_of_layer.get(layer), head - shape.first_head
             if index is not None and 0 <= local < shape.num_heads:

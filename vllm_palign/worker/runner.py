@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vllm_palign.compat.hooks import Reads, absent, missing, require, uncallable, wrap_instance
-from vllm_palign.effect import Stamp
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.selection import XARG
 from vllm_palign.shape import ModelShape
@@ -186,4 +186,4 @@ def _admit(bank: OffsetBank, new_request: Any) -> None:
     # Also for plain requests: a streaming session may come back under its id without a persona.
     bank.forget(new_request.req_id)
     if packed is not None:
-        bank.admit(new_request.req_id, Stamp.unpack(packed))
+        bank.admit(new_request.req_id, Effect.unpack(packed))
