@@ -23,7 +23,7 @@ from subjects import HEAD_DIM, HEADS, LAYERS, write_personas
 
 from vllm_palign import Persona, load
 from vllm_palign.admission.front_end import FrontEnd
-from vllm_palign.admission.resolver import PersonaStore
+from vllm_palign.admission.resolver import Resolver
 from vllm_palign.effect import Effect
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection
@@ -51,7 +51,7 @@ def front_end(url: str, personas: list[Persona]) -> None:
     tenant = Tenant()
     registry.add_missing(tenant, [(one.name, one, one.to_bytes()) for one in personas])
     shape = ModelShape(LAYERS, HEADS, HEAD_DIM, frozenset(range(LAYERS)), 3e38)
-    store = PersonaStore(registry, shape, max_strength=3.0, cache_bytes=1 << 28)
+    store = Resolver(registry, shape, max_strength=3.0, cache_bytes=1 << 28)
     front = FrontEnd(store, "model", over_http=True)
     wishes = itertools.cycle([Selection(((one.name, 1.0),)) for one in personas])
     first = [timed(lambda: store.resolve(next(wishes), tenant)) for _ in personas]

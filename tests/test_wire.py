@@ -24,7 +24,7 @@ from vllm_palign import (
     persona_args,
 )
 from vllm_palign.admission.handoff import Passage, Seal
-from vllm_palign.admission.resolver import PersonaStore
+from vllm_palign.admission.resolver import Resolver
 from vllm_palign.config.store_url import private_store
 from vllm_palign.effect import Effect, salted
 from vllm_palign.registry import Registry
@@ -44,16 +44,16 @@ PERSONAS = {
 
 
 @functools.cache
-def store() -> PersonaStore:
+def store() -> Resolver:
     return store_of(PERSONAS, MODEL)
 
 
-def store_of(personas: dict[str, Persona], shape: ModelShape) -> PersonaStore:
+def store_of(personas: dict[str, Persona], shape: ModelShape) -> Resolver:
     registry = Registry(private_store())
     registry.migrate()
     for name, persona in personas.items():
         registry.put(Tenant(), name, persona, persona.to_bytes())
-    return PersonaStore(registry, shape, max_strength=3.0, cache_bytes=1 << 20)
+    return Resolver(registry, shape, max_strength=3.0, cache_bytes=1 << 20)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,6 @@ def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
         return dict(first)
 
     async def registered() -> int:
-        return sum((await front_end.manage(front_end.store.registry.counts)).values())
+        return sum((await front_end.manage(front_end.resolver.registry.counts)).values())
 
     return ScrapedGauges(slots, registered)

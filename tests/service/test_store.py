@@ -16,7 +16,7 @@ from tests.conftest import TINY
 from tests.personas import random_persona
 from vllm_palign import Persona, PersonaIncompatible, PersonaInvalid, PersonaNotFound
 from vllm_palign.admission.cache import PersonaCache
-from vllm_palign.admission.resolver import PersonaStore
+from vllm_palign.admission.resolver import Resolver
 from vllm_palign.errors import PersonaCorrupt, RegistryUnavailable
 from vllm_palign.registry import Record, Registry
 from vllm_palign.selection import Selection
@@ -74,11 +74,11 @@ def put(registry: Registry, name: str, seed: int, tenant: Tenant = ALL) -> str:
 
 
 @pytest.fixture
-def store(registry: Failing) -> PersonaStore:
-    return PersonaStore(registry, SHAPE, max_strength=3.0, cache_bytes=1 << 20)
+def store(registry: Failing) -> Resolver:
+    return Resolver(registry, SHAPE, max_strength=3.0, cache_bytes=1 << 20)
 
 
-def test_a_change_made_elsewhere_counts_at_once(store: PersonaStore, registry: Failing) -> None:
+def test_a_change_made_elsewhere_counts_at_once(store: Resolver, registry: Failing) -> None:
     before = store.resolve(named("a"), ALL)
     elsewhere = Registry(str(registry._engine.url))
     digest = put(elsewhere, "a", 7)
@@ -92,16 +92,14 @@ def test_a_change_made_elsewhere_counts_at_once(store: PersonaStore, registry: F
         store.resolve(named("a"), ALL)
 
 
-def test_a_tenants_bound_is_the_smaller_one(store: PersonaStore) -> None:
+def test_a_tenants_bound_is_the_smaller_one(store: Resolver) -> None:
     strong = Selection((("a", 1.0),), 2.0)
     store.resolve(strong, ALL)
     with pytest.raises(PersonaInvalid, match="at most 1"):
         store.resolve(strong, Tenant(max_strength=1.0))
 
 
-def test_a_persona_of_another_models_shape_is_refused(
-    store: PersonaStore, registry: Failing
-) -> None:
+def test_a_persona_of_another_models_shape_is_refused(store: Resolver, registry: Failing) -> None:
     other = random_persona(0, num_layers=2, num_heads=4, head_dim=32)
     registry.put(ALL, "other", other, other.to_bytes())
     with pytest.raises(PersonaIncompatible, match="num_layers is 2"):
@@ -109,7 +107,7 @@ def test_a_persona_of_another_models_shape_is_refused(
 
 
 def test_in_an_outage_hot_names_answer_and_cold_ones_do_not(
-    store: PersonaStore, registry: Failing
+    store: Resolver, registry: Failing
 ) -> None:
     hot = store.resolve(named("a"), ALL).effect
     registry.down = True
@@ -132,7 +130,7 @@ def test_in_an_outage_hot_names_answer_and_cold_ones_do_not(
 
 
 def test_in_an_outage_nobody_gets_what_only_another_tenant_had(
-    store: PersonaStore, registry: Failing
+    store: Resolver, registry: Failing
 ) -> None:
     acme = Tenant("acme", shared=frozenset({"a"}))
     put(registry, "mine", 5, acme)
@@ -147,9 +145,7 @@ def test_in_an_outage_nobody_gets_what_only_another_tenant_had(
         store.resolve(named("a"), Tenant("acme", shared=frozenset()))
 
 
-def test_a_deleted_persona_stays_deleted_in_an_outage(
-    store: PersonaStore, registry: Failing
-) -> None:
+def test_a_deleted_persona_stays_deleted_in_an_outage(store: Resolver, registry: Failing) -> None:
     store.resolve(named("a"), ALL)
     registry.delete(ALL, "a")
     with pytest.raises(PersonaNotFound):
@@ -160,7 +156,7 @@ def test_a_deleted_persona_stays_deleted_in_an_outage(
 
 
 def test_replaced_between_name_and_bytes_the_newer_answer_counts(
-    store: PersonaStore, registry: Failing, monkeypatch: pytest.MonkeyPatch
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lookup = registry.lookup
 

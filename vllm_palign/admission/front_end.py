@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from vllm_palign.admission.handoff import Passage, Seal
-from vllm_palign.admission.resolver import Chosen, PersonaStore
+from vllm_palign.admission.resolver import Chosen, Resolver
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
 from vllm_palign.effect import salted
@@ -41,8 +41,8 @@ class FrontEnd:
     Engine and worker processes have copies of that config and no front end, because content travels
     inside the requests."""
 
-    def __init__(self, store: PersonaStore, model: str, *, over_http: bool) -> None:
-        self.store = store
+    def __init__(self, store: Resolver, model: str, *, over_http: bool) -> None:
+        self.resolver = store
         self.model = model
         self.seal = Seal()
         self.over_http = over_http
@@ -72,15 +72,15 @@ class FrontEnd:
         return await self._off_loop(self._managers, work)
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
-        """Resolve ``selection`` and seal it for admission. Raises what ``PersonaStore.resolve`` raises."""
+        """Resolve ``selection`` and seal it for admission. Raises what ``Resolver.resolve`` raises."""
         chosen = await self._off_loop(
-            self._resolvers, lambda: self.store.resolve(selection, tenant)
+            self._resolvers, lambda: self.resolver.resolve(selection, tenant)
         )
         return chosen, self.seal.close(_passage(chosen, tenant))
 
     async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         # A connection found dead and one tried in its place wait ``timeout`` seconds each.
-        patience = 3 * self.store.registry.timeout
+        patience = 3 * self.resolver.registry.timeout
         running = asyncio.get_running_loop().run_in_executor(threads, work)
         try:
             return await asyncio.wait_for(running, patience)
@@ -119,7 +119,7 @@ class FrontEnd:
         if passage is None:
             if self.over_http:
                 raise reserved("vllm_xargs")
-            passage = _passage(self.store.resolve(open_named(asked), tenant), tenant)
+            passage = _passage(self.resolver.resolve(open_named(asked), tenant), tenant)
         if passage.effect is None:
             params.extra_args = params.extra_args or None
         return passage
@@ -147,7 +147,7 @@ def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> Fr
     finally:
         # vLLM may fork its engine from this process: no connection may be open then.
         registry.close()
-    store = PersonaStore(
+    store = Resolver(
         registry,
         shape,
         max_strength=config.max_strength,

@@ -31,7 +31,7 @@ class Chosen:
     effect: Effect | None
 
 
-class PersonaStore:
+class Resolver:
     """One per front-end process, over a registry that others may share. Its methods may block: HTTP
     front ends call them from a thread pool.
 

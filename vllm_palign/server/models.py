@@ -33,7 +33,7 @@ async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
     tenant = caller.current(tenants=palign.tenants is not None)
     if not tenant.may_use:
         return ()
-    store = palign.store
+    store = palign.resolver
     if store.outage:
         return ()
     try:

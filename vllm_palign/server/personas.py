@@ -137,7 +137,9 @@ async def list_personas(
     palign, tenant = _who(request)
     if after:
         _check_id(after, "after")
-    page = await palign.manage(lambda: palign.store.registry.page(tenant, limit=limit, after=after))
+    page = await palign.manage(
+        lambda: palign.resolver.registry.page(tenant, limit=limit, after=after)
+    )
     data = [PersonaSummary(**_facts(record, tenant)) for record in page.records]
     return PersonaList(
         data=data,
@@ -152,7 +154,7 @@ async def get_persona(request: Request, persona_id: Id) -> PersonaObject:
     """Its metadata and digest."""
     palign, tenant = _who(request)
     _check_id(persona_id, "id")
-    registry = palign.store.registry
+    registry = palign.resolver.registry
 
     def read() -> PersonaObject:
         record = registry.get(tenant, persona_id)
@@ -187,7 +189,7 @@ async def put_persona(
     tenant.require("manage")
     _check_id(persona_id, "id")
     data = await _read_bounded(request)
-    store = palign.store
+    store = palign.resolver
 
     def put() -> tuple[PersonaObject, Outcome]:
         persona = Persona.from_bytes(data, source=f"persona {persona_id!r}")
@@ -214,7 +216,7 @@ async def delete_persona(request: Request, persona_id: Id) -> Response:
     palign, tenant = _who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
-    record = await palign.manage(lambda: palign.store.registry.delete(tenant, persona_id))
+    record = await palign.manage(lambda: palign.resolver.registry.delete(tenant, persona_id))
     request.scope["palign_digest"] = record.digest
     return Response(status_code=204)
 
