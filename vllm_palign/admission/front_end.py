@@ -41,8 +41,8 @@ class FrontEnd:
     Engine and worker processes have copies of that config and no front end, because content travels
     inside the requests."""
 
-    def __init__(self, store: Resolver, model: str, *, over_http: bool) -> None:
-        self.resolver = store
+    def __init__(self, resolver: Resolver, model: str, *, over_http: bool) -> None:
+        self.resolver = resolver
         self.model = model
         self.seal = Seal()
         self.over_http = over_http
@@ -130,7 +130,7 @@ def _passage(chosen: Chosen, tenant: Tenant) -> Passage:
     return Passage(chosen.effect, scope)
 
 
-def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
+def open_front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
     """Open the registry ``config.store`` and import the configured personas into it.
 
     Raises PalignStartupError with all problems.
@@ -147,16 +147,16 @@ def front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> Fr
     finally:
         # vLLM may fork its engine from this process: no connection may be open then.
         registry.close()
-    store = Resolver(
+    resolver = Resolver(
         registry,
         shape,
         max_strength=config.max_strength,
         cache_bytes=config.cache_mib << 20,
     )
-    front = FrontEnd(store, str(model_config.model), over_http=over_http)
+    front_end = FrontEnd(resolver, str(model_config.model), over_http=over_http)
     if config.tenants is not None:
-        front.tenants = _directory(config.tenants, over_http=over_http)
-    return front
+        front_end.tenants = _directory(config.tenants, over_http=over_http)
+    return front_end
 
 
 def _directory(path: str, *, over_http: bool) -> TenantDirectory:

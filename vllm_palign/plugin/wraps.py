@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from vllm_palign.admission.front_end import FrontEnd, front_end
+from vllm_palign.admission.front_end import FrontEnd, open_front_end
 from vllm_palign.compat.hooks import Hook, Reads
 from vllm_palign.compat.versions import warn_unless_proven
 from vllm_palign.config.config import PalignConfig
@@ -40,8 +40,8 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
             # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
             importlib.import_module("vllm_palign.endpoint")
         if not headless:
-            front = front_end(config, vllm_config.model_config, over_http=over_http)
-            front.attach(vllm_config)
+            front_end = open_front_end(config, vllm_config.model_config, over_http=over_http)
+            front_end.attach(vllm_config)
         return vllm_config
 
     return create_engine_config
@@ -50,17 +50,17 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
-        palign = FrontEnd.of(self.vllm_config)
-        if palign is None:
+        front_end = FrontEnd.of(self.vllm_config)
+        if front_end is None:
             raise PalignStartupError(
                 "the palign plugin is enabled, but this engine was not configured through "
                 "EngineArgs.create_engine_config"
             )
         request = original(self, *args, **kwargs)
         try:
-            palign.admit(request)
+            front_end.admit(request)
         except PalignError as error:
-            if not palign.over_http:
+            if not front_end.over_http:
                 raise
             # The class vLLM's server answers with a 400 instead of a 500. Only endpoints outside the
             # middleware's reach get here; the others have refused the request already.

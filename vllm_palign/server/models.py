@@ -29,16 +29,16 @@ async def show_available_models(request: Request) -> JSONResponse:
     return JSONResponse(listed.model_copy(update={"data": [*listed.data, *cards]}).model_dump())
 
 
-async def _usable(palign: FrontEnd) -> tuple[Record, ...]:
-    tenant = caller.current(tenants=palign.tenants is not None)
+async def _usable(front_end: FrontEnd) -> tuple[Record, ...]:
+    tenant = caller.current(tenants=front_end.tenants is not None)
     if not tenant.may_use:
         return ()
-    store = palign.resolver
-    if store.outage:
+    resolver = front_end.resolver
+    if resolver.outage:
         return ()
     try:
-        page = await palign.manage(
-            lambda: store.registry.page(tenant, limit=MAX_LISTED, shape=store.shape)
+        page = await front_end.manage(
+            lambda: resolver.registry.page(tenant, limit=MAX_LISTED, shape=resolver.shape)
         )
     except RegistryUnavailable as error:
         logging.getLogger("vllm.palign").warning(

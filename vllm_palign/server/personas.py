@@ -134,11 +134,11 @@ async def list_personas(
     ] = "",
 ) -> PersonaList:
     """The caller's own personas and those shared with it, sorted by id."""
-    palign, tenant = _who(request)
+    front_end, tenant = _who(request)
     if after:
         _check_id(after, "after")
-    page = await palign.manage(
-        lambda: palign.resolver.registry.page(tenant, limit=limit, after=after)
+    page = await front_end.manage(
+        lambda: front_end.resolver.registry.page(tenant, limit=limit, after=after)
     )
     data = [PersonaSummary(**_facts(record, tenant)) for record in page.records]
     return PersonaList(
@@ -152,16 +152,16 @@ async def list_personas(
 @router.get("/{persona_id}", summary="Read one persona's metadata", responses=_errors(400, 404))
 async def get_persona(request: Request, persona_id: Id) -> PersonaObject:
     """Its metadata and digest."""
-    palign, tenant = _who(request)
+    front_end, tenant = _who(request)
     _check_id(persona_id, "id")
-    registry = palign.resolver.registry
+    registry = front_end.resolver.registry
 
     def read() -> PersonaObject:
         record = registry.get(tenant, persona_id)
         request.scope["palign_digest"] = record.digest
         return _whole(record, Persona.from_bytes(registry.blob(record.digest)), tenant)
 
-    return await palign.manage(read)
+    return await front_end.manage(read)
 
 
 @router.put(
@@ -185,22 +185,22 @@ async def put_persona(
 ) -> PersonaObject:
     """201: new. 200: the same bytes again, or replaced. Served by every server of this registry at once;
     requests that are running finish with the bytes they began with."""
-    palign, tenant = _who(request)
+    front_end, tenant = _who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
     data = await _read_bounded(request)
-    store = palign.resolver
+    resolver = front_end.resolver
 
     def put() -> tuple[PersonaObject, Outcome]:
         persona = Persona.from_bytes(data, source=f"persona {persona_id!r}")
-        store.shape.check(persona, persona_id)
-        record, outcome = store.registry.put(tenant, persona_id, persona, data, replace=replace)
-        if outcome is not Outcome.UNCHANGED and is_foreign(persona, palign.model):
-            warn_foreign({persona_id: persona.base_model}, palign.model)
+        resolver.shape.check(persona, persona_id)
+        record, outcome = resolver.registry.put(tenant, persona_id, persona, data, replace=replace)
+        if outcome is not Outcome.UNCHANGED and is_foreign(persona, front_end.model):
+            warn_foreign({persona_id: persona.base_model}, front_end.model)
         request.scope["palign_digest"] = record.digest
         return _whole(record, persona, tenant), outcome
 
-    answer, outcome = await palign.manage(put)
+    answer, outcome = await front_end.manage(put)
     response.status_code = 201 if outcome is Outcome.CREATED else 200
     return answer
 
@@ -213,10 +213,10 @@ async def put_persona(
 )
 async def delete_persona(request: Request, persona_id: Id) -> Response:
     """Requests that are running finish with it, later ones get 404."""
-    palign, tenant = _who(request)
+    front_end, tenant = _who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
-    record = await palign.manage(lambda: palign.resolver.registry.delete(tenant, persona_id))
+    record = await front_end.manage(lambda: front_end.resolver.registry.delete(tenant, persona_id))
     request.scope["palign_digest"] = record.digest
     return Response(status_code=204)
 
@@ -242,8 +242,8 @@ async def no_such_path() -> None:
 
 
 def _who(request: Request) -> tuple[FrontEnd, Tenant]:
-    palign: FrontEnd = request.app.state.palign
-    return palign, caller.current(tenants=palign.tenants is not None)
+    front_end: FrontEnd = request.app.state.palign
+    return front_end, caller.current(tenants=front_end.tenants is not None)
 
 
 def _check_id(name: str, param: str) -> None:
