@@ -19,7 +19,7 @@ from vllm_palign.cli.main import app
 from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
 from vllm_palign.plugin.refusals import refuse_beside_tenants
 from vllm_palign.tenants import caller
-from vllm_palign.tenants.authenticator import TenantDirectory
+from vllm_palign.tenants.authenticator import Authenticator
 from vllm_palign.tenants.file import MAX_LABELS, KeyTable, Tenants, TenantsError, new_key
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
@@ -43,8 +43,8 @@ def test_the_command_makes_a_key_that_opens_only_its_tenant(tmp_path: Path) -> N
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key.split("_", 2)[2] not in file.read_text()
 
-    directory = TenantDirectory(file)
-    acme, globex = directory.authenticate(bearer(key)), directory.authenticate(bearer(other))
+    authenticator = Authenticator(file)
+    acme, globex = authenticator.authenticate(bearer(key)), authenticator.authenticate(bearer(other))
     assert (acme.name, acme.may_use, acme.may_manage) == ("acme", True, False)
     assert (globex.name, globex.may_use, globex.may_manage) == ("globex", True, True)
     with pytest.raises(PersonaForbidden):
@@ -52,7 +52,7 @@ def test_the_command_makes_a_key_that_opens_only_its_tenant(tmp_path: Path) -> N
     # The id of one key with the secret of the other.
     mixed = "_".join((*key.split("_", 2)[:2], other.split("_", 2)[2]))
     with pytest.raises(KeyInvalid):
-        directory.authenticate(bearer(mixed))
+        authenticator.authenticate(bearer(mixed))
 
 
 def test_the_command_keeps_comments_and_revokes(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_commands_at_once_undo_nothing_of_each_other(tmp_path: Path) -> None:
     names = [f"t{number}" for number in range(6)]
     running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in names]
     keys = [process.communicate(timeout=60)[0].decode().strip() for process in running]
-    directory = TenantDirectory(file)
-    assert [directory.authenticate(bearer(key)).name for key in keys] == names
+    authenticator = Authenticator(file)
+    assert [authenticator.authenticate(bearer(key)).name for key in keys] == names
 
 
 @pytest.mark.parametrize("digits", ["012345670123", "123456789012", "1234567e8901", "000000000000"])
@@ -90,7 +90,7 @@ def test_an_id_that_looks_like_a_number_stays_text(
     file = tmp_path / "tenants.yaml"
     code, key, _ = palign("tenants", "new-key", "acme", "--file", file)
     assert code == 0
-    assert TenantDirectory(file).authenticate(bearer(key)).key_id == digits
+    assert Authenticator(file).authenticate(bearer(key)).key_id == digits
 
 
 def test_a_mistake_on_the_command_line_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_kv_is_shared_only_where_every_part_is_the_operators_and_allowed() -> No
 def test_the_entry_called_operator_is_the_operators_own_namespace(tmp_path: Path) -> None:
     file = tmp_path / "tenants.yaml"
     _, key, _ = palign("tenants", "new-key", "operator", "--file", file, "--role", "manage")
-    tenant = TenantDirectory(file).authenticate(bearer(key))
+    tenant = Authenticator(file).authenticate(bearer(key))
     assert tenant.name == OPERATOR
     assert tenant.label == "operator"
 
@@ -197,55 +197,55 @@ def test_a_changed_file_counts_and_a_broken_one_does_not(
     file = tmp_path / "tenants.yaml"
     _, key, _ = palign("tenants", "new-key", "acme", "--file", file)
     good = file.read_text()
-    directory = TenantDirectory(file)
+    authenticator = Authenticator(file)
 
     file.write_text("tenants: {acme: {max_strenght: 1.0}}")
-    directory.refresh()
-    assert directory.authenticate(bearer(key)).name == "acme"
+    authenticator.refresh()
+    assert authenticator.authenticate(bearer(key)).name == "acme"
     assert "cannot be used" in caplog.text
     file.unlink()
-    directory.refresh()
-    assert directory.authenticate(bearer(key)).name == "acme"
+    authenticator.refresh()
+    assert authenticator.authenticate(bearer(key)).name == "acme"
 
     file.write_text(good)
-    directory.refresh()
-    assert directory.authenticate(bearer(key)).name == "acme"
+    authenticator.refresh()
+    assert authenticator.authenticate(bearer(key)).name == "acme"
     palign("tenants", "revoke", key.split("_")[1], "--file", file)
-    directory.refresh()
+    authenticator.refresh()
     with pytest.raises(KeyInvalid):
-        directory.authenticate(bearer(key))
+        authenticator.authenticate(bearer(key))
 
 
 def test_the_file_is_followed_without_being_asked(tmp_path: Path) -> None:
     file = tmp_path / "tenants.yaml"
     palign("tenants", "new-key", "acme", "--file", file)
-    directory = TenantDirectory(file, poll_seconds=0.01)
-    directory.follow()
+    authenticator = Authenticator(file, poll_seconds=0.01)
+    authenticator.follow()
     _, key, _ = palign("tenants", "new-key", "globex", "--file", file)
     try:
         for _ in range(500):
             try:
-                assert directory.authenticate(bearer(key)).name == "globex"
+                assert authenticator.authenticate(bearer(key)).name == "globex"
                 break
             except KeyInvalid:
                 directory._stop.wait(0.02)
         else:
             raise AssertionError("the new key was never taken")
     finally:
-        directory.close()
+        authenticator.close()
 
 
 def test_a_server_does_not_start_without_a_usable_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(TenantsError):
-            TenantDirectory(path)
+            Authenticator(path)
 
 
 def test_headers_that_are_no_key_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "tenants.yaml"
     _, key, _ = palign("tenants", "new-key", "acme", "--file", file)
-    directory = TenantDirectory(file)
-    assert directory.authenticate(bearer(key, "bearer")).name == "acme"
+    authenticator = Authenticator(file)
+    assert authenticator.authenticate(bearer(key, "bearer")).name == "acme"
     wrong = {
         "none": [],
         "two": [*bearer(key), *bearer(key)],
@@ -264,7 +264,7 @@ def test_headers_that_are_no_key_are_refused(tmp_path: Path) -> None:
     }
     for name, headers in wrong.items():
         with pytest.raises(KeyInvalid) as caught:
-            directory.authenticate(headers)
+            authenticator.authenticate(headers)
         assert key not in caught.value.message, name
 
 

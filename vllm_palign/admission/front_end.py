@@ -19,7 +19,7 @@ from vllm_palign.registry.configured import import_personas
 from vllm_palign.selection import XARG, Selection, check_salt, open_named, reserved
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants import caller
-from vllm_palign.tenants.authenticator import TenantDirectory
+from vllm_palign.tenants.authenticator import Authenticator
 from vllm_palign.tenants.file import TenantsError
 from vllm_palign.tenants.tenant import Tenant
 
@@ -51,7 +51,7 @@ class FrontEnd:
         self.has_middleware = False
         """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
         without this the server would go on and answer plainly."""
-        self.tenants: TenantDirectory | None = None
+        self.tenants: Authenticator | None = None
         """Set when callers are told apart by their keys."""
         self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
         self._managers = ThreadPoolExecutor(MANAGERS, "palign-manage")
@@ -155,14 +155,14 @@ def open_front_end(config: PalignConfig, model_config: Any, *, over_http: bool) 
     )
     front_end = FrontEnd(resolver, str(model_config.model), over_http=over_http)
     if config.tenants is not None:
-        front_end.tenants = _directory(config.tenants, over_http=over_http)
+        front_end.tenants = _open_authenticator(config.tenants, over_http=over_http)
     return front_end
 
 
-def _directory(path: str, *, over_http: bool) -> TenantDirectory:
+def _open_authenticator(path: str, *, over_http: bool) -> Authenticator:
     if not over_http:
         raise PalignStartupError("tenants are told apart by API keys, which only a server sees")
     try:
-        return TenantDirectory(path)
+        return Authenticator(path)
     except TenantsError as error:
         raise PalignStartupError(f"--palign-tenants: {error.message}") from error

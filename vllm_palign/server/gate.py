@@ -14,7 +14,7 @@ from vllm_palign.server import allowed, audit
 from vllm_palign.server.asgi import App, Message, Receive, Send, send_error
 from vllm_palign.server.usage import Usage
 from vllm_palign.tenants import caller
-from vllm_palign.tenants.authenticator import TenantDirectory
+from vllm_palign.tenants.authenticator import Authenticator
 from vllm_palign.tenants.tenant import Tenant
 
 MAX_BODY = 64 * 1024 * 1024
@@ -38,9 +38,9 @@ class Gate:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        directory: TenantDirectory | None = scope["app"].state.palign.tenants
+        authenticator: Authenticator | None = scope["app"].state.palign.tenants
         if scope["type"] == "websocket":
-            if directory is None:
+            if authenticator is None:
                 await self.app(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008, "reason": "not offered"})
@@ -56,8 +56,8 @@ class Gate:
         tenant = Tenant()
         started = time.monotonic()
         try:
-            if directory is not None:
-                tenant = directory.authenticate(scope["headers"])
+            if authenticator is not None:
+                tenant = authenticator.authenticate(scope["headers"])
                 role = allowed.role_for(scope["method"], path)
                 if role is not None:
                     tenant.require(role)

@@ -16,7 +16,7 @@ POLL_SECONDS = 1.0
 _logger = logging.getLogger("vllm.palign")
 
 
-class TenantDirectory:
+class Authenticator:
     """Follows the tenants file. A changed file counts within about a second; one that cannot be used
     leaves the last good one in force, which is logged, counted and shown by a gauge until it is mended.
 
