@@ -23,7 +23,7 @@ from vllm_palign import (
     PersonaNotFound,
     persona_args,
 )
-from vllm_palign.admission.handoff import Passage, Seal
+from vllm_palign.admission.handoff import Granted, Handoff
 from vllm_palign.admission.resolver import Resolver
 from vllm_palign.config.store_url import private_store
 from vllm_palign.effect import Effect, salted
@@ -228,22 +228,22 @@ def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
 
 
 def test_only_this_process_can_seal_and_only_in_the_requests_own_context() -> None:
-    seal = Seal()
+    handoff = Handoff()
     for effect in (resolve("alice"), None):
-        passage = Passage(effect, "acme")
-        assert seal.open(seal.close(passage)) is passage
-    forged = json.dumps({"seal": "0" * 32, "key": ""})
-    for foreign in (forged, Seal().close(passage), json.dumps({"seal": None})):
+        granted = Granted(effect, "acme")
+        assert handoff.take(handoff.put(granted)) is granted
+    forged = json.dumps({"token": "0" * 32, "key": ""})
+    for foreign in (forged, Handoff().put(granted), json.dumps({"token": None})):
         with pytest.raises(PersonaInvalid, match="reserved"):
-            seal.open(foreign)
+            handoff.take(foreign)
     for other in ("alice", 1, None, "{", json.dumps(["x"])):
-        assert seal.open(other) is None
-    sealed = seal.close(Passage(resolve("alice"), ""))
-    seal.close(Passage(resolve("bob"), ""))
+        assert handoff.take(other) is None
+    handed = handoff.put(Granted(resolve("alice"), ""))
+    handoff.put(Granted(resolve("bob"), ""))
     with pytest.raises(PalignStartupError, match="without the offsets"):
-        seal.open(sealed)
+        handoff.take(handed)
     with pytest.raises(PalignStartupError, match="without the offsets"):
-        contextvars.Context().run(seal.open, sealed)
+        contextvars.Context().run(handoff.take, handed)
 
 
 def test_salts_differ_by_persona_and_by_client_salt_and_clients_cannot_write_them() -> None:

@@ -44,7 +44,10 @@ def test_the_command_makes_a_key_that_opens_only_its_tenant(tmp_path: Path) -> N
     assert key.split("_", 2)[2] not in file.read_text()
 
     authenticator = Authenticator(file)
-    acme, globex = authenticator.authenticate(bearer(key)), authenticator.authenticate(bearer(other))
+    acme, globex = (
+        authenticator.authenticate(bearer(key)),
+        authenticator.authenticate(bearer(other)),
+    )
     assert (acme.name, acme.may_use, acme.may_manage) == ("acme", True, False)
     assert (globex.name, globex.may_use, globex.may_manage) == ("globex", True, True)
     with pytest.raises(PersonaForbidden):
@@ -228,7 +231,7 @@ def test_the_file_is_followed_without_being_asked(tmp_path: Path) -> None:
                 assert authenticator.authenticate(bearer(key)).name == "globex"
                 break
             except KeyInvalid:
-                directory._stop.wait(0.02)
+                authenticator._stop.wait(0.02)
         else:
             raise AssertionError("the new key was never taken")
     finally:

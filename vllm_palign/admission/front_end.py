@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from vllm_palign.admission.handoff import Passage, Seal
+from vllm_palign.admission.handoff import Granted, Handoff
 from vllm_palign.admission.resolver import Chosen, Resolver
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
@@ -44,9 +44,9 @@ class FrontEnd:
     def __init__(self, resolver: Resolver, model: str, *, over_http: bool) -> None:
         self.resolver = resolver
         self.model = model
-        self.seal = Seal()
+        self.handoff = Handoff()
         self.over_http = over_http
-        """An HTTP server admits sealed selections only, so that no endpoint lets a client write the
+        """An HTTP server admits handed-over selections only, so that no endpoint lets a client write the
         reserved key."""
         self.has_middleware = False
         """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
@@ -72,11 +72,11 @@ class FrontEnd:
         return await self._off_loop(self._managers, work)
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
-        """Resolve ``selection`` and seal it for admission. Raises what ``Resolver.resolve`` raises."""
+        """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises."""
         chosen = await self._off_loop(
             self._resolvers, lambda: self.resolver.resolve(selection, tenant)
         )
-        return chosen, self.seal.close(_passage(chosen, tenant))
+        return chosen, self.handoff.put(_granted(chosen, tenant))
 
     async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         # A connection found dead and one tried in its place wait ``timeout`` seconds each.
@@ -100,34 +100,34 @@ class FrontEnd:
             )
         check_salt(request.cache_salt)
         tenant = caller.current(tenants=self.tenants is not None)
-        passage = self._passage(request.sampling_params, tenant)
+        granted = self._granted(request.sampling_params, tenant)
         key = ""
-        if passage.effect is not None:
-            key = passage.effect.key
-            request.sampling_params.extra_args[XARG] = passage.effect.pack()
-        if key or passage.kv_scope:
-            request.cache_salt = salted(request.cache_salt, key, passage.kv_scope)
+        if granted.effect is not None:
+            key = granted.effect.key
+            request.sampling_params.extra_args[XARG] = granted.effect.pack()
+        if key or granted.kv_scope:
+            request.cache_salt = salted(request.cache_salt, key, granted.kv_scope)
 
-    def _passage(self, params: Any, tenant: Tenant) -> Passage:
+    def _granted(self, params: Any, tenant: Tenant) -> Granted:
         """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
         if params is None or not params.extra_args or XARG not in params.extra_args:
-            return Passage(None, tenant.plain_kv_scope)
+            return Granted(None, tenant.plain_kv_scope)
         # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
         params.extra_args = dict(params.extra_args)
         asked = params.extra_args.pop(XARG)
-        passage = self.seal.open(asked)
-        if passage is None:
+        granted = self.handoff.take(asked)
+        if granted is None:
             if self.over_http:
                 raise reserved("vllm_xargs")
-            passage = _passage(self.resolver.resolve(open_named(asked), tenant), tenant)
-        if passage.effect is None:
+            granted = _granted(self.resolver.resolve(open_named(asked), tenant), tenant)
+        if granted.effect is None:
             params.extra_args = params.extra_args or None
-        return passage
+        return granted
 
 
-def _passage(chosen: Chosen, tenant: Tenant) -> Passage:
+def _granted(chosen: Chosen, tenant: Tenant) -> Granted:
     scope = tenant.plain_kv_scope if chosen.effect is None else tenant.kv_scope(chosen.owners)
-    return Passage(chosen.effect, scope)
+    return Granted(chosen.effect, scope)
 
 
 def open_front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:

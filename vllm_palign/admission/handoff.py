@@ -14,17 +14,17 @@ from vllm_palign.selection import loads, reserved
 
 
 @dataclass(frozen=True)
-class Passage:
+class Granted:
     """What a request was granted: offsets (None: nothing to add) and whose KV blocks it may meet."""
 
     effect: Effect | None
     kv_scope: str
 
 
-_CURRENT: ContextVar[Passage | None] = ContextVar("palign_passage", default=None)
+_CURRENT: ContextVar[Granted | None] = ContextVar("palign_granted", default=None)
 
 
-class Seal:
+class Handoff:
     """The body carries a token, the context of the ASGI call carries the content.
 
     The token, which only this process knows, tells admission that the middleware has dealt with the
@@ -35,27 +35,27 @@ class Seal:
     def __init__(self) -> None:
         self._token = secrets.token_hex(16)
 
-    def close(self, passage: Passage) -> str:
-        """Grant ``passage`` to everything that runs in this context; returns the reserved key's value."""
-        _CURRENT.set(passage)
-        key = "" if passage.effect is None else passage.effect.key
-        return json.dumps({"seal": self._token, "key": key})
+    def put(self, granted: Granted) -> str:
+        """Grant ``granted`` to everything that runs in this context; returns the reserved key's value."""
+        _CURRENT.set(granted)
+        key = "" if granted.effect is None else granted.effect.key
+        return json.dumps({"token": self._token, "key": key})
 
-    def open(self, value: object) -> Passage | None:
-        """What was granted, or None if ``value`` is not sealed at all.
+    def take(self, value: object) -> Granted | None:
+        """What was granted, or None if ``value`` holds no token at all.
 
-        Raises PersonaInvalid for a seal that is not this process's, PalignStartupError when the content
+        Raises PersonaInvalid for a token that is not this process's, PalignStartupError when the content
         did not come along.
         """
         data = loads(value)
-        if not isinstance(data, dict) or "seal" not in data:
+        if not isinstance(data, dict) or "token" not in data:
             return None
-        if not hmac.compare_digest(str(data["seal"]).encode(), self._token.encode()):
+        if not hmac.compare_digest(str(data["token"]).encode(), self._token.encode()):
             raise reserved("vllm_xargs")
-        passage = _CURRENT.get()
-        key = "" if passage is None or passage.effect is None else passage.effect.key
-        if passage is None or key != data["key"]:
+        granted = _CURRENT.get()
+        key = "" if granted is None or granted.effect is None else granted.effect.key
+        if granted is None or key != data["key"]:
             raise PalignStartupError(
                 "a steered request reached admission without the offsets that were made for it"
             )
-        return passage
+        return granted

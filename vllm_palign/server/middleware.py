@@ -118,9 +118,9 @@ async def _grant(
         raise PersonaInvalid("vllm_xargs: wanted an object", param="vllm_xargs")
     tenant = caller.current(tenants=front_end.tenants is not None)
     # Composed here already: what cannot be applied is refused before vLLM has begun.
-    chosen, seal = await front_end.grant(selection, tenant)
+    chosen, token = await front_end.grant(selection, tenant)
     fields.pop("persona", None)
-    fields["vllm_xargs"] = {**(xargs or {}), XARG: seal}
+    fields["vllm_xargs"] = {**(xargs or {}), XARG: token}
     if model is not None:
         fields["model"] = model
     return json.dumps(fields).encode(), header_value(selection, chosen.digests)

@@ -128,8 +128,8 @@ OTHER_PLACES = {
     "responses": Attempt(*MISSING, {"model": "base", "input": "x", "persona": "secret"}, path="/v1/responses"),
     "a path that is not steered": Attempt(*INVALID, {**PROMPT, "persona": "own"}, path="/v1/messages"),
     "reserved xarg": asks(*INVALID, vllm_xargs={"palign": "secret"}),
-    "reserved xarg, forged seal": asks(
-        *INVALID, vllm_xargs={"palign": json.dumps({"seal": "0" * 32, "parts": [[SECRET, 1.0]]})}
+    "reserved xarg, forged token": asks(
+        *INVALID, vllm_xargs={"palign": json.dumps({"token": "0" * 32, "parts": [[SECRET, 1.0]]})}
     ),
     "reserved xarg beside an own persona": asks(*INVALID, persona="own", vllm_xargs={"palign": "x"}),
     "reserved extra argument": asks(*INVALID, extra_args={"palign": {"key": SECRET}}),
