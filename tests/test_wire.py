@@ -227,7 +227,7 @@ def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
             Effect.unpack(wrong)
 
 
-def test_only_this_process_can_seal_and_only_in_the_requests_own_context() -> None:
+def test_only_this_process_can_hand_over_and_only_in_the_requests_own_context() -> None:
     handoff = Handoff()
     for effect in (resolve("alice"), None):
         granted = Granted(effect, "acme")

@@ -19,7 +19,7 @@ from vllm_palign.effect import SALT_PREFIX
 from vllm_palign.errors import PalignStartupError, PersonaConflict, PersonaInvalid
 from vllm_palign.persona import is_persona_id
 
-XARG = "palign"
+REQUEST_KEY = "palign"
 """Reserved key of ``vllm_xargs`` / ``SamplingParams.extra_args``."""
 
 MAX_MIX = 8
@@ -103,9 +103,9 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
     PalignStartupError when vLLM is in use without the plugin, because the request would then be
     answered plainly.
     """
-    if sys.modules.get("vllm") is not None and XARG not in os.environ.get("VLLM_PLUGINS", "").split(
-        ","
-    ):
+    if sys.modules.get("vllm") is not None and REQUEST_KEY not in os.environ.get(
+        "VLLM_PLUGINS", ""
+    ).split(","):
         raise PalignStartupError(
             "the palign plugin is not enabled in this process, so the persona would be ignored; "
             'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'
@@ -121,15 +121,15 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
     selection = parse_persona(persona)
     if selection is None:
         return {}
-    return {XARG: json.dumps({"mix": dict(selection.parts), "strength": selection.strength})}
+    return {REQUEST_KEY: json.dumps({"mix": dict(selection.parts), "strength": selection.strength})}
 
 
 def open_named(value: object) -> Selection:
     """The selection that ``persona_args`` packed. Raises PersonaInvalid for any other value."""
-    selection = parse_persona(loads(value), param=f"extra_args[{XARG!r}]")
+    selection = parse_persona(loads(value), param=f"extra_args[{REQUEST_KEY!r}]")
     if selection is None:
         raise PersonaInvalid(
-            f"extra_args[{XARG!r}] is empty; make it with vllm_palign.persona_args"
+            f"extra_args[{REQUEST_KEY!r}] is empty; make it with vllm_palign.persona_args"
         )
     return selection
 
@@ -146,7 +146,7 @@ def check_salt(client_salt: object) -> None:
 def reserved(param: str) -> PersonaInvalid:
     """The error for a client that writes the reserved key itself."""
     return PersonaInvalid(
-        f'{param}: the key {XARG!r} is reserved; ask with the field "persona"', param=param
+        f'{param}: the key {REQUEST_KEY!r} is reserved; ask with the field "persona"', param=param
     )
 
 

@@ -16,7 +16,7 @@ from vllm_palign.effect import salted
 from vllm_palign.errors import PalignStartupError, RegistryUnavailable
 from vllm_palign.registry import Registry
 from vllm_palign.registry.configured import import_personas
-from vllm_palign.selection import XARG, Selection, check_salt, open_named, reserved
+from vllm_palign.selection import REQUEST_KEY, Selection, check_salt, open_named, reserved
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
@@ -104,17 +104,17 @@ class FrontEnd:
         key = ""
         if granted.effect is not None:
             key = granted.effect.key
-            request.sampling_params.extra_args[XARG] = granted.effect.pack()
+            request.sampling_params.extra_args[REQUEST_KEY] = granted.effect.pack()
         if key or granted.kv_scope:
             request.cache_salt = salted(request.cache_salt, key, granted.kv_scope)
 
     def _granted(self, params: Any, tenant: Tenant) -> Granted:
         """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
-        if params is None or not params.extra_args or XARG not in params.extra_args:
+        if params is None or not params.extra_args or REQUEST_KEY not in params.extra_args:
             return Granted(None, tenant.plain_kv_scope)
         # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
         params.extra_args = dict(params.extra_args)
-        asked = params.extra_args.pop(XARG)
+        asked = params.extra_args.pop(REQUEST_KEY)
         granted = self.handoff.take(asked)
         if granted is None:
             if self.over_http:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
-from vllm_palign.selection import XARG, Selection, describe, parse_id, parse_number, reserved
+from vllm_palign.selection import REQUEST_KEY, Selection, describe, parse_id, parse_number, reserved
 
 # vLLM ignores fields it does not know, so these slips of the pen would be answered plainly.
 _MISSPELT = frozenset(
@@ -72,7 +72,7 @@ def refuse_reserved(fields: JsonObject) -> None:
     for name in ("vllm_xargs", "extra_args", "sampling_params"):
         value = fields.get(name)
         nested = value.get("extra_args") if isinstance(value, dict) else None
-        if any(isinstance(item, dict) and XARG in item for item in (value, nested)):
+        if any(isinstance(item, dict) and REQUEST_KEY in item for item in (value, nested)):
             raise reserved(name)
 
 

@@ -8,7 +8,7 @@ from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.errors import PalignError, PersonaInvalid
 from vllm_palign.selection import (
     HEADER,
-    XARG,
+    REQUEST_KEY,
     Selection,
     check_salt,
     header_value,
@@ -120,7 +120,7 @@ async def _grant(
     # Composed here already: what cannot be applied is refused before vLLM has begun.
     chosen, token = await front_end.grant(selection, tenant)
     fields.pop("persona", None)
-    fields["vllm_xargs"] = {**(xargs or {}), XARG: token}
+    fields["vllm_xargs"] = {**(xargs or {}), REQUEST_KEY: token}
     if model is not None:
         fields["model"] = model
     return json.dumps(fields).encode(), header_value(selection, chosen.digests)

@@ -13,7 +13,7 @@ import torch
 from vllm_palign.compat.hooks import Reads, absent, missing, require, uncallable, wrap_instance
 from vllm_palign.effect import Effect
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.selection import XARG
+from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.shape import ModelShape
 from vllm_palign.worker.bank import BankShape, OffsetBank
 from vllm_palign.worker.layer import Site, arm, find_sites
@@ -182,7 +182,7 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
 
 def _admit(bank: OffsetBank, new_request: Any) -> None:
     params = new_request.sampling_params
-    packed = (params.extra_args or {}).get(XARG) if params is not None else None
+    packed = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
     # Also for plain requests: a streaming session may come back under its id without a persona.
     bank.forget(new_request.req_id)
     if packed is not None:
