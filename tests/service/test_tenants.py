@@ -20,7 +20,7 @@ from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
 from vllm_palign.plugin.refusals import refuse_beside_tenants
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
-from vllm_palign.tenants.file import MAX_LABELS, KeyTable, Tenants, TenantsError, new_key
+from vllm_palign.tenants.file import MAX_LABELS, KeyTable, TenantsError, TenantsFile, new_key
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 KEY = "{id: 0123456789ab, salt: " + "0" * 32 + ", hash: " + "0" * 64 + ", roles: [use]}"
@@ -70,8 +70,8 @@ def test_the_command_keeps_comments_and_revokes(tmp_path: Path) -> None:
     assert "hash" not in listed
     assert len(json.loads(listed)["tenants"]["acme"]["keys"]) == 2
     assert palign("tenants", "revoke", made["id"], "--file", file)[0] == 0
-    assert len(Tenants.read(file).tenants["acme"].keys) == 1
-    assert Tenants.read(file).tenants["acme"].max_strength == 2.0
+    assert len(TenantsFile.read(file).tenants["acme"].keys) == 1
+    assert TenantsFile.read(file).tenants["acme"].max_strength == 2.0
 
 
 def test_commands_at_once_undo_nothing_of_each_other(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_file_that_could_be_misread_is_refused(fault: str) -> None:
     with pytest.raises(TenantsError) as caught:
-        Tenants.parse(BROKEN[fault].encode(errors="surrogateescape"), "tenants.yaml")
+        TenantsFile.parse(BROKEN[fault].encode(errors="surrogateescape"), "tenants.yaml")
     assert caught.value.message.startswith("tenants.yaml: ")
     assert "0" * 64 not in caught.value.message
 
@@ -150,7 +150,7 @@ def test_a_file_that_could_be_misread_is_refused(fault: str) -> None:
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_any_bytes_are_a_file_or_an_error(data: bytes) -> None:
     try:
-        Tenants.parse(data, "x")
+        TenantsFile.parse(data, "x")
     except TenantsError:
         return
 
@@ -163,7 +163,7 @@ def test_rights_and_labels_come_from_the_file() -> None:
         "shared: {alice: {share_kv: true}, bob: {}}\ntenants:\n" + many + "  acme:\n"
         f"    keys: [{key}]\n    shared: [alice, bob]\n    max_strength: 1.5\n    max_personas: 3\n"
     )
-    tenant = KeyTable(Tenants.parse(text.encode(), "x")).find(secret)
+    tenant = KeyTable(TenantsFile.parse(text.encode(), "x")).find(secret)
     assert tenant == Tenant(
         name="acme", shared=frozenset(("alice", "bob")), may_use=True, may_manage=False,
         max_strength=1.5, quota=3, shared_kv=frozenset(("alice",)), isolated=True,

@@ -18,7 +18,7 @@ import typer
 from ruamel.yaml import YAML
 
 from vllm_palign.errors import PalignError
-from vllm_palign.tenants.file import Tenants, TenantsError, new_key
+from vllm_palign.tenants.file import TenantsError, TenantsFile, new_key
 from vllm_palign.tenants.tenant import Role
 
 tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=True)
@@ -99,7 +99,7 @@ def revoke(
 def check(file: FileOption, as_json: JsonOption = False) -> None:
     """Check the file as a server would, and list its tenants."""
     try:
-        content = Tenants.read(file)
+        content = TenantsFile.read(file)
     except TenantsError as error:
         raise _fail(error) from None
     if as_json:
@@ -125,13 +125,13 @@ def _edit(file: Path, change: Callable[[dict[str, Any]], None], *, create: bool 
     try:
         with _alone(file):
             if not (create and not file.exists()):
-                Tenants.read(file)  # also bounds what is parsed below
+                TenantsFile.read(file)  # also bounds what is parsed below
             content = yaml.load(file.read_bytes() if file.exists() else _NEW)
             change(content)
             text = io.StringIO()
             yaml.dump(content, text)
             data = text.getvalue().encode()
-            Tenants.parse(data, str(file))
+            TenantsFile.parse(data, str(file))
             _replace(file, data)
     except OSError as error:
         raise _fail(TenantsError(f"{file}: {error.strerror}")) from None

@@ -92,7 +92,7 @@ class TenantEntry(_Entry):
     max_personas: int | None = Field(default=None, ge=0)
 
 
-class Tenants(_Entry):
+class TenantsFile(_Entry):
     """The whole file, ``tenants`` in its order."""
 
     share_plain_kv: bool = False
@@ -101,7 +101,7 @@ class Tenants(_Entry):
     tenants: dict[TenantName, TenantEntry] = Field(default={})
 
     @model_validator(mode="after")
-    def _consistent(self) -> Tenants:
+    def _consistent(self) -> TenantsFile:
         seen: set[str] = set()
         for name, entry in self.tenants.items():
             unknown = sorted(set(entry.shared) - self.shared.keys())
@@ -116,7 +116,7 @@ class Tenants(_Entry):
         return self
 
     @classmethod
-    def read(cls, path: str | Path) -> Tenants:
+    def read(cls, path: str | Path) -> TenantsFile:
         """Parse and check the file. Raises TenantsError; no hash is ever in its message."""
         try:
             with Path(path).open("rb") as file:
@@ -129,7 +129,7 @@ class Tenants(_Entry):
         return cls.parse(data, str(path))
 
     @classmethod
-    def parse(cls, data: bytes, source: str) -> Tenants:
+    def parse(cls, data: bytes, source: str) -> TenantsFile:
         """Raises TenantsError, naming ``source``."""
         try:
             return cls.model_validate(strict_yaml.load(data))
@@ -144,9 +144,9 @@ class Tenants(_Entry):
 
 
 class KeyTable:
-    """API key -> ``Tenant``, made once of a ``Tenants`` file."""
+    """API key -> ``Tenant``, made once of a ``TenantsFile``."""
 
-    def __init__(self, file: Tenants) -> None:
+    def __init__(self, file: TenantsFile) -> None:
         self._by_id: dict[str, tuple[KeyRecord, Tenant]] = {}
         for index, (name, entry) in enumerate(file.tenants.items()):
             label = name if index < MAX_LABELS else "other"
@@ -175,7 +175,7 @@ def new_key(roles: Sequence[Role], created: datetime) -> tuple[str, KeyRecord]:
     return f"palign_{key_id}_{secret}", record
 
 
-def _tenant(file: Tenants, name: str, entry: TenantEntry, key: KeyRecord, label: str) -> Tenant:
+def _tenant(file: TenantsFile, name: str, entry: TenantEntry, key: KeyRecord, label: str) -> Tenant:
     return Tenant(
         name=OPERATOR if name == OPERATOR_ENTRY else name,
         shared=frozenset(entry.shared),
