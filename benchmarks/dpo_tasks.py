@@ -24,7 +24,7 @@ from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import Cache
 from palign_fit.model.dialogue import tokenised
 from palign_fit.model.likelihood import perplexity
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement
 from palign_fit.model.steer import steered
 from palign_fit.model.token_tree import reader_for
@@ -44,7 +44,7 @@ class Task(Protocol):
     name: str
     measure_name: str
 
-    def fit(self, model: SubjectModel) -> tuple[Persona, float, float]:
+    def fit(self, model: OpenedModel) -> tuple[Persona, float, float]:
         """The persona, seconds of what other subjects share, seconds of its own."""
         ...
 
@@ -58,7 +58,7 @@ class Task(Protocol):
 class Prepared:
     """What palign-fit computes once for everybody who learns from the items in ``used`` bool [N]."""
 
-    def __init__(self, model: SubjectModel, inventory: Inventory, used: Mask) -> None:
+    def __init__(self, model: OpenedModel, inventory: Inventory, used: Mask) -> None:
         began = time.perf_counter()
         self.fitter = open_fitter(
             model,
@@ -90,7 +90,7 @@ class Person:
         self.plain = self._statements(backend, Setting())
         self.plain_perplexity = float(read_perplexity(backend, [Setting()], _no_tick)[0])
 
-    def fit(self, model: SubjectModel) -> tuple[Persona, float, float]:
+    def fit(self, model: OpenedModel) -> tuple[Persona, float, float]:
         learner = Subject(
             self.name, np.where(self.sheet.train, self.sheet.subject.agreement, np.nan)
         )
@@ -152,7 +152,7 @@ class Preferences:
         self.plain = margins(backend.model, self.reader, self.lines)
         self.plain_perplexity = perplexity(backend.model, NEUTRAL_TEXT)
 
-    def fit(self, model: SubjectModel) -> tuple[Persona, float, float]:
+    def fit(self, model: OpenedModel) -> tuple[Persona, float, float]:
         began = time.perf_counter()
         persona = fit_pairs(model, self.train, PairSettings(self.name, heads=heads_of(model)))
         return persona, 0.0, time.perf_counter() - began
@@ -175,7 +175,7 @@ class Preferences:
         return {"measure": held.accuracy, "perplexity_ratio": ratio, **vars(held)}
 
 
-def heads_of(model: SubjectModel) -> int:
+def heads_of(model: OpenedModel) -> int:
     """How many heads to steer: the default, or all of a small model's."""
     return min(Settings.heads, model.num_layers * model.num_heads)
 

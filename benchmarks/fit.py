@@ -39,7 +39,7 @@ from palign_fit.model import prompts
 from palign_fit.model.activations import collect
 from palign_fit.model.cache import Cache
 from palign_fit.model.checkpoint import digest
-from palign_fit.model.model import SubjectModel, open_model
+from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import MAX_BATCH, Fitted, Order, fit_population
@@ -115,7 +115,7 @@ def synthetic(inventory: Inventory, count: int, seed: int) -> Answers:
     return Answers([f"s{n}" for n in range(count)], table)
 
 
-def reference(model: SubjectModel, inventory: Inventory, people: Answers) -> dict[str, float]:
+def reference(model: OpenedModel, inventory: Inventory, people: Answers) -> dict[str, float]:
     """Seconds of the published procedure's steps, a subject each."""
     began = time.perf_counter()
     activations = option_activations(model, inventory)
@@ -142,7 +142,7 @@ def reference(model: SubjectModel, inventory: Inventory, people: Answers) -> dic
     }
 
 
-def option_activations(model: SubjectModel, inventory: Inventory) -> Any:
+def option_activations(model: OpenedModel, inventory: Inventory) -> Any:
     """Head outputs at the answer letter, float32 [N, 2, L, H, D]."""
     lines = [
         prompts.chat_prefix(model.tokenizer, prompts.OPTION_PROMPT.format(statement=item.text))
@@ -182,7 +182,7 @@ def probe_heads(activations: Any, agreement: Any) -> tuple[Any, Any, Any]:
     return layers, heads, (direction * spread[:, None]).astype(np.float32)
 
 
-def question_batch(model: SubjectModel, inventory: Inventory, agreement: Any) -> list[list[int]]:
+def question_batch(model: OpenedModel, inventory: Inventory, agreement: Any) -> list[list[int]]:
     """Ten option prompts below a system prompt of all the subject's answers."""
     known = ";".join(
         f"{item.text}:{OPTIONS[int(value)]}"
@@ -208,7 +208,7 @@ def question_batch(model: SubjectModel, inventory: Inventory, agreement: Any) ->
     ]
 
 
-def generate(model: SubjectModel, lines: Sequence[list[int]]) -> None:
+def generate(model: OpenedModel, lines: Sequence[list[int]]) -> None:
     """Greedy answers, left-padded and cached: no slower than the published loop over tokens."""
     import torch
 
@@ -224,9 +224,7 @@ def generate(model: SubjectModel, lines: Sequence[list[int]]) -> None:
         )
 
 
-def ours(
-    model: SubjectModel, inventory: Inventory, people: Answers, kept: Path
-) -> dict[str, float]:
+def ours(model: OpenedModel, inventory: Inventory, people: Answers, kept: Path) -> dict[str, float]:
     """Seconds of palign-fit for ``people``, one file each, shared work told apart and left in ``kept``."""
     began = time.perf_counter()
     content, cache = digest(model, None), Cache(kept)

@@ -202,7 +202,7 @@ def test_packed_continuations_are_scored_as_alone(tiny: Any) -> None:
 def test_other_architectures_are_scored_right_or_in_rows(family: str) -> None:
     """Sliding windows and learned positions work packed; Bloom has no positions and goes in rows."""
     import torch
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_other_architectures_are_scored_right_or_in_rows(family: str) -> None:
         small |= {"intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16}
     config = AutoConfig.for_model(family, **small)
     loaded = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    model = SubjectModel(loaded, None, (), 2, 16, family)
+    model = OpenedModel(loaded, None, (), 2, 16, family)
     rng = np.random.default_rng(0)
     prefix, *lines = (rng.integers(0, 90, n).tolist() for n in (14, 1, 6, 12, 3))
     got = reader_for(model)(model, prefix, lines)

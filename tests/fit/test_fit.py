@@ -26,7 +26,7 @@ from palign_fit.methods.pas_reference.alpha import GRID
 from palign_fit.methods.record import effect, is_weak
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import SubjectModel, open_model, wrap
+from palign_fit.model.model import OpenedModel, open_model, wrap
 from typer.testing import CliRunner
 
 from tests.fit.conftest import answer_sheet
@@ -47,7 +47,7 @@ def one_fit(fitter: Any, person: Subject) -> Persona:
     return found
 
 
-def passes(model: SubjectModel, work: Callable[[], Any]) -> int:
+def passes(model: OpenedModel, work: Callable[[], Any]) -> int:
     """How many forward passes ``work`` takes."""
     seen: list[None] = []
     handle = model.projections[0].register_forward_pre_hook(lambda *_: seen.append(None))

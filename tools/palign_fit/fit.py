@@ -15,12 +15,12 @@ from palign_fit.methods.palign.fitter import ContentFitter
 from palign_fit.methods.pas_reference.fitter import OneByOne
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from vllm_palign.persona import Persona
 
 
 def open_fitter(
-    model: SubjectModel,
+    model: OpenedModel,
     inventory: Inventory,
     used: Mask,
     settings: Settings,
@@ -47,7 +47,7 @@ def open_fitter(
 
 
 def fit_personas(
-    model: SubjectModel,
+    model: OpenedModel,
     inventory: Inventory,
     subjects: Sequence[Subject],
     settings: Settings,

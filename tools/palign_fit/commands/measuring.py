@@ -19,7 +19,7 @@ from vllm_palign.persona import Persona, load
 if TYPE_CHECKING:
     from palign_fit.evaluation.evaluate import Progress
     from palign_fit.evaluation.tasks import Tick
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
     return [load(path) for path in paths]
 
 
-def check_made_for(model: SubjectModel, personas: Sequence[Persona]) -> list[str]:
+def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]:
     """Refuse personas of another shape before anything is measured. Returns warnings: of another model,
     by its name, and of this shape."""
     from palign_fit.model.steer import check_shape

@@ -9,7 +9,7 @@ from typing import Any
 from palign_fit.arrays import Weights
 from palign_fit.errors import InputError
 from palign_fit.evaluation.tasks import Task, Tick
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
 from palign_fit.model.token_tree import reader_for
 
@@ -17,7 +17,7 @@ from palign_fit.model.token_tree import reader_for
 class HuggingFaceBackend:
     """Runs tasks one after the other on an opened model; personas at ``strength``."""
 
-    def __init__(self, model: SubjectModel, strength: float = 1.0) -> None:
+    def __init__(self, model: OpenedModel, strength: float = 1.0) -> None:
         self.model = model
         self.tokenizer = model.tokenizer
         self.model_name = model.base_model

@@ -18,7 +18,7 @@ from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.settings import Settings
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1
@@ -28,7 +28,7 @@ _MAX_NAMED = 5
 
 def evaluate_personas(
     backend: Backend,
-    model: SubjectModel | None,
+    model: OpenedModel | None,
     subjects: Sequence[Subject],
     inventory: Inventory,
     plan: Plan,
@@ -102,7 +102,7 @@ def evaluate_personas(
 
 
 def _fitted(
-    model: SubjectModel,
+    model: OpenedModel,
     sheets: Sequence[Sheet],
     inventory: Inventory,
     method: str,

@@ -12,7 +12,7 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import run_all
 from palign_fit.evaluation.server import ServedModel
 from palign_fit.evaluation.tasks import Setting, Tick
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Speaker(Protocol):
 class HuggingFaceSpeaker:
     """Generates on an opened model, all questions of a setting in one batch."""
 
-    def __init__(self, model: SubjectModel, strength: float) -> None:
+    def __init__(self, model: OpenedModel, strength: float) -> None:
         self.model, self.strength = model, strength
         self.model_name = model.base_model
 

@@ -13,7 +13,7 @@ from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import perplexity
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered_by
 from palign_fit.model.token_tree import Reader, reader_for
 
@@ -23,7 +23,7 @@ class Yardstick:
     """``plain`` float64 [N], log-likelihood of each item's statement in nats per token, NaN where it
     was not measured."""
 
-    model: SubjectModel
+    model: OpenedModel
     reader: Reader
     prefix: list[int]
     lines: list[list[int]]
@@ -31,7 +31,7 @@ class Yardstick:
     plain_perplexity: float
 
     @classmethod
-    def measure(cls, model: SubjectModel, inventory: Inventory, rows: Mask) -> Yardstick:
+    def measure(cls, model: OpenedModel, inventory: Inventory, rows: Mask) -> Yardstick:
         """Measure the items in ``rows`` bool [N]; the others do not even share a batch with them.
 
         Raises FitError where the model does not give finite likelihoods.
@@ -62,7 +62,7 @@ class Yardstick:
         return np.array([one.mean() for one in found]) - self.plain[rows]
 
 
-def steered_perplexity(model: SubjectModel, heads: SteeredHeads, alpha: float) -> float:
+def steered_perplexity(model: OpenedModel, heads: SteeredHeads, alpha: float) -> float:
     """Perplexity of the neutral text under ``heads`` at ``alpha``."""
     with steered_by(model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
         return perplexity(model, prompts.NEUTRAL_TEXT)

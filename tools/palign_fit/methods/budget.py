@@ -16,7 +16,7 @@ from palign_fit.model.cache import Arrays, Cache
 from palign_fit.model.likelihood import perplexity
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 TARGET_RATIO = 1.03
 """Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
@@ -38,14 +38,14 @@ class Budget:
     gradients; ``rate`` ties it to real passes.
     """
 
-    model: SubjectModel
+    model: OpenedModel
     plain: float
     rate: float
 
     @classmethod
     def measure(
         cls,
-        model: SubjectModel,
+        model: OpenedModel,
         probes: Sequence[tuple[SteeredHeads, float]],
         *,
         key: dict[str, object] | None = None,

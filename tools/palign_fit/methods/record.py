@@ -15,7 +15,7 @@ from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads
-from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
 
 
@@ -53,7 +53,7 @@ class Fit:
     max_ratio: float
     reach: float = 1.0
 
-    def persona(self, model: SubjectModel, inventory: Inventory, settings: Settings) -> Persona:
+    def persona(self, model: OpenedModel, inventory: Inventory, settings: Settings) -> Persona:
         """The persona file's content."""
         return Persona(
             name=self.subject.id,
@@ -70,7 +70,7 @@ class Fit:
         )
 
     def _record(
-        self, model: SubjectModel, inventory: Inventory, settings: Settings
+        self, model: OpenedModel, inventory: Inventory, settings: Settings
     ) -> dict[str, Any]:
         subject, chosen = self.subject, self.chosen
         answered = np.isfinite(subject.agreement)

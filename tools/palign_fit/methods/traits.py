@@ -25,7 +25,7 @@ from palign_fit.methods.record import is_weak, short
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads, correlation
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
 
 METHOD = "palign-traits"
@@ -58,7 +58,7 @@ class TraitFitter:
 
     def __init__(
         self,
-        model: SubjectModel,
+        model: OpenedModel,
         count: int,
         *,
         checkpoint: str = "",

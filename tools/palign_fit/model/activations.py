@@ -12,7 +12,7 @@ import numpy as np
 from palign_fit.arrays import Activations
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 BATCH = 32
 
@@ -32,7 +32,7 @@ class Batch:
 
 
 def run_batches(
-    subject: SubjectModel,
+    model: OpenedModel,
     prefix: Sequence[int],
     continuations: Sequence[Sequence[int]],
     *,
@@ -41,10 +41,10 @@ def run_batches(
     """Forward passes over ``continuations``, reading the common ``prefix`` only once."""
     import torch
 
-    device = subject.device
+    device = model.device
     with torch.inference_mode():
         start = torch.tensor([list(prefix)], device=device)
-        first = subject.model(input_ids=start, use_cache=True, logits_to_keep=1)
+        first = model.model(input_ids=start, use_cache=True, logits_to_keep=1)
         # Sorting by length keeps padding small; ties keep the caller's order, so runs repeat.
         order = sorted(range(len(continuations)), key=lambda row: len(continuations[row]))
         for at in range(0, len(order), BATCH):
@@ -56,7 +56,7 @@ def run_batches(
             real = torch.arange(ids.shape[1], device=device) < lengths[:, None]
             cache = copy.deepcopy(first.past_key_values)
             cache.batch_repeat_interleave(len(rows))
-            out = subject.model(
+            out = model.model(
                 input_ids=ids,
                 attention_mask=torch.cat([start.new_ones(len(rows), len(prefix)), real], dim=1),
                 past_key_values=cache,
@@ -71,7 +71,7 @@ def run_batches(
 
 
 def collect(
-    subject: SubjectModel,
+    model: OpenedModel,
     prefix: Sequence[int],
     continuations: Sequence[Sequence[int]],
     tick: Callable[[int], None] = lambda _: None,
@@ -82,7 +82,7 @@ def collect(
     """
     import torch
 
-    shape = (subject.num_layers, subject.num_heads, subject.head_dim)
+    shape = (model.num_layers, model.num_heads, model.head_dim)
     result = np.zeros((len(continuations), *shape), dtype=np.float32)
     seen: dict[int, Any] = {}
 
@@ -94,13 +94,13 @@ def collect(
 
     handles = [
         module.register_forward_pre_hook(keep(layer))
-        for layer, module in enumerate(subject.projections)
+        for layer, module in enumerate(model.projections)
     ]
     try:
-        for batch in run_batches(subject, prefix, continuations, logits=False):
-            lines = torch.arange(len(batch.rows), device=subject.device)
+        for batch in run_batches(model, prefix, continuations, logits=False):
+            lines = torch.arange(len(batch.rows), device=model.device)
             last = torch.stack(
-                [seen[layer][lines, batch.lengths - 1] for layer in range(subject.num_layers)], 1
+                [seen[layer][lines, batch.lengths - 1] for layer in range(model.num_layers)], 1
             )
             result[batch.rows] = last.float().cpu().numpy().reshape(-1, *shape)
             tick(len(batch.rows))

@@ -12,13 +12,13 @@ from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_text
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 _WEIGHTS = ".safetensors"
 _SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken")
 
 
-def digest(model: SubjectModel, memory: Path | None) -> str:
+def digest(model: OpenedModel, memory: Path | None) -> str:
     """sha256 in hex of the checkpoint that ``model`` was loaded from, whatever its folder is called.
 
     Files are read once: their hashes are remembered in the folder ``memory`` by path, size and time of
@@ -54,7 +54,7 @@ def _folder(source: str) -> Path | None:
     return found if any(found.glob(f"*{_WEIGHTS}")) else None
 
 
-def _in_memory(model: SubjectModel) -> str:
+def _in_memory(model: OpenedModel) -> str:
     import torch
 
     found = sha256(model.model.config.to_json_string().encode())

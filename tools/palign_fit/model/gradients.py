@@ -12,7 +12,7 @@ import numpy as np
 from palign_fit.arrays import Activations
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 BATCH = 32
 
@@ -26,7 +26,7 @@ class Effects:
 
 
 def read_effects(
-    model: SubjectModel,
+    model: OpenedModel,
     prefix: Sequence[int],
     continuations: Sequence[Sequence[int]],
     tick: Callable[[int], None] = lambda _: None,
@@ -68,7 +68,7 @@ def read_effects(
 
 
 def _batch(
-    model: SubjectModel, first: Any, lines: Sequence[Sequence[int]]
+    model: OpenedModel, first: Any, lines: Sequence[Sequence[int]]
 ) -> tuple[Activations, Activations]:
     """Gradients and outputs of one batch, each float32 [B, L, H * D]."""
     import torch

@@ -20,7 +20,7 @@ _OTHER_TOWER = re.compile(r"(vision|visual|audio|image|cross|encoder_attn)", re.
 
 
 @dataclass(frozen=True)
-class SubjectModel:
+class OpenedModel:
     """A causal language model in eval mode.
 
     ``projections`` holds the L attention output projections in layer order; the input of each is
@@ -46,7 +46,7 @@ class SubjectModel:
 
 def open_model(
     source: str, *, base_model: str | None = None, device: str = "auto", dtype: str = "auto"
-) -> SubjectModel:
+) -> OpenedModel:
     """Load a checkpoint folder or hub name and find its projections.
 
     ``dtype`` "auto" is float32 on a CPU, where bfloat16 saves a third of the time and blurs likelihoods (of
@@ -80,7 +80,7 @@ def open_model(
     return wrap(model.to(device), tokenizer, base_model=name)
 
 
-def wrap(model: Any, tokenizer: Any, *, base_model: str) -> SubjectModel:
+def wrap(model: Any, tokenizer: Any, *, base_model: str) -> OpenedModel:
     """Find the projections of a loaded ``model``. Raises FitError, naming what does not fit."""
     config = model.config.get_text_config(decoder=True)
     if getattr(model.config, "is_encoder_decoder", False):
@@ -101,7 +101,7 @@ def wrap(model: Any, tokenizer: Any, *, base_model: str) -> SubjectModel:
             f"{base_model} ({type(model).__name__}): output projections take {sorted(widths)} "
             f"inputs, wanted {num_heads} heads x head_dim {head_dim} = {num_heads * head_dim}"
         )
-    return SubjectModel(
+    return OpenedModel(
         model=model.eval(),
         tokenizer=tokenizer,
         projections=tuple(module for _, module in found),
@@ -111,7 +111,7 @@ def wrap(model: Any, tokenizer: Any, *, base_model: str) -> SubjectModel:
     )
 
 
-def model_dtype(model: SubjectModel) -> str:
+def model_dtype(model: OpenedModel) -> str:
     """The model's parameter dtype, such as "bfloat16"."""
     return str(model.model.dtype).removeprefix("torch.")
 

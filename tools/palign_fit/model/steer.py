@@ -11,37 +11,37 @@ import numpy as np
 from palign_fit.errors import InputError
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
     from vllm_palign.persona import FloatArray, IntArray, Persona
 
 
 @contextmanager
-def steered(subject: SubjectModel, persona: Persona, strength: float = 1.0) -> Iterator[None]:
+def steered(model: OpenedModel, persona: Persona, strength: float = 1.0) -> Iterator[None]:
     """Inside the block every token of every forward pass is steered by ``persona``.
 
     Same as ``o_proj.bias += W_o d`` (PAlign/pas.py ``set_activate``) with d = strength x alpha x
     offsets. Raises InputError if the persona was made for another geometry.
     """
-    check_shape(subject, persona)
+    check_shape(model, persona)
     scaled = np.float32(strength * persona.alpha) * persona.offsets
-    with steered_by(subject, persona.layers, persona.heads, scaled):
+    with steered_by(model, persona.layers, persona.heads, scaled):
         yield
 
 
-def check_shape(subject: SubjectModel, persona: Persona) -> None:
-    """Raise InputError if ``persona`` was made for another geometry than ``subject``'s."""
-    want = (subject.num_layers, subject.num_heads, subject.head_dim)
+def check_shape(model: OpenedModel, persona: Persona) -> None:
+    """Raise InputError if ``persona`` was made for another geometry than ``model``'s."""
+    want = (model.num_layers, model.num_heads, model.head_dim)
     got = (persona.num_layers, persona.num_heads, persona.head_dim)
     if want != got:
         raise InputError(
             f"persona {persona.name!r}, fitted on {persona.base_model[:80]!r}, has (layers, heads, "
-            f"head_dim) {got}, {subject.base_model} has {want}; fit it on this model"
+            f"head_dim) {got}, {model.base_model} has {want}; fit it on this model"
         )
 
 
 @contextmanager
 def steered_by(
-    subject: SubjectModel, layers: IntArray, heads: IntArray, added: FloatArray
+    model: OpenedModel, layers: IntArray, heads: IntArray, added: FloatArray
 ) -> Iterator[None]:
     """As ``steered``, with ``added`` float32 [K, D] in activation units put in unscaled."""
     import torch
@@ -49,11 +49,11 @@ def steered_by(
     handles = []
     try:
         for layer in sorted({int(layer) for layer in layers}):
-            row = torch.zeros(subject.num_heads, subject.head_dim)
+            row = torch.zeros(model.num_heads, model.head_dim)
             for k in np.flatnonzero(layers == layer):
                 row[int(heads[k])] = torch.from_numpy(np.array(added[k], dtype=np.float32))
             handles.append(
-                subject.projections[layer].register_forward_pre_hook(_adder(row.flatten()))
+                model.projections[layer].register_forward_pre_hook(_adder(row.flatten()))
             )
         yield
     finally:

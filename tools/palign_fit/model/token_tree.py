@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palign_fit.model.activations import run_batches
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 
 Tokens = Sequence[int]
 LogProbs = npt.NDArray[np.float64]
@@ -60,11 +60,11 @@ class Reader(Protocol):
     """Log-probability of every token of each continuation after ``prefix`` (at least one token)."""
 
     def __call__(
-        self, model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]
+        self, model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]
     ) -> list[LogProbs]: ...
 
 
-def reader_for(model: SubjectModel) -> Reader:
+def reader_for(model: OpenedModel) -> Reader:
     """``packed`` where this architecture takes a tree mask, found by trying it; else ``in_rows``.
 
     Some ignore four-dimensional masks or positions, which would give wrong figures silently.
@@ -73,7 +73,7 @@ def reader_for(model: SubjectModel) -> Reader:
     return packed if kinds <= _KNOWN_LAYERS and _agrees_with_rows(model) else in_rows
 
 
-def packed(model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+def packed(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
     """A ``Reader`` by trees of tokens; see the module's text."""
     import torch
     from transformers import DynamicCache
@@ -106,7 +106,7 @@ def _trees(continuations: Sequence[Tokens]) -> Iterator[tuple[list[int], TokenTr
         yield rows, tree
 
 
-def _tree_log_probs(model: SubjectModel, first: Any, prefix: int, tree: TokenTree) -> LogProbs:
+def _tree_log_probs(model: OpenedModel, first: Any, prefix: int, tree: TokenTree) -> LogProbs:
     """Log-probability of every node given its ancestors and the prefix: float64 [nodes]."""
     import torch
 
@@ -135,7 +135,7 @@ def _tree_log_probs(model: SubjectModel, first: Any, prefix: int, tree: TokenTre
 
 
 def _positions_and_mask(
-    model: SubjectModel, prefix: int, tree: TokenTree, inner: Sequence[int]
+    model: OpenedModel, prefix: int, tree: TokenTree, inner: Sequence[int]
 ) -> tuple[Any, Any]:
     """Positions int64 [1, T], and an additive mask [1, 1, T, prefix + T] per kind of attention."""
     import torch
@@ -171,7 +171,7 @@ def _layer_kinds(config: Any) -> set[str]:
     return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
 
 
-def _agrees_with_rows(model: SubjectModel) -> bool:
+def _agrees_with_rows(model: OpenedModel) -> bool:
     size = int(model.model.get_input_embeddings().num_embeddings)
     tokens = [int(token) for token in np.random.default_rng(0).integers(0, size, 12)]
     lines = [tokens[4:8], [*tokens[4:6], *tokens[8:10]], tokens[8:12]]
@@ -185,7 +185,7 @@ def _agrees_with_rows(model: SubjectModel) -> bool:
     return worst <= _PROBE_TOLERANCE.get(dtype, _COARSE_TOLERANCE)
 
 
-def in_rows(model: SubjectModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+def in_rows(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
     """A ``Reader`` by padded rows, for architectures that do not take a tree mask."""
     result: list[LogProbs] = [np.zeros(0)] * len(continuations)
     for batch in run_batches(model, prefix, continuations, logits=True):

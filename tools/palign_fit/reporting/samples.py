@@ -23,7 +23,7 @@ from palign_fit.reporting.sources import Entry
 from vllm_palign.persona import load
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import SubjectModel
+    from palign_fit.model.model import OpenedModel
 
 MAX_SAMPLED = 12
 """Most personas that are asked; each costs generation time."""
@@ -64,7 +64,7 @@ class Spoken:
     curve: Curve | None
 
 
-def chosen(entries: Sequence[Entry], model: SubjectModel) -> list[Entry]:
+def chosen(entries: Sequence[Entry], model: OpenedModel) -> list[Entry]:
     """The first MAX_SAMPLED that were made for this geometry. Raises InputError if there is none."""
     shape = (model.num_layers, model.num_heads, model.head_dim)
     fitting = [one for one in entries if one.shape == shape]
@@ -76,7 +76,7 @@ def chosen(entries: Sequence[Entry], model: SubjectModel) -> list[Entry]:
     return fitting[:MAX_SAMPLED]
 
 
-def speak(model: SubjectModel, entries: Sequence[Entry], progress: Progress) -> dict[str, Spoken]:
+def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> dict[str, Spoken]:
     """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
     speaker = HuggingFaceSpeaker(model, strength=1.0)
     needing = [one for one in entries if needs_curve(one)]
@@ -114,7 +114,7 @@ def _answers(speaker: HuggingFaceSpeaker, setting: Setting) -> list[str]:
 class _Yardstick:
     """The built-in statements and the neutral text under the unsteered model."""
 
-    def __init__(self, model: SubjectModel) -> None:
+    def __init__(self, model: OpenedModel) -> None:
         self.model = model
         self.prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
         self.statements = [
@@ -147,9 +147,7 @@ class _Yardstick:
             )
 
 
-def left_out(
-    entries: Sequence[Entry], asked: Sequence[Entry], model: SubjectModel
-) -> Iterator[str]:
+def left_out(entries: Sequence[Entry], asked: Sequence[Entry], model: OpenedModel) -> Iterator[str]:
     """In sentences, who was not asked."""
     if len(asked) < len(entries):
         yield (

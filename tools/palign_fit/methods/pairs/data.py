@@ -13,7 +13,7 @@ from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
 from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_effects
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.token_tree import Reader
 
 MIN_PAIRS = 10
@@ -36,7 +36,7 @@ class PairData:
 
 
 def usable(
-    model: SubjectModel, pairs: Sequence[Pair], seed: int
+    model: OpenedModel, pairs: Sequence[Pair], seed: int
 ) -> tuple[tuple[Lines, ...], list[str]]:
     """Pairs as tokens, at most MAX_USED, and notes on what was left out or cut. Raises InputError."""
     notes = []
@@ -67,7 +67,7 @@ def usable(
 
 
 def read_pair_data(
-    model: SubjectModel,
+    model: OpenedModel,
     lines: tuple[Lines, ...],
     seed: int,
     tick: Callable[[int], None] = lambda _: None,
@@ -104,7 +104,7 @@ def _folds(lines: Sequence[Lines], seed: int) -> npt.NDArray[np.int64]:
 
 
 def margins(
-    model: SubjectModel,
+    model: OpenedModel,
     reader: Reader,
     lines: Sequence[Lines],
     tick: Callable[[int], None] = lambda _: None,

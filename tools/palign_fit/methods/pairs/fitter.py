@@ -25,7 +25,7 @@ from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.record import short
 from palign_fit.methods.steering import SteeredHeads, significant
-from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.model import OpenedModel, model_dtype
 from palign_fit.model.steer import steered_by
 from palign_fit.model.token_tree import reader_for
 from vllm_palign.persona import Persona
@@ -111,7 +111,7 @@ class HeldOut:
 
 
 def fit_pairs(
-    model: SubjectModel,
+    model: OpenedModel,
     pairs: Pairs,
     settings: PairSettings,
     *,
@@ -166,7 +166,7 @@ def fit_pairs(
 
 
 def steer_towards(
-    model: SubjectModel, data: PairData, rows: Mask, count: int
+    model: OpenedModel, data: PairData, rows: Mask, count: int
 ) -> tuple[SteeredHeads, float]:
     """Heads and offsets from the pairs in ``rows`` bool [N], and their disturbance at alpha 1.
 
@@ -190,7 +190,7 @@ def steer_towards(
 
 
 def held_out(
-    model: SubjectModel,
+    model: OpenedModel,
     data: PairData,
     count: int,
     alpha: float,

@@ -23,7 +23,7 @@ from palign_fit.methods.record import Fit, Trial, effect
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.methods.steering import SteeredHeads, correlation, random_folds, significant
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
 
 FOLDS = 3
@@ -38,7 +38,7 @@ class ContentFitter:
 
     def __init__(
         self,
-        model: SubjectModel,
+        model: OpenedModel,
         inventory: Inventory,
         used: Mask,
         settings: Settings,

@@ -14,7 +14,7 @@ from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, Cache
 from palign_fit.model.gradients import read_effects
-from palign_fit.model.model import SubjectModel, model_dtype
+from palign_fit.model.model import OpenedModel, model_dtype
 
 VERSION = 1
 """Raised when what is computed here changes, so that old cache entries are not taken for it."""
@@ -32,7 +32,7 @@ class Design:
     @classmethod
     def read(
         cls,
-        model: SubjectModel,
+        model: OpenedModel,
         inventory: Inventory,
         used: npt.NDArray[np.bool_],
         *,

@@ -15,7 +15,7 @@ from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_al
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.record import Fit
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 from vllm_palign.persona import Persona
 
 
@@ -24,7 +24,7 @@ class OneByOne:
 
     def __init__(
         self,
-        model: SubjectModel,
+        model: OpenedModel,
         inventory: Inventory,
         settings: Settings,
         tick: Callable[[int], None] = lambda _: None,

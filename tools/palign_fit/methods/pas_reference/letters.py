@@ -22,7 +22,7 @@ from palign_fit.methods.pas_reference.contrast import Contrast, choose_heads
 from palign_fit.methods.steering import SteeredHeads, random_folds
 from palign_fit.model import prompts
 from palign_fit.model.activations import collect
-from palign_fit.model.model import SubjectModel
+from palign_fit.model.model import OpenedModel
 
 MIN_DECIDED = 10
 """Fewest answers off the scale's middle that give every fold both labels."""
@@ -42,7 +42,7 @@ class ReferenceMethod:
 
     @classmethod
     def prepare(
-        cls, model: SubjectModel, inventory: Inventory, seed: int, tick: Callable[[int], None]
+        cls, model: OpenedModel, inventory: Inventory, seed: int, tick: Callable[[int], None]
     ) -> ReferenceMethod:
         """Run the model over every item and both letters; nothing here depends on a subject."""
         lines = []
