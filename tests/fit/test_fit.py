@@ -21,7 +21,7 @@ from palign_fit.inputs.scores import deviations
 from palign_fit.methods.baseline import Yardstick
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign import sentences
-from palign_fit.methods.palign.fitter import FOLDS, ContentFitter
+from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
 from palign_fit.methods.pas_reference.alpha import GRID
 from palign_fit.methods.record import effect, is_weak
 from palign_fit.methods.settings import Settings, check_subject
@@ -59,8 +59,8 @@ def passes(model: OpenedModel, work: Callable[[], Any]) -> int:
 
 
 @pytest.fixture(scope="module")
-def fitter(tiny: Any, inventory: Inventory) -> ContentFitter:
-    return ContentFitter(tiny, inventory, EVERY, Settings(heads=5))
+def fitter(tiny: Any, inventory: Inventory) -> PalignFitter:
+    return PalignFitter(tiny, inventory, EVERY, Settings(heads=5))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -148,7 +148,7 @@ def test_items_nobody_answered_do_not_change_a_persona(tiny: Any) -> None:
     assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
 
 
-def test_opposite_people_get_opposite_offsets(fitter: ContentFitter, inventory: Inventory) -> None:
+def test_opposite_people_get_opposite_offsets(fitter: PalignFitter, inventory: Inventory) -> None:
     """Mirror the answers around what is usual, and every offset turns round."""
     ann = subject(inventory, 3)
     mirrored = Subject("not-ann", ann.agreement - 2 * deviations(ann, inventory))
@@ -158,9 +158,9 @@ def test_opposite_people_get_opposite_offsets(fitter: ContentFitter, inventory: 
 
 
 def test_an_estimate_needs_no_forward_pass_and_says_so(
-    tiny: Any, inventory: Inventory, fitter: ContentFitter
+    tiny: Any, inventory: Inventory, fitter: PalignFitter
 ) -> None:
-    quick = ContentFitter(tiny, inventory, EVERY, Settings(heads=5, check=False))
+    quick = PalignFitter(tiny, inventory, EVERY, Settings(heads=5, check=False))
     people = [subject(inventory, seed, name=f"s{seed}") for seed in range(3)]
     found: list[Any] = []
     assert passes(tiny, lambda: found.extend(quick.fit_batch(people))) == 0
@@ -191,7 +191,7 @@ def test_what_no_subject_changes_is_computed_once(
 def test_without_knowing_the_model_nothing_is_kept(
     tiny: Any, inventory: Inventory, tmp_path: Path
 ) -> None:
-    ContentFitter(tiny, inventory, EVERY, Settings(heads=2, check=False), cache=Cache(tmp_path))
+    PalignFitter(tiny, inventory, EVERY, Settings(heads=2, check=False), cache=Cache(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -210,7 +210,7 @@ def test_a_model_that_gives_nan_is_said_to_be_broken(
 
 
 def test_held_out_answers_never_reach_their_direction(
-    fitter: ContentFitter, inventory: Inventory
+    fitter: PalignFitter, inventory: Inventory
 ) -> None:
     """The items are test_plan's: a fold's plan is made without their texts and keys as well."""
     ann = subject(inventory, 4)
@@ -223,7 +223,7 @@ def test_held_out_answers_never_reach_their_direction(
 
 
 def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
-    tiny: Any, inventory: Inventory, fitter: ContentFitter
+    tiny: Any, inventory: Inventory, fitter: PalignFitter
 ) -> None:
     ann = subject(inventory, 5, missing=7)
     answered = np.isfinite(ann.agreement)
@@ -281,7 +281,7 @@ def test_very_few_answers_still_make_a_persona(
 
 
 def test_a_trait_without_answers_is_said_to_be_taken_as_average(
-    fitter: ContentFitter, inventory: Inventory
+    fitter: PalignFitter, inventory: Inventory
 ) -> None:
     ann = subject(inventory, 7)
     ann.agreement[[item.trait == "O" for item in inventory.items]] = np.nan
@@ -289,7 +289,7 @@ def test_a_trait_without_answers_is_said_to_be_taken_as_average(
 
 
 def test_an_alpha_of_the_user_is_kept_whatever_it_costs(
-    fitter: ContentFitter, inventory: Inventory
+    fitter: PalignFitter, inventory: Inventory
 ) -> None:
     mine = copy.copy(fitter)
     mine.settings = Settings(heads=5, alpha=90.0)
@@ -334,7 +334,7 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     model = open_model(str(demo_model), device="cpu")
     answers = Path(__file__).parents[2] / "examples" / "answers.json"
     people = read_answers(answers, built_in())
-    fitter = ContentFitter(model, built_in(), people.used, Settings())
+    fitter = PalignFitter(model, built_in(), people.used, Settings())
     prefix = chat_prefix(model.tokenizer, OPENINGS[0])
     outgoing = (
         "I can not wait to see everybody tonight.",

@@ -13,7 +13,7 @@ from palign_fit.arrays import Mask
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.traits import TRAITS
-from palign_fit.methods.palign.fitter import ContentFitter
+from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.palign.reach import FEWEST, REACHES, find_reach
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads
@@ -58,7 +58,7 @@ def test_it_is_measured_once_and_not_on_a_handful_of_items(tmp_path: Path) -> No
 def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inventory) -> None:
     """Items follow up to a quarter of alpha, then all move alike, whoever it is."""
     every = np.ones(120, bool)
-    whole = ContentFitter(tiny, inventory, every, Settings(heads=5))
+    whole = PalignFitter(tiny, inventory, every, Settings(heads=5))
     keys = np.array(
         [[item.sign * (item.trait == trait) for trait in TRAITS] for item in inventory.items], float
     )
@@ -97,9 +97,9 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
 def test_who_gives_alpha_does_not_wait_for_what_would_choose_it(
     tiny: Any, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ContentFitter, "_carried", None)
+    monkeypatch.setattr(PalignFitter, "_carried", None)
     every = np.ones(120, bool)
     given = Settings(heads=5, alpha=2.0)
-    assert ContentFitter(tiny, inventory, every, given).reach == 1.0
+    assert PalignFitter(tiny, inventory, every, given).reach == 1.0
     with pytest.raises(TypeError):
-        ContentFitter(tiny, inventory, every, Settings(heads=5))
+        PalignFitter(tiny, inventory, every, Settings(heads=5))

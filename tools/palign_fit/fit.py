@@ -11,7 +11,7 @@ from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.fitter import Fitter
-from palign_fit.methods.palign.fitter import ContentFitter
+from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.pas_reference.fitter import OneByOne
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
@@ -39,8 +39,8 @@ def open_fitter(
     most = model.num_layers * model.num_heads
     if settings.heads > most:
         raise InputError(f"--heads {settings.heads}: {model.base_model} has {most} heads in all")
-    if settings.method == ContentFitter.name:
-        return ContentFitter(
+    if settings.method == PalignFitter.name:
+        return PalignFitter(
             model, inventory, used, settings, checkpoint=checkpoint, cache=cache, tick=tick
         )
     return OneByOne(model, inventory, settings, tick)

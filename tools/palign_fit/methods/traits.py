@@ -20,7 +20,7 @@ from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Yardstick
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Plan
-from palign_fit.methods.palign.fitter import ContentFitter
+from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.record import is_weak, short
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads, correlation
@@ -72,7 +72,7 @@ class TraitFitter:
         self.model, self.inventory = model, built_in()
         every = np.ones(len(self.inventory.items), bool)
         self.settings = Settings(heads=count, check=False)
-        self.fitter = ContentFitter(
+        self.fitter = PalignFitter(
             model,
             self.inventory,
             every,

@@ -30,7 +30,7 @@ FOLDS = 3
 """Held-out figures: each third of the items under a direction that does not know its answers."""
 
 
-class ContentFitter:
+class PalignFitter:
     """Everything that no subject changes, prepared; subjects then cost a few small products each."""
 
     name: ClassVar[str] = "palign"
