@@ -12,7 +12,7 @@ from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.palign.fitter import PalignFitter
-from palign_fit.methods.pas_reference.fitter import OneByOne
+from palign_fit.methods.pas_reference.fitter import ReferenceFitter
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
@@ -43,7 +43,7 @@ def open_fitter(
         return PalignFitter(
             model, inventory, used, settings, checkpoint=checkpoint, cache=cache, tick=tick
         )
-    return OneByOne(model, inventory, settings, tick)
+    return ReferenceFitter(model, inventory, settings, tick)
 
 
 def fit_personas(

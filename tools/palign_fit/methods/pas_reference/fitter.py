@@ -19,7 +19,7 @@ from palign_fit.model.model import OpenedModel
 from vllm_palign.persona import Persona
 
 
-class OneByOne:
+class ReferenceFitter:
     """``pas-reference`` for a population."""
 
     def __init__(
