@@ -14,7 +14,7 @@ from palign_fit.inputs.traits import TYPICAL
 from palign_fit.methods.discriminant import RIDGE, Solver, relative_size
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.directions import Plan
-from palign_fit.methods.palign.sentence_gradients import Design
+from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
 
@@ -34,8 +34,8 @@ def family(seed: int, sentences: int = 40) -> list[Group]:
 
 
 @pytest.fixture(scope="module")
-def design(tiny: Any, inventory: Inventory) -> Design:
-    return Design.read(tiny, inventory, np.ones(120, bool))
+def sentences(tiny: Any, inventory: Inventory) -> SentenceGradients:
+    return SentenceGradients.read(tiny, inventory, np.ones(120, bool))
 
 
 def test_the_head_that_carries_over_is_chosen_not_the_one_that_fits_each_family() -> None:
@@ -112,15 +112,19 @@ def test_agreeing_with_a_minus_keyed_item_lowers_the_trait() -> None:
     assert np.allclose(deviations(Subject("x", usual), two), 0)
 
 
-def test_items_outside_the_rows_teach_nothing(design: Design, inventory: Inventory) -> None:
+def test_items_outside_the_rows_teach_nothing(
+    sentences: SentenceGradients, inventory: Inventory
+) -> None:
     """Other texts (gradients), keys and answers there: the same bits come out."""
     rows = np.arange(120) % 3 != 0
-    outside = (design.examples.items >= 0) & ~rows[np.maximum(design.examples.items, 0)]
-    gradients = design.gradients.copy()
+    outside = (sentences.examples.items >= 0) & ~rows[np.maximum(sentences.examples.items, 0)]
+    gradients = sentences.gradients.copy()
     gradients[outside] = np.random.default_rng(0).normal(size=gradients[outside].shape)
     examples = dataclasses.replace(
-        design.examples,
-        loadings=np.where(outside[:, None], -design.examples.loadings, design.examples.loadings),
+        sentences.examples,
+        loadings=np.where(
+            outside[:, None], -sentences.examples.loadings, sentences.examples.loadings
+        ),
     )
     other_inventory = Inventory(
         "other",
@@ -129,8 +133,8 @@ def test_items_outside_the_rows_teach_nothing(design: Design, inventory: Invento
             for item, row in zip(inventory.items, rows, strict=True)
         ),
     )
-    other = dataclasses.replace(design, examples=examples, gradients=gradients)
-    one = Plan.of(design, inventory, rows, 5)
+    other = dataclasses.replace(sentences, examples=examples, gradients=gradients)
+    one = Plan.of(sentences, inventory, rows, 5)
     two = Plan.of(other, other_inventory, rows, 5)
     for name in ("basis", "quadratic"):
         assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
@@ -144,14 +148,16 @@ def test_items_outside_the_rows_teach_nothing(design: Design, inventory: Invento
 
 
 def test_first_order_figures_are_the_products_of_offsets_and_gradients(
-    design: Design, inventory: Inventory
+    sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    plan = Plan.of(design, inventory, np.ones(120, bool), 5)
+    plan = Plan.of(sentences, inventory, np.ones(120, bool), 5)
     answers = np.random.default_rng(2).integers(1, 6, 120).astype(float)
     weights = plan.weights(Subject("a", answers))
     offsets, scale = plan.offsets(weights)
-    said = (design.examples.items >= 0) & ~design.examples.denials
-    gradients = design.gradients[said].reshape(120, LAYERS * HEADS, HEAD_DIM)[:, plan.choice.flat]
+    said = (sentences.examples.items >= 0) & ~sentences.examples.denials
+    gradients = sentences.gradients[said].reshape(120, LAYERS * HEADS, HEAD_DIM)[
+        :, plan.choice.flat
+    ]
     wanted = np.einsum("nkd,kd->n", gradients, offsets)
     assert np.allclose(plan.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
     assert plan.disturbance(weights, scale) > 0
@@ -159,13 +165,13 @@ def test_first_order_figures_are_the_products_of_offsets_and_gradients(
 
 
 def test_offsets_are_as_long_as_the_heads_move_by_themselves(
-    design: Design, inventory: Inventory
+    sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    plan = Plan.of(design, inventory, np.ones(120, bool), 5)
+    plan = Plan.of(sentences, inventory, np.ones(120, bool), 5)
     weights = np.zeros(125)
     weights[2] = 0.7
     offsets, _ = plan.offsets(weights)
-    covariance = design.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[plan.choice.flat]
+    covariance = sentences.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[plan.choice.flat]
     units = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
     variance = np.einsum("ki,kij,kj->", units, covariance, units)
     assert (offsets**2).sum() == pytest.approx(variance, rel=1e-5)

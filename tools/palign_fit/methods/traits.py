@@ -82,7 +82,7 @@ class TraitFitter:
             tick=tick,
         )
         self.plan = self.fitter.plan
-        self.blind = Plan.of(self.fitter.design, self.inventory, ~every, count)
+        self.blind = Plan.of(self.fitter.sentences, self.inventory, ~every, count)
         self.yardstick = Yardstick.measure(model, self.inventory, every)
 
     def steering(self, plan: Plan, values: Mapping[str, float]) -> tuple[SteeredHeads, float]:

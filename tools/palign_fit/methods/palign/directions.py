@@ -14,7 +14,7 @@ from palign_fit.inputs.scores import deviations, trait_scores
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.discriminant import Solver, relative_size, take
 from palign_fit.methods.heads import Choice, Group, choose, direction
-from palign_fit.methods.palign.sentence_gradients import Design
+from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import ADJECTIVES, ITEMS, STATEMENTS
 
 OWN_SHARE = 0.5
@@ -54,12 +54,12 @@ class Plan:
     covariance: Activations
 
     @classmethod
-    def of(cls, design: Design, inventory: Inventory, rows: Mask, count: int) -> Plan:
+    def of(cls, sentences: SentenceGradients, inventory: Inventory, rows: Mask, count: int) -> Plan:
         """Choose ``count`` heads and solve for the directions.
 
         Nothing is learned from items outside ``rows``, neither from their texts nor their keys.
         """
-        families = list(_families(design, rows))
+        families = list(_families(sentences, rows))
         heads = choose(families, count)
         groups = [group for family in families for group in family]
         solver = Solver.of(groups, heads)
@@ -67,16 +67,16 @@ class Plan:
         length = np.linalg.norm(traits, axis=1, keepdims=True)
         solved = solver(traits / np.maximum(length, 1e-30))
         solved /= max(TRAIT_SPREAD * np.sqrt((solved**2).sum()), 1e-30)
-        own = solver(_own_directions(design, rows, heads))
+        own = solver(_own_directions(sentences, rows, heads))
         loadings = np.zeros((len(rows), len(TRAITS)))
-        said = _side(design, np.ones(len(rows), bool), denials=False)
-        loadings[design.examples.items[said]] = design.examples.loadings[said]
+        said = _side(sentences, np.ones(len(rows), bool), denials=False)
+        loadings[sentences.examples.items[said]] = sentences.examples.loadings[said]
         typical = TRAIT_SPREAD**2 * ((loadings.T @ own) ** 2).sum()
         typical += ITEM_SPREAD**2 * (own**2).sum()
         basis = np.concatenate([solved, own * OWN_SHARE / max(np.sqrt(typical), 1e-30)])
         response = np.zeros((len(basis), len(rows)))
-        gradients = take(design.gradients[said], heads).astype(np.float64)
-        response[:, design.examples.items[said]] = basis @ gradients.T
+        gradients = take(sentences.gradients[said], heads).astype(np.float64)
+        response[:, sentences.examples.items[said]] = basis @ gradients.T
         disturbed = basis @ solver.noise.T
         return cls(
             inventory=inventory,
@@ -85,7 +85,7 @@ class Plan:
             basis=basis,
             response=response,
             quadratic=disturbed @ disturbed.T / len(solver.noise),
-            covariance=design.covariance,
+            covariance=sentences.covariance,
         )
 
     def weights(self, subject: Subject) -> Reals:
@@ -120,9 +120,9 @@ class Plan:
         return float(weights @ self.quadratic @ weights) / scale**2
 
 
-def _families(design: Design, rows: Mask) -> Iterator[list[Group]]:
+def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]:
     """The questionnaires directions are found on: statements and their denials apart."""
-    examples = design.examples
+    examples = sentences.examples
     # A statement and its denial stand together.
     part = np.where(
         examples.questionnaires == STATEMENTS, np.arange(len(examples.items)) // 2 % PARTS, 0
@@ -134,7 +134,7 @@ def _families(design: Design, rows: Mask) -> Iterator[list[Group]]:
             said = ADJECTIVE_WEIGHT if kind == ADJECTIVES else 1.0
             sides = ((own & ~examples.denials, said), (own & examples.denials, DENIAL_WEIGHT))
             groups = [
-                Group(design.gradients[side], examples.loadings[side], weight)
+                Group(sentences.gradients[side], examples.loadings[side], weight)
                 for side, weight in sides
                 if side.any()
             ]
@@ -142,19 +142,19 @@ def _families(design: Design, rows: Mask) -> Iterator[list[Group]]:
                 yield groups
 
 
-def _side(design: Design, rows: Mask, *, denials: bool) -> Mask:
+def _side(sentences: SentenceGradients, rows: Mask, *, denials: bool) -> Mask:
     """Examples that are the user's items in ``rows``, or their denials: bool [E]."""
-    examples = design.examples
+    examples = sentences.examples
     own = (examples.questionnaires == ITEMS) & rows[np.maximum(examples.items, 0)]
     return np.asarray(own & (examples.denials == denials))
 
 
-def _own_directions(design: Design, rows: Mask, heads: Choice) -> Reals:
+def _own_directions(sentences: SentenceGradients, rows: Mask, heads: Choice) -> Reals:
     """Each item in ``rows``: its statement's gradient minus its denial's, around the mean. [N, K * D]."""
-    found = np.zeros((len(rows), len(heads.flat) * design.gradients.shape[-1]))
+    found = np.zeros((len(rows), len(heads.flat) * sentences.gradients.shape[-1]))
     for denials in (False, True):
-        side = _side(design, rows, denials=denials)
+        side = _side(sentences, rows, denials=denials)
         if side.any():
-            part = take(design.gradients[side], heads).astype(np.float64)
-            found[design.examples.items[side]] += (part - part.mean(0)) * (-1 if denials else 1)
+            part = take(sentences.gradients[side], heads).astype(np.float64)
+            found[sentences.examples.items[side]] += (part - part.mean(0)) * (-1 if denials else 1)
     return found

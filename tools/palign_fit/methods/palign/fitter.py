@@ -18,7 +18,7 @@ from palign_fit.methods.baseline import Yardstick, steered_perplexity
 from palign_fit.methods.budget import MAX_RATIO, Budget
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Plan
 from palign_fit.methods.palign.reach import REACHES, find_reach
-from palign_fit.methods.palign.sentence_gradients import VERSION, Design
+from palign_fit.methods.palign.sentence_gradients import VERSION, SentenceGradients
 from palign_fit.methods.record import Fit, Trial, effect
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.methods.steering import SteeredHeads, correlation, random_folds, significant
@@ -49,15 +49,15 @@ class PalignFitter:
     ) -> None:
         self.model, self.inventory, self.settings = model, inventory, settings
         cache = cache if checkpoint else None
-        self.design = design = Design.read(
+        self.sentences = sentences = SentenceGradients.read(
             model, inventory, used, checkpoint=checkpoint, cache=cache, tick=tick
         )
-        if not np.isfinite(design.gradients).all():
+        if not np.isfinite(sentences.gradients).all():
             raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
-        self.plan = Plan.of(design, inventory, used, settings.heads)
+        self.plan = Plan.of(sentences, inventory, used, settings.heads)
         self.folds = random_folds(len(inventory.items), settings.seed, FOLDS)
         self.blind = [
-            Plan.of(design, inventory, used & (self.folds != fold), settings.heads)
+            Plan.of(sentences, inventory, used & (self.folds != fold), settings.heads)
             for fold in range(FOLDS)
         ]
         of_model: dict[str, object] = {

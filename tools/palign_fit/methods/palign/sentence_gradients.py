@@ -21,7 +21,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Design:
+class SentenceGradients:
     """``gradients`` float32 [E, L, H, D], see ``gradients``; ``covariance`` float32 [L, H, D, D] of the
     head outputs after each example, within its questionnaire."""
 
@@ -39,7 +39,7 @@ class Design:
         checkpoint: str = "",
         cache: Cache | None = None,
         tick: Callable[[int], None] = lambda _: None,
-    ) -> Design:
+    ) -> SentenceGradients:
         """Run the model over every example and the items ``used`` bool [N], or take it from ``cache``.
 
         ``checkpoint`` is the content digest the cache knows the model by.
@@ -56,7 +56,7 @@ class Design:
             }
 
         key = {
-            "what": f"design {VERSION}",
+            "what": f"sentence gradients {VERSION}",
             "checkpoint": checkpoint,
             "dtype": model_dtype(model),
             "device": model.device.type,
