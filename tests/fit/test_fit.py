@@ -212,7 +212,7 @@ def test_a_model_that_gives_nan_is_said_to_be_broken(
 def test_held_out_answers_never_reach_their_direction(
     fitter: PalignFitter, inventory: Inventory
 ) -> None:
-    """The items are test_plan's: a fold's plan is made without their texts and keys as well."""
+    """The items are test_directions's: a fold's directions is made without their texts and keys as well."""
     ann = subject(inventory, 4)
     assert (np.sum([~blind.rows for blind in fitter.blind], axis=0) == 1).all()
     for fold, blind in enumerate(fitter.blind):
@@ -359,9 +359,9 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
             change = statement_loglik(model, prefix, tokens) - plain
         lean[one.name] = change[:4].mean() - change[4:].mean()
         # The estimate that runs without a check rest on.
-        weights = fitter.plan.weights(person)
-        steering, scale = fitter.steering(fitter.plan, weights)
+        weights = fitter.directions.weights(person)
+        steering, scale = fitter.steering(fitter.directions, weights)
         half = one.alpha / 2
-        predicted = fitter.budget.predicted(half, fitter.plan.disturbance(weights, scale))
+        predicted = fitter.budget.predicted(half, fitter.directions.disturbance(weights, scale))
         assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)
     assert lean["alice"] > 0.1 and lean["bob"] < -0.1, lean

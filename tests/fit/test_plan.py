@@ -13,7 +13,7 @@ from palign_fit.inputs.scores import deviations, trait_scores
 from palign_fit.inputs.traits import TYPICAL
 from palign_fit.methods.discriminant import RIDGE, Solver, relative_size
 from palign_fit.methods.heads import Choice, Group, choose, direction
-from palign_fit.methods.palign.directions import Plan
+from palign_fit.methods.palign.directions import Directions
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
@@ -134,8 +134,8 @@ def test_items_outside_the_rows_teach_nothing(
         ),
     )
     other = dataclasses.replace(sentences, examples=examples, gradients=gradients)
-    one = Plan.of(sentences, inventory, rows, 5)
-    two = Plan.of(other, other_inventory, rows, 5)
+    one = Directions.of(sentences, inventory, rows, 5)
+    two = Directions.of(other, other_inventory, rows, 5)
     for name in ("basis", "quadratic"):
         assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
     assert (one.choice.flat == two.choice.flat).all()
@@ -150,30 +150,32 @@ def test_items_outside_the_rows_teach_nothing(
 def test_first_order_figures_are_the_products_of_offsets_and_gradients(
     sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    plan = Plan.of(sentences, inventory, np.ones(120, bool), 5)
+    directions = Directions.of(sentences, inventory, np.ones(120, bool), 5)
     answers = np.random.default_rng(2).integers(1, 6, 120).astype(float)
-    weights = plan.weights(Subject("a", answers))
-    offsets, scale = plan.offsets(weights)
+    weights = directions.weights(Subject("a", answers))
+    offsets, scale = directions.offsets(weights)
     said = (sentences.examples.items >= 0) & ~sentences.examples.denials
     gradients = sentences.gradients[said].reshape(120, LAYERS * HEADS, HEAD_DIM)[
-        :, plan.choice.flat
+        :, directions.choice.flat
     ]
     wanted = np.einsum("nkd,kd->n", gradients, offsets)
-    assert np.allclose(plan.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
-    assert plan.disturbance(weights, scale) > 0
-    assert plan.disturbance(-weights, scale) == pytest.approx(plan.disturbance(weights, scale))
+    assert np.allclose(directions.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
+    assert directions.disturbance(weights, scale) > 0
+    assert directions.disturbance(-weights, scale) == pytest.approx(
+        directions.disturbance(weights, scale)
+    )
 
 
 def test_offsets_are_as_long_as_the_heads_move_by_themselves(
     sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    plan = Plan.of(sentences, inventory, np.ones(120, bool), 5)
+    directions = Directions.of(sentences, inventory, np.ones(120, bool), 5)
     weights = np.zeros(125)
     weights[2] = 0.7
-    offsets, _ = plan.offsets(weights)
-    covariance = sentences.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[plan.choice.flat]
+    offsets, _ = directions.offsets(weights)
+    covariance = sentences.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[directions.choice.flat]
     units = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
     variance = np.einsum("ki,kij,kj->", units, covariance, units)
     assert (offsets**2).sum() == pytest.approx(variance, rel=1e-5)
-    nothing, scale = plan.offsets(np.zeros(125))
+    nothing, scale = directions.offsets(np.zeros(125))
     assert scale == 0 and not nothing.any()

@@ -62,28 +62,28 @@ def test_all_problems_are_listed_at_once() -> None:
 
 
 def test_alpha_grows_with_the_values_and_nothing_else_changes(fitter: TraitFitter) -> None:
-    plan = fitter.plan
-    small, one = fitter.steering(plan, {"E": 0.5, "N": -0.25})
-    large, three = fitter.steering(plan, {"E": 1.5, "N": -0.75})
+    directions = fitter.directions
+    small, one = fitter.steering(directions, {"E": 0.5, "N": -0.25})
+    large, three = fitter.steering(directions, {"E": 1.5, "N": -0.75})
     assert np.allclose(small.offsets, large.offsets, rtol=1e-4)
     assert three == pytest.approx(3 * one, rel=1e-3)
-    _, full = fitter.steering(plan, {"E": FULL})
-    _, half = fitter.steering(plan, {"E": FULL / 2})
+    _, full = fitter.steering(directions, {"E": FULL})
+    _, half = fitter.steering(directions, {"E": FULL / 2})
     assert full == pytest.approx(2 * half, rel=1e-3)
 
 
 def test_opposite_values_give_opposite_offsets(fitter: TraitFitter) -> None:
-    one, _ = fitter.steering(fitter.plan, {"O": 1.0, "A": -2.0})
-    other, _ = fitter.steering(fitter.plan, {"O": -1.0, "A": 2.0})
+    one, _ = fitter.steering(fitter.directions, {"O": 1.0, "A": -2.0})
+    other, _ = fitter.steering(fitter.directions, {"O": -1.0, "A": 2.0})
     assert np.allclose(one.offsets, -other.offsets, rtol=1e-5)
 
 
 def test_responses_are_measured_under_a_plan_that_does_not_know_the_inventory(
     fitter: TraitFitter,
 ) -> None:
-    assert not fitter.blind.rows.any() and fitter.plan.rows.all()
+    assert not fitter.blind.rows.any() and fitter.directions.rows.all()
     assert not fitter.blind.basis[len(TRAITS) :].any()
-    assert (fitter.blind.basis[:5] != fitter.plan.basis[:5]).any()
+    assert (fitter.blind.basis[:5] != fitter.directions.basis[:5]).any()
 
 
 def test_a_trait_effect_is_half_of_plus_keyed_minus_minus_keyed(inventory: Inventory) -> None:

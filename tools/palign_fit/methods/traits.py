@@ -19,7 +19,7 @@ from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Yardstick
 from palign_fit.methods.budget import MAX_RATIO
-from palign_fit.methods.palign.directions import TRAIT_SPREAD, Plan
+from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.record import is_weak, short
 from palign_fit.methods.settings import Settings
@@ -52,7 +52,7 @@ class Response:
 class TraitFitter:
     """Everything that no value changes, prepared.
 
-    ``blind`` is a plan that knows the shipped adjectives and statements, not the built-in inventory;
+    ``blind`` are directions that know the shipped adjectives and statements, not the built-in inventory;
     responses are measured under it.
     """
 
@@ -81,23 +81,25 @@ class TraitFitter:
             cache=cache,
             tick=tick,
         )
-        self.plan = self.fitter.plan
-        self.blind = Plan.of(self.fitter.sentences, self.inventory, ~every, count)
+        self.directions = self.fitter.directions
+        self.blind = Directions.of(self.fitter.sentences, self.inventory, ~every, count)
         self.yardstick = Yardstick.measure(model, self.inventory, every)
 
-    def steering(self, plan: Plan, values: Mapping[str, float]) -> tuple[SteeredHeads, float]:
-        """Heads under ``plan`` for ``values``, trait letter -> standard deviations, and their alpha.
+    def steering(
+        self, directions: Directions, values: Mapping[str, float]
+    ) -> tuple[SteeredHeads, float]:
+        """Heads under ``directions`` for ``values``, trait letter -> standard deviations, and their alpha.
 
         Offsets at alpha 1 have one size whatever the values; alpha carries how far they are from 0. It
         is what the budget gives to the direction, times norm / FULL.
         """
-        weights = np.zeros(len(plan.basis))
+        weights = np.zeros(len(directions.basis))
         for trait, value in values.items():
             weights[TRAITS.index(trait)] = value * TRAIT_SPREAD
-        heads, scale = self.fitter.steering(plan, weights)
+        heads, scale = self.fitter.steering(directions, weights)
         if scale == 0:
             raise InputError(f"{self.model.base_model}: nothing moves these traits")
-        disturbance = plan.disturbance(weights, scale)
+        disturbance = directions.disturbance(weights, scale)
         budget, reach = self.fitter.budget, self.fitter.reach
         alpha, _ = budget.checked(heads, budget.alpha(disturbance), reach)
         return heads, alpha * math.hypot(*values.values()) / FULL
@@ -110,7 +112,7 @@ class TraitFitter:
 
     def fit(self, name: str, values: Mapping[str, float], description: str = "") -> Persona:
         """The persona of ``values``, trait letter -> standard deviations, not all 0."""
-        heads, wanted = self.steering(self.plan, values)
+        heads, wanted = self.steering(self.directions, values)
         budget = self.fitter.budget
         alpha, perplexity = budget.bounded(heads, wanted, _STEP)
         blind, _ = self.steering(self.blind, values)

@@ -34,7 +34,7 @@ PARTS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Directions:
     """What turns a subject's weights [5 + N] into offsets.
 
     ``basis`` float64 [5 + N, K * D] in activation units; ``response`` float64 [5 + N, N], first-order
@@ -54,7 +54,9 @@ class Plan:
     covariance: Activations
 
     @classmethod
-    def of(cls, sentences: SentenceGradients, inventory: Inventory, rows: Mask, count: int) -> Plan:
+    def of(
+        cls, sentences: SentenceGradients, inventory: Inventory, rows: Mask, count: int
+    ) -> Directions:
         """Choose ``count`` heads and solve for the directions.
 
         Nothing is learned from items outside ``rows``, neither from their texts nor their keys.

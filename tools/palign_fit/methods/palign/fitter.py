@@ -16,7 +16,7 @@ from palign_fit.inputs.scores import deviations
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Yardstick, steered_perplexity
 from palign_fit.methods.budget import MAX_RATIO, Budget
-from palign_fit.methods.palign.directions import TRAIT_SPREAD, Plan
+from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.reach import REACHES, find_reach
 from palign_fit.methods.palign.sentence_gradients import VERSION, SentenceGradients
 from palign_fit.methods.record import Fit, Trial, effect
@@ -54,10 +54,10 @@ class PalignFitter:
         )
         if not np.isfinite(sentences.gradients).all():
             raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
-        self.plan = Plan.of(sentences, inventory, used, settings.heads)
+        self.directions = Directions.of(sentences, inventory, used, settings.heads)
         self.folds = random_folds(len(inventory.items), settings.seed, FOLDS)
         self.blind = [
-            Plan.of(sentences, inventory, used & (self.folds != fold), settings.heads)
+            Directions.of(sentences, inventory, used & (self.folds != fold), settings.heads)
             for fold in range(FOLDS)
         ]
         of_model: dict[str, object] = {
@@ -67,8 +67,11 @@ class PalignFitter:
         }
         self.budget = Budget.measure(
             model,
-            [(steering, disturbance) for *_, steering, disturbance in self._typical(self.plan)],
-            key={"what": f"budget {VERSION}", "basis": _known_by(self.plan), **of_model},
+            [
+                (steering, disturbance)
+                for *_, steering, disturbance in self._typical(self.directions)
+            ],
+            key={"what": f"budget {VERSION}", "basis": _known_by(self.directions), **of_model},
             cache=cache,
             tick=tick,
         )
@@ -93,16 +96,16 @@ class PalignFitter:
                 found.append(Refusal(subject.id, str(error)))
         return found
 
-    def _typical(self, plan: Plan) -> Iterator[tuple[int, int, SteeredHeads, float]]:
-        """People at either end of one trait: its place, the end, and with ``plan`` their offsets and
+    def _typical(self, directions: Directions) -> Iterator[tuple[int, int, SteeredHeads, float]]:
+        """People at either end of one trait: its place, the end, and with ``directions`` their offsets and
         what these disturb at alpha 1."""
         for place in range(len(TRAITS)):
             for sign in (1, -1):
-                weights = np.zeros(len(plan.basis))
+                weights = np.zeros(len(directions.basis))
                 weights[place] = sign * TRAIT_SPREAD
-                steering, scale = self.steering(plan, weights)
+                steering, scale = self.steering(directions, weights)
                 if scale > 0:
-                    yield place, sign, steering, plan.disturbance(weights, scale)
+                    yield place, sign, steering, directions.disturbance(weights, scale)
 
     def _find_reach(
         self,
@@ -140,23 +143,23 @@ class PalignFitter:
                     tick(1)
         return [float(np.mean(one)) if one else 0.0 for one in found]
 
-    def steering(self, plan: Plan, weights: Reals) -> tuple[SteeredHeads, float]:
-        """What ``plan`` makes of ``weights`` at alpha 1, and its scale; 0 if that is nothing."""
-        offsets, scale = plan.offsets(weights)
-        layers, heads = np.divmod(plan.choice.flat.astype(np.int32), self.model.num_heads)
+    def steering(self, directions: Directions, weights: Reals) -> tuple[SteeredHeads, float]:
+        """What ``directions`` makes of ``weights`` at alpha 1, and its scale; 0 if that is nothing."""
+        offsets, scale = directions.offsets(weights)
+        layers, heads = np.divmod(directions.choice.flat.astype(np.int32), self.model.num_heads)
         rounded = significant(offsets.astype(np.float32))
-        return SteeredHeads(layers, heads, rounded, plan.choice.scores), scale
+        return SteeredHeads(layers, heads, rounded, directions.choice.scores), scale
 
     def _fit(self, subject: Subject) -> Fit:
-        plan, budget = self.plan, self.budget
-        weights = plan.weights(subject)
-        steering, scale = self.steering(self.plan, weights)
+        directions, budget = self.directions, self.budget
+        weights = directions.weights(subject)
+        steering, scale = self.steering(self.directions, weights)
         if scale == 0:
             raise InputError(
                 f"subject {subject.id!r}: the answers differ from the usual ones nowhere, or "
                 "everywhere by the same amount; there is nothing to steer towards"
             )
-        disturbance = plan.disturbance(weights, scale)
+        disturbance = directions.disturbance(weights, scale)
         given = self.settings.alpha
         alpha = budget.alpha(disturbance, self.reach) if given is None else given
         if self.yardstick is None:
@@ -202,7 +205,7 @@ class PalignFitter:
         )
 
 
-def _known_by(plan: Plan) -> list[object]:
-    """What the trait directions of ``plan`` are known by in the cache."""
-    basis = significant(plan.basis[: len(TRAITS)].astype(np.float32), 4)
-    return [plan.choice.flat.tolist(), basis.tolist()]
+def _known_by(directions: Directions) -> list[object]:
+    """What the trait directions of ``directions`` are known by in the cache."""
+    basis = significant(directions.basis[: len(TRAITS)].astype(np.float32), 4)
+    return [directions.choice.flat.tolist(), basis.tolist()]
