@@ -11,7 +11,7 @@ from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory, parse_inventory
 from palign_fit.inputs.scores import deviations, trait_scores
 from palign_fit.inputs.traits import TYPICAL
-from palign_fit.methods.discriminant import RIDGE, Solver, relative_size
+from palign_fit.methods.discriminant import RIDGE, Discriminant, relative_size
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.directions import Directions
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
@@ -72,23 +72,23 @@ def test_a_single_questionnaire_gives_its_largest_directions() -> None:
 
 def test_the_solver_is_the_ridge_solution() -> None:
     groups = [*family(0), *family(1)]
-    solver = Solver.of(groups, Choice(np.array([1, 6, 7]), np.zeros(3)))
-    squares = solver.noise.T @ solver.noise
+    discriminant = Discriminant.of(groups, Choice(np.array([1, 6, 7]), np.zeros(3)))
+    squares = discriminant.noise.T @ discriminant.noise
     ridge = RIDGE * np.trace(squares) / len(squares)
     directions = np.random.default_rng(0).normal(size=(5, 3 * D))
     wanted = np.linalg.solve(squares + ridge * np.eye(len(squares)), directions.T).T
-    assert np.allclose(solver(directions), wanted, rtol=1e-8)
+    assert np.allclose(discriminant(directions), wanted, rtol=1e-8)
     assert np.allclose(
-        solver.disturbance(directions),
-        [one @ squares @ one / len(solver.noise) for one in directions],
+        discriminant.disturbance(directions),
+        [one @ squares @ one / len(discriminant.noise) for one in directions],
     )
 
 
 def test_noise_is_what_the_loadings_do_not_explain() -> None:
     groups = family(0)
-    solver = Solver.of(groups, Choice(np.arange(L * H), np.zeros(L * H)))
+    discriminant = Discriminant.of(groups, Choice(np.arange(L * H), np.zeros(L * H)))
     loadings = np.concatenate([one.loadings - one.loadings.mean(0) for one in groups])
-    assert np.allclose(loadings.T @ solver.noise, 0, atol=1e-4)
+    assert np.allclose(loadings.T @ discriminant.noise, 0, atol=1e-4)
 
 
 def test_size_is_measured_by_how_far_the_heads_move_together() -> None:

@@ -16,7 +16,7 @@ little (docs/fitting.md)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Solver:
+class Discriminant:
     """(noise covariance + ridge)^-1 on the chosen heads, by its dual form.
 
     ``noise`` float64 [N, K * D]: gradients of all sentences around their groups' means, without what
@@ -29,7 +29,7 @@ class Solver:
     _ridge: float
 
     @classmethod
-    def of(cls, groups: Sequence[Group], choice: Choice) -> Solver:
+    def of(cls, groups: Sequence[Group], choice: Choice) -> Discriminant:
         gradients = np.concatenate([within(take(one.gradients, choice)) for one in groups])
         gradients = gradients.astype(np.float64)
         loadings = np.concatenate([within(one.loadings) for one in groups])

@@ -20,7 +20,7 @@ from palign_fit.errors import InputError
 from palign_fit.inputs.pairs import Pairs
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.budget import MAX_RATIO, Budget
-from palign_fit.methods.discriminant import Solver, relative_size, take
+from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.record import short
@@ -178,15 +178,15 @@ def steer_towards(
     ]
     heads = choose(families, count)
     groups = [group for family in families for group in family]
-    solver = Solver.of(groups, heads)
-    raw = solver(take(direction(groups), heads).astype(np.float64))
+    discriminant = Discriminant.of(groups, heads)
+    raw = discriminant(take(direction(groups), heads).astype(np.float64))
     scale = max(float(relative_size(raw, data.covariance, heads)[0]), 1e-30)
     layers, places = np.divmod(heads.flat, model.num_heads)
     offsets = (raw[0] / scale).reshape(-1, model.head_dim).astype(np.float32)
     steering = SteeredHeads(
         layers.astype(np.int32), places.astype(np.int32), significant(offsets), heads.scores
     )
-    return steering, float(solver.disturbance(raw / scale)[0])
+    return steering, float(discriminant.disturbance(raw / scale)[0])
 
 
 def held_out(

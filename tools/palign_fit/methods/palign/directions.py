@@ -12,7 +12,7 @@ from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.scores import deviations, trait_scores
 from palign_fit.inputs.traits import TRAITS
-from palign_fit.methods.discriminant import Solver, relative_size, take
+from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import ADJECTIVES, ITEMS, STATEMENTS
@@ -64,12 +64,12 @@ class Directions:
         families = list(_families(sentences, rows))
         heads = choose(families, count)
         groups = [group for family in families for group in family]
-        solver = Solver.of(groups, heads)
+        discriminant = Discriminant.of(groups, heads)
         traits = take(direction(groups, weighted=True), heads).astype(np.float64)
         length = np.linalg.norm(traits, axis=1, keepdims=True)
-        solved = solver(traits / np.maximum(length, 1e-30))
+        solved = discriminant(traits / np.maximum(length, 1e-30))
         solved /= max(TRAIT_SPREAD * np.sqrt((solved**2).sum()), 1e-30)
-        own = solver(_own_directions(sentences, rows, heads))
+        own = discriminant(_own_directions(sentences, rows, heads))
         loadings = np.zeros((len(rows), len(TRAITS)))
         said = _side(sentences, np.ones(len(rows), bool), denials=False)
         loadings[sentences.examples.items[said]] = sentences.examples.loadings[said]
@@ -79,14 +79,14 @@ class Directions:
         response = np.zeros((len(basis), len(rows)))
         gradients = take(sentences.gradients[said], heads).astype(np.float64)
         response[:, sentences.examples.items[said]] = basis @ gradients.T
-        disturbed = basis @ solver.noise.T
+        disturbed = basis @ discriminant.noise.T
         return cls(
             inventory=inventory,
             rows=rows,
             choice=heads,
             basis=basis,
             response=response,
-            quadratic=disturbed @ disturbed.T / len(solver.noise),
+            quadratic=disturbed @ disturbed.T / len(discriminant.noise),
             covariance=sentences.covariance,
         )
 
