@@ -18,7 +18,7 @@ from palign_fit.fit import fit_personas, open_fitter
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory, Item
 from palign_fit.inputs.scores import deviations
-from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
@@ -229,7 +229,7 @@ def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
     answered = np.isfinite(ann.agreement)
     measured: list[np.ndarray[Any, Any]] = []
 
-    class Ruler(Yardstick):
+    class Ruler(Baseline):
         def change(self, heads: Any, alpha: float, rows: Any) -> Any:
             measured.append(rows)
             fold = int(fitter.folds[rows][0])
@@ -239,8 +239,8 @@ def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
             return super().change(heads, alpha, rows)
 
     spied = copy.copy(fitter)
-    assert fitter.yardstick is not None
-    spied.yardstick = Ruler(**vars(fitter.yardstick))
+    assert fitter.baseline is not None
+    spied.baseline = Ruler(**vars(fitter.baseline))
     assert one_fit(spied, ann).to_bytes() == one_fit(fitter, ann).to_bytes()
     assert (np.sum(measured, axis=0) == answered).all()
 

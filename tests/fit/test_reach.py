@@ -75,7 +75,7 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
             raise AssertionError("none of the typical people")
 
     bent = copy.copy(whole)
-    bent.yardstick = Bent()  # type: ignore[assignment]
+    bent.baseline = Bent()  # type: ignore[assignment]
     carried = bent._carried(every, lambda _: None)
     assert len(carried) == len(REACHES) and carried[2] == pytest.approx(1)
     assert max(carried[:2]) < 0.6

@@ -10,7 +10,7 @@ from palign_fit.errors import InputError
 from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference import alpha as alpha_search
 from palign_fit.methods.pas_reference.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
@@ -33,8 +33,8 @@ def reference(tiny: Any, inventory: Inventory) -> ReferenceMethod:
 
 
 @pytest.fixture(scope="module")
-def yardstick(tiny: Any, inventory: Inventory) -> Yardstick:
-    return Yardstick.measure(tiny, inventory, EVERY)
+def baseline(tiny: Any, inventory: Inventory) -> Baseline:
+    return Baseline.measure(tiny, inventory, EVERY)
 
 
 def test_labels_are_agreement_with_the_text_whatever_the_key(reference: ReferenceMethod) -> None:
@@ -58,7 +58,7 @@ def test_held_out_answers_never_reach_the_direction(
 
 
 def test_alpha_is_measured_only_under_directions_that_did_not_see_the_item(
-    yardstick: Yardstick, reference: ReferenceMethod, inventory: Inventory
+    baseline: Baseline, reference: ReferenceMethod, inventory: Inventory
 ) -> None:
     ann = subject(inventory, 5, missing=7)
     asked: list[np.ndarray[Any, Any]] = []
@@ -69,13 +69,13 @@ def test_alpha_is_measured_only_under_directions_that_did_not_see_the_item(
             asked.append(rows)
             return super().fit(subject, rows, count)
 
-    class Ruler(Yardstick):
+    class Ruler(Baseline):
         def change(self, heads: Any, alpha: float, rows: Any) -> Any:
             measured.append(rows)
             return super().change(heads, alpha, rows)
 
     heads = reference.fit(ann, np.isfinite(ann.agreement), 4)
-    ruler, spy = Ruler(**vars(yardstick)), Spy(**vars(reference))
+    ruler, spy = Ruler(**vars(baseline)), Spy(**vars(reference))
     search_alpha(ruler, spy, inventory, ann, heads, grid=[1.0], seed=0)
     assert len(asked) == len(measured) == HELD_OUT_FOLDS
     assert not any((fitted & held).any() for fitted, held in zip(asked, measured, strict=True))
@@ -89,18 +89,18 @@ def test_the_strongest_effect_within_the_perplexity_bound_wins() -> None:
 
 
 def test_the_search_stops_after_the_first_alpha_beyond_the_bound(
-    yardstick: Yardstick,
+    baseline: Baseline,
     reference: ReferenceMethod,
     inventory: Inventory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = yardstick.plain_perplexity
+    plain = baseline.plain_perplexity
     monkeypatch.setattr(
         alpha_search, "steered_perplexity", lambda model, heads, alpha: plain * (1 + alpha / 10)
     )
     ann = subject(inventory, 6)
     heads = reference.fit(ann, EVERY, 4)
-    trials = search_alpha(yardstick, reference, inventory, ann, heads, grid=GRID, seed=0)
+    trials = search_alpha(baseline, reference, inventory, ann, heads, grid=GRID, seed=0)
     assert [trial.alpha for trial in trials] == [0.5, 1.0, 1.5, 2.0]
 
 

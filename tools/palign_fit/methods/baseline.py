@@ -19,7 +19,7 @@ from palign_fit.model.token_tree import Reader, reader_for
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class Baseline:
     """``plain`` float64 [N], log-likelihood of each item's statement in nats per token, NaN where it
     was not measured."""
 
@@ -31,7 +31,7 @@ class Yardstick:
     plain_perplexity: float
 
     @classmethod
-    def measure(cls, model: OpenedModel, inventory: Inventory, rows: Mask) -> Yardstick:
+    def measure(cls, model: OpenedModel, inventory: Inventory, rows: Mask) -> Baseline:
         """Measure the items in ``rows`` bool [N]; the others do not even share a batch with them.
 
         Raises FitError where the model does not give finite likelihoods.

@@ -17,7 +17,7 @@ from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.inputs.traits import TRAITS
-from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.fitter import PalignFitter
@@ -83,7 +83,7 @@ class TraitFitter:
         )
         self.directions = self.fitter.directions
         self.blind = Directions.of(self.fitter.sentences, self.inventory, ~every, count)
-        self.yardstick = Yardstick.measure(model, self.inventory, every)
+        self.baseline = Baseline.measure(model, self.inventory, every)
 
     def steering(
         self, directions: Directions, values: Mapping[str, float]
@@ -106,7 +106,7 @@ class TraitFitter:
 
     def response(self, heads: SteeredHeads, alpha: float, values: Mapping[str, float]) -> Response:
         """By real forward passes over the built-in statements."""
-        change = self.yardstick.change(heads, alpha, np.ones(len(self.inventory.items), bool))
+        change = self.baseline.change(heads, alpha, np.ones(len(self.inventory.items), bool))
         asked = np.array([item.sign * values.get(item.trait, 0.0) for item in self.inventory.items])
         return Response(trait_effects(change, self.inventory), correlation(change, asked))
 

@@ -80,7 +80,7 @@ def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> d
     """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
     speaker = HuggingFaceSpeaker(model, strength=1.0)
     needing = [one for one in entries if needs_curve(one)]
-    yardstick = _Yardstick(model) if needing else None
+    baseline = _Yardstick(model) if needing else None
     found: dict[str, Spoken] = {}
     with progress("answers", len(entries) + 1) as tick:
         plain = _answers(speaker, Setting())
@@ -94,7 +94,7 @@ def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> d
                 Sample(question.text, *pair)
                 for question, *pair in zip(ASKED, plain, said, strict=True)
             )
-            curve = yardstick.curve(entry) if yardstick and entry in needing else None
+            curve = baseline.curve(entry) if baseline and entry in needing else None
             found[entry.id] = Spoken(samples, curve)
             tick(1)
     return found

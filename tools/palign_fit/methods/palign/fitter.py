@@ -14,7 +14,7 @@ from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.scores import deviations
 from palign_fit.inputs.traits import TRAITS
-from palign_fit.methods.baseline import Yardstick, steered_perplexity
+from palign_fit.methods.baseline import Baseline, steered_perplexity
 from palign_fit.methods.budget import MAX_RATIO, Budget
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.reach import REACHES, find_reach
@@ -77,7 +77,7 @@ class PalignFitter:
         )
         if not math.isfinite(self.budget.plain):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
-        self.yardstick = Yardstick.measure(model, inventory, used) if settings.check else None
+        self.baseline = Baseline.measure(model, inventory, used) if settings.check else None
         # Whoever gives alpha does not wait for what would choose it.
         self.reach = (
             REACHES[0]
@@ -129,7 +129,7 @@ class PalignFitter:
     def _carried(self, used: Mask, tick: Callable[[int], None]) -> list[float]:
         """How well held-out items follow typical people at each of REACHES: correlation of the real
         change of each fold's items, under a direction that knows none of them, with their keying."""
-        yardstick = self.yardstick or Yardstick.measure(self.model, self.inventory, used)
+        baseline = self.baseline or Baseline.measure(self.model, self.inventory, used)
         found: list[list[float]] = [[] for _ in REACHES]
         for fold, blind in enumerate(self.blind):
             rows = used & (self.folds == fold)
@@ -138,7 +138,7 @@ class PalignFitter:
                 keys = [sign * item.sign * (item.trait == TRAITS[place]) for item in items]
                 whole = self.budget.alpha(disturbance)
                 for one, reach in zip(found, REACHES, strict=True):
-                    change = yardstick.change(steering, reach * whole, rows)
+                    change = baseline.change(steering, reach * whole, rows)
                     one.append(correlation(change, np.array(keys, dtype=np.float64)))
                     tick(1)
         return [float(np.mean(one)) if one else 0.0 for one in found]
@@ -162,7 +162,7 @@ class PalignFitter:
         disturbance = directions.disturbance(weights, scale)
         given = self.settings.alpha
         alpha = budget.alpha(disturbance, self.reach) if given is None else given
-        if self.yardstick is None:
+        if self.baseline is None:
             perplexity = budget.predicted(alpha, disturbance)
         elif given is None:
             alpha, perplexity = budget.checked(steering, budget.alpha(disturbance), self.reach)
@@ -176,7 +176,7 @@ class PalignFitter:
             score=self.score_name,
             trials=[chosen],
             chosen=chosen,
-            checked=self.yardstick is not None,
+            checked=self.baseline is not None,
             plain_perplexity=budget.plain,
             max_ratio=MAX_RATIO,
             reach=self.reach,
@@ -192,10 +192,10 @@ class PalignFitter:
             steering, scale = self.steering(blind, weights)
             if scale == 0 or not rows.any():
                 continue
-            if self.yardstick is None:
+            if self.baseline is None:
                 change[rows] = alpha * blind.change(weights, scale)[rows]
             else:
-                change[rows] = self.yardstick.change(steering, alpha, rows)
+                change[rows] = self.baseline.change(steering, alpha, rows)
         wanted = deviations(subject, self.inventory)[answered]
         return Trial(
             alpha=alpha,

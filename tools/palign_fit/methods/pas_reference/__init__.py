@@ -1,1 +1,1 @@
-"""The published procedure, as a yardstick."""
+"""The published procedure, as a baseline."""

@@ -9,7 +9,7 @@ import numpy as np
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.scores import deviations
-from palign_fit.methods.baseline import Yardstick, steered_perplexity
+from palign_fit.methods.baseline import Baseline, steered_perplexity
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.record import Trial, effect
@@ -20,7 +20,7 @@ HELD_OUT_FOLDS = 3
 
 
 def search_alpha(
-    yardstick: Yardstick,
+    baseline: Baseline,
     method: ReferenceMethod,
     inventory: Inventory,
     subject: Subject,
@@ -46,16 +46,16 @@ def search_alpha(
     for alpha in grid:
         change = np.zeros(len(answered))
         for fold, fitted in enumerate(blind):
-            change[folds == fold] = yardstick.change(fitted, alpha, folds == fold)
+            change[folds == fold] = baseline.change(fitted, alpha, folds == fold)
         trials.append(
             Trial(
                 alpha=alpha,
                 effect=effect(change[answered], wanted),
                 alignment=correlation(change[answered], wanted),
-                perplexity=steered_perplexity(yardstick.model, heads, alpha),
+                perplexity=steered_perplexity(baseline.model, heads, alpha),
             )
         )
-        if trials[-1].perplexity > MAX_RATIO * yardstick.plain_perplexity:
+        if trials[-1].perplexity > MAX_RATIO * baseline.plain_perplexity:
             break
     return trials
 

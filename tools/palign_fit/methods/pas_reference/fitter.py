@@ -9,7 +9,7 @@ import numpy as np
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.baseline import Yardstick
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
@@ -31,7 +31,7 @@ class ReferenceFitter:
     ) -> None:
         self.model, self.inventory, self.settings = model, inventory, settings
         self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
-        self.yardstick = Yardstick.measure(model, inventory, np.ones(len(inventory.items), bool))
+        self.baseline = Baseline.measure(model, inventory, np.ones(len(inventory.items), bool))
 
     def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
         """One result a subject, in order."""
@@ -47,11 +47,11 @@ class ReferenceFitter:
 
     def _fit(self, subject: Subject) -> Fit:
         """Directions and heads from all answers, then the alpha that held-out items ask for."""
-        settings, method, plain = self.settings, self.method, self.yardstick.plain_perplexity
+        settings, method, plain = self.settings, self.method, self.baseline.plain_perplexity
         heads = method.fit(subject, np.isfinite(subject.agreement), settings.heads)
         grid = GRID if settings.alpha is None else (settings.alpha,)
         trials = search_alpha(
-            self.yardstick, method, self.inventory, subject, heads, grid=grid, seed=settings.seed
+            self.baseline, method, self.inventory, subject, heads, grid=grid, seed=settings.seed
         )
         return Fit(
             subject=subject,
