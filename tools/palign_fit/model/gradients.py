@@ -18,19 +18,19 @@ BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Effects:
-    """``gradients`` float32 [N, L, H, D]; ``outputs`` float32 [N, L, H, D], see ``read_effects``."""
+class Gradients:
+    """``gradients`` float32 [N, L, H, D]; ``outputs`` float32 [N, L, H, D], see ``read_gradients``."""
 
     gradients: Activations
     outputs: Activations
 
 
-def read_effects(
+def read_gradients(
     model: OpenedModel,
     prefix: Sequence[int],
     continuations: Sequence[Sequence[int]],
     tick: Callable[[int], None] = lambda _: None,
-) -> Effects:
+) -> Gradients:
     """What an offset on each head does to the likelihood of each continuation, to first order.
 
     A gradient is of the mean log-likelihood per token (nats) with respect to an offset (activation
@@ -41,7 +41,7 @@ def read_effects(
     import torch
 
     heads = (model.num_layers, model.num_heads, model.head_dim)
-    found = Effects(
+    found = Gradients(
         np.zeros((len(continuations), *heads), np.float32),
         np.zeros((len(continuations), *heads), np.float32),
     )

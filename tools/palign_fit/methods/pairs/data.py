@@ -12,7 +12,7 @@ from palign_fit.arrays import Activations, Reals
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
 from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
-from palign_fit.model.gradients import read_effects
+from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.token_tree import Reader
 
@@ -79,7 +79,7 @@ def read_pair_data(
     products = np.zeros((*heads, model.head_dim))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        found = read_effects(model, lines[rows[0]].prefix, answers)
+        found = read_gradients(model, lines[rows[0]].prefix, answers)
         differences[rows] = found.gradients[0::2] - found.gradients[1::2]
         by_head = found.outputs.transpose(1, 2, 3, 0).astype(np.float64)
         total += by_head.sum(-1)

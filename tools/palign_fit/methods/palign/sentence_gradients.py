@@ -13,7 +13,7 @@ from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, Cache
-from palign_fit.model.gradients import read_effects
+from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import OpenedModel, model_dtype
 
 VERSION = 1
@@ -49,7 +49,7 @@ class SentenceGradients:
         lines = [prompts.continuation(model.tokenizer, one) for one in examples.sentences]
 
         def compute() -> Arrays:
-            found = read_effects(model, prefix, lines, tick)
+            found = read_gradients(model, prefix, lines, tick)
             return {
                 "gradients": found.gradients,
                 "covariance": _covariance(found.outputs, examples.questionnaires),
