@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from palign_fit.inputs.answers import Answers, Refusal, Subject
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Order, Outcome, Output, fit_population
+from palign_fit.output.population import Job, Outcome, Output, fit_population
 from palign_fit.output.shards import ShardOutput
 
 from vllm_palign.persona import Persona
@@ -67,8 +67,8 @@ def fit(
     output: Output = (
         ShardOutput(out, shard, len(people)) if shard else FolderOutput(out, len(people))
     )
-    order = Order(run={"settings": run}, name=None, description="", refused={})
-    return list(fit_population(people, lambda: (fitter or Stub(), BATCH), order, output))
+    job = Job(run={"settings": run}, name=None, description="", refused={})
+    return list(fit_population(people, lambda: (fitter or Stub(), BATCH), job, output))
 
 
 if __name__ == "__main__":

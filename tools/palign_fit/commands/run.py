@@ -31,7 +31,7 @@ from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Order, Output, batch_size, fit_population, resident_bytes
+from palign_fit.output.population import Job, Output, batch_size, fit_population, resident_bytes
 from palign_fit.output.shards import ShardOutput
 
 
@@ -112,7 +112,7 @@ def run(
     kept = Cache(None if no_cache else cache or default_folder())
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
     content = checkpoint.digest(opened, kept.folder)
-    order = Order(
+    job = Job(
         run={
             "base_model": opened.base_model,
             "checkpoint": content,
@@ -141,7 +141,7 @@ def run(
             numbers = opened.num_layers * opened.num_heads * opened.head_dim
             return fitter, batch_size(memory, resident_bytes(), numbers)
 
-        for outcome in fit_population(people, prepare, order, output):
+        for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
             done(tally.last_was_kept)
     tally.tell(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
-from palign_fit.output.population import MAX_BATCH, Batches, Fitted, Order, Outcome
+from palign_fit.output.population import MAX_BATCH, Batches, Fitted, Job, Outcome
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona, load, save
 
@@ -42,9 +42,7 @@ class FolderOutput:
         """Fit and save those that are not there with the same inputs."""
         self._use.take()
         kept = {
-            one.id: found
-            for one in subjects
-            if (found := self._kept(one, batches.order)) is not None
+            one.id: found for one in subjects if (found := self._kept(one, batches.job)) is not None
         }
         fresh = batches.fit([one for one in subjects if one.id not in kept])
         for subject in subjects:
@@ -65,11 +63,11 @@ class FolderOutput:
     def close(self) -> None:
         self._use.release()
 
-    def _kept(self, subject: Subject, order: Order) -> Persona | None:
+    def _kept(self, subject: Subject, job: Job) -> Persona | None:
         """The persona that is there already, made from the same inputs."""
         with suppress(PersonaInvalid):
             found = load(self.path(subject))
-            if found.fit.get("inputs") == order.inputs(subject):
+            if found.fit.get("inputs") == job.inputs(subject):
                 return found
         return None
 

@@ -67,7 +67,7 @@ Outcome = Fitted | Refusal
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """What a run is to make: ``run`` is everything a persona depends on besides its answers.
 
     ``name`` replaces the subject's id as the persona's name; ``refused`` are subjects not to be tried.
@@ -119,20 +119,20 @@ class Batches:
     run that finds everything done costs nothing.
     """
 
-    def __init__(self, prepare: Callable[[], tuple[Fitter, int]], order: Order) -> None:
-        self.order = order
+    def __init__(self, prepare: Callable[[], tuple[Fitter, int]], job: Job) -> None:
+        self.job = job
         self.prepare = cache(prepare)
 
     def fit(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
         """Each subject's labelled persona, or why there is none."""
-        tried = [one for one in subjects if one.id not in self.order.refused]
+        tried = [one for one in subjects if one.id not in self.job.refused]
         results = self._results(tried)
         for subject in subjects:
-            if subject.id in self.order.refused:
-                yield self.order.refused[subject.id]
+            if subject.id in self.job.refused:
+                yield self.job.refused[subject.id]
                 continue
             result = next(results)
-            yield self.order.label(result, subject) if isinstance(result, Persona) else result
+            yield self.job.label(result, subject) if isinstance(result, Persona) else result
 
     def _results(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
         at = 0
@@ -143,10 +143,10 @@ class Batches:
 
 
 def fit_population(
-    answers: Answers, prepare: Callable[[], tuple[Fitter, int]], order: Order, output: Output
+    answers: Answers, prepare: Callable[[], tuple[Fitter, int]], job: Job, output: Output
 ) -> Iterator[Outcome]:
     """Every subject's outcome, in the order of the answers, written before it is told."""
-    batches = Batches(prepare, order)
+    batches = Batches(prepare, job)
     try:
         for at in range(0, len(answers), output.unit):
             yield from output.write(answers[at : at + output.unit], batches)

@@ -58,7 +58,7 @@ class ShardOutput:
         self._use.take()
         path = self.folder / f"personas-{self._next:05d}.zip"
         self._next += 1
-        inputs = sha256("".join(map(batches.order.inputs, subjects)).encode()).hexdigest()
+        inputs = sha256("".join(map(batches.job.inputs, subjects)).encode()).hexdigest()
         kept = _kept(path, inputs)
         if kept is not None:
             yield from kept
