@@ -19,7 +19,7 @@ import numpy.typing as npt
 from palign_fit.errors import refuse
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.records import answer_files, parse_records, read_records
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 from palign_fit.inputs.scale import suspicions
 from palign_fit.inputs.sheets import Sheets
 
@@ -110,7 +110,7 @@ def template(inventory: Inventory) -> dict[str, Any]:
 
 
 def _checked(
-    sources: Iterable[tuple[Path | str, Iterator[Record]]],
+    sources: Iterable[tuple[Path | str, Iterator[Row]]],
     inventory: Inventory,
     name: str,
     *,
@@ -120,9 +120,7 @@ def _checked(
     for source, records in sources:
         sheets.open(str(source))
         for record in records:
-            sheets.add(
-                record if one else Record(f"{Path(source).name}: {record.place}", record.value)
-            )
+            sheets.add(record if one else Row(f"{Path(source).name}: {record.place}", record.value))
     guess = sheets.off_scale.guess
     if sheets.wrong:
         advice = f"{guess}\n{_ADVICE}" if guess else _ADVICE

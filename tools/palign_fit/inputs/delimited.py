@@ -9,20 +9,20 @@ from typing import TextIO
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
 from palign_fit.inputs.files import csv_rows
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 
 MAX_LINE = 1 << 20
 _DIGIT = re.compile(r"[0-9](\.0+)?", re.ASCII)
 
 
-def csv_records(text: TextIO, source: str) -> Iterator[Record]:
+def csv_records(text: TextIO, source: str) -> Iterator[Row]:
     """Records of CSV text. Raises InputError where it is no table, or has no id column."""
     for line, row in csv_rows(_lines(text, source), source):
         if "id" in row:
             answers = {name: _cell(cell) for name, cell in row.items() if name != "id"}
-            yield Record(f"line {line}", {"id": row["id"].strip(), "answers": answers})
+            yield Row(f"line {line}", {"id": row["id"].strip(), "answers": answers})
         elif papi.is_papi(row):
-            yield Record(f"line {line}", {name: _cell(cell) for name, cell in row.items()})
+            yield Row(f"line {line}", {name: _cell(cell) for name, cell in row.items()})
         else:
             raise InputError(
                 f"{source}: line 1: has no id column; the columns are {', '.join(row)[:100]!r}, "

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import STRICT_JSON
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 
 WINDOW = 1 << 20
 MAX_RECORD = 4 * WINDOW
@@ -18,7 +18,7 @@ MAX_RECORD = 4 * WINDOW
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def json_records(text: TextIO, source: str) -> Iterator[Record]:
+def json_records(text: TextIO, source: str) -> Iterator[Row]:
     """Records of a JSON list, of JSONL, or the only one. Raises InputError where it is no JSON."""
     window = _Window(text, source)
     if window.peek() == "[":
@@ -26,18 +26,18 @@ def json_records(text: TextIO, source: str) -> Iterator[Record]:
         return
     while window.peek():
         line = window.line
-        yield Record(f"line {line}", window.value())
+        yield Row(f"line {line}", window.value())
         if window.peek() and window.line == line:
             raise window.broken("more text after an object, wanted a new line")
 
 
-def _listed(window: _Window) -> Iterator[Record]:
+def _listed(window: _Window) -> Iterator[Row]:
     window.step()
     place = 0
     if window.peek() != "]":
         while True:
             place += 1
-            yield Record(f"subject {place}", window.value())
+            yield Row(f"subject {place}", window.value())
             mark = window.peek()
             if mark != ",":
                 break

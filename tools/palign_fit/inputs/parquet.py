@@ -8,13 +8,13 @@ from typing import Any, BinaryIO
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
 from palign_fit.inputs.files import strict_json
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 
 ROWS = 1024
 """Rows held at a time."""
 
 
-def parquet_records(file: BinaryIO, source: str) -> Iterator[Record]:
+def parquet_records(file: BinaryIO, source: str) -> Iterator[Row]:
     """Records of an open Parquet file, a few at a time. Raises InputError where it is none."""
     try:
         import pyarrow
@@ -30,7 +30,7 @@ def parquet_records(file: BinaryIO, source: str) -> Iterator[Record]:
         for batch in table.iter_batches(batch_size=ROWS, use_threads=False):
             for value in batch.to_pylist():
                 row += 1
-                yield Record(f"row {row}", _record(value, f"{source}: row {row}"))
+                yield Row(f"row {row}", _record(value, f"{source}: row {row}"))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

@@ -13,7 +13,7 @@ from typing import BinaryIO, TextIO
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import MAX_BYTES
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 """What is read out of a folder; a single file is known by its content, whatever its name."""
@@ -43,7 +43,7 @@ def answer_files(path: Path) -> tuple[list[Path], list[str]]:
     return files, [one.name for one in inside if one not in files]
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[Row]:
     """Every record of one file. Raises InputError where it stops being readable."""
     try:
         with path.open("rb") as file:
@@ -55,7 +55,7 @@ def read_records(path: Path) -> Iterator[Record]:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
-def parse_records(file: BinaryIO, source: str) -> Iterator[Record]:
+def parse_records(file: BinaryIO, source: str) -> Iterator[Row]:
     """Records of an open, seekable file; its first bytes tell the form. ``source`` names it in errors."""
     start = file.read(4)
     file.seek(0)
@@ -83,7 +83,7 @@ def refuse_packed(start: bytes, source: str) -> None:
             raise InputError(f"{source}: is {what}")
 
 
-def _text_records(text: TextIO, source: str) -> Iterator[Record]:
+def _text_records(text: TextIO, source: str) -> Iterator[Row]:
     from palign_fit.inputs.delimited import csv_records
     from palign_fit.inputs.jsons import json_records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Record(NamedTuple):
+class Row(NamedTuple):
     """One respondent as the file has it; ``place`` says where, for errors."""
 
     place: str

@@ -8,7 +8,7 @@ from typing import Any
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.row import Record
+from palign_fit.inputs.row import Row
 from palign_fit.inputs.scale import OffScale
 from vllm_palign.persona import is_persona_id
 
@@ -44,7 +44,7 @@ class Sheets:
         self._turn = None
         self._source, self._first = source, True
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Row) -> None:
         """Check one record and keep its answers. Raises InputError where too many are held."""
         value = record.value
         if self._first and isinstance(value, dict) and papi.is_papi(value):
@@ -72,7 +72,7 @@ class Sheets:
                     "split it"
                 )
 
-    def _name(self, record: Record, name: Any) -> bool:
+    def _name(self, record: Row, name: Any) -> bool:
         if not is_persona_id(name):
             self._problem(
                 record,
@@ -105,7 +105,7 @@ class Sheets:
             sheet[place] = cell
         return bytes(sheet)
 
-    def _slow(self, record: Record, answers: Mapping[str, Any]) -> bytes | None:
+    def _slow(self, record: Row, answers: Mapping[str, Any]) -> bytes | None:
         """The sheet of any object, or None and its problems."""
         before = self.wrong
         sheet = bytearray(len(self._places))
@@ -130,7 +130,7 @@ class Sheets:
         self._names, self._order = list(answers), [self._places[item] for item in answers]
         return bytes(sheet)
 
-    def _problem(self, record: Record, what: str) -> None:
+    def _problem(self, record: Row, what: str) -> None:
         self.wrong += 1
         if len(self.problems) < _SHOWN:
             self.problems.append(f"{record.place}: {what}")
