@@ -25,7 +25,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Record:
+class FitRecord:
     """The readable part of ``fit``; None or empty where the file says nothing.
 
     ``estimated``: alignment, effect and perplexity are first-order estimates, not measured.
@@ -48,7 +48,7 @@ class Record:
     warnings: tuple[str, ...]
 
     @classmethod
-    def read(cls, fit: Mapping[str, Any]) -> Record:
+    def read(cls, fit: Mapping[str, Any]) -> FitRecord:
         inventory = fit.get("inventory")
         inventory = inventory if isinstance(inventory, Mapping) else {}
         trials = [one for one in items(fit.get("alphas"), MAX_TRIALS) if isinstance(one, Mapping)]

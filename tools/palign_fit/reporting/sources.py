@@ -11,7 +11,7 @@ import numpy as np
 from palign_fit.errors import InputError
 from palign_fit.output.folder import SUFFIX
 from palign_fit.reporting.card import head_rows
-from palign_fit.reporting.record import Record, number, text
+from palign_fit.reporting.record import FitRecord, number, text
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona, load
 
@@ -58,7 +58,7 @@ class Entry:
     steered: int
     steered_layers: int
     heads: tuple[Head, ...]
-    record: Record
+    record: FitRecord
 
     @classmethod
     def of(cls, persona: Persona, path: Path) -> Entry:
@@ -83,7 +83,7 @@ class Entry:
             steered=len(heads),
             steered_layers=len({one.layer for one in heads}),
             heads=tuple(sorted(strongest, key=lambda one: (one.layer, one.head))),
-            record=Record.read(persona.fit),
+            record=FitRecord.read(persona.fit),
         )
 
     @property
