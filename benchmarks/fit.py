@@ -42,7 +42,7 @@ from palign_fit.model.checkpoint import digest
 from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import MAX_BATCH, Fitted, Order, fit_population
+from palign_fit.output.population import MAX_BATCH, Fitted, Job, fit_population
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "SmolLM2-135M-Instruct"
@@ -252,7 +252,7 @@ def ours(model: OpenedModel, inventory: Inventory, people: Answers, kept: Path) 
 
 def timed_fit(fitter: Fitter, people: Answers) -> tuple[float, list[Fitted]]:
     """Seconds for a file each, and what was fitted."""
-    order = Order(run={}, name=None, description="", refused={})
+    order = Job(run={}, name=None, description="", refused={})
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         output = FolderOutput(Path(folder), len(people))
