@@ -62,7 +62,7 @@ check: setup
 # leaves the other rows as they are.
 compatibility: setup
 	mkdir -p .demo
-	$(BIN)/python -m pytest -n 2 -m shows --matrix=.demo/shown.json $(TESTS)
+	$(BIN)/python -m pytest -n 2 -m shows --shown=.demo/shown.json $(TESTS)
 	$(BIN)/python tools/compatibility.py --merge .demo/shown.json
 
 matrix: setup

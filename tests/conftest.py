@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-pytest_plugins = ["tests.matrix"]
+pytest_plugins = ["tests.shown"]
 
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_python, write_personas
-from tests.matrix import Measured
 from tests.oracle import logprobs
 from tests.personas import SMOLLM2
+from tests.shown import Measured
 from vllm_palign import Persona, persona_args
 
 TEXTS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from . import oracle
 from .conftest import RUNNERS, Run

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from . import oracle
 from .conftest import Run

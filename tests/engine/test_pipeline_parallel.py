@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from .conftest import Run
 from .families import FAMILIES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from . import oracle
 from .conftest import RUNNERS, Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from .conftest import Run
 from .families import FAMILIES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.matrix import Measured
+from tests.shown import Measured
 
 from . import oracle
 from .conftest import Run

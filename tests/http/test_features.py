@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from tests import oracle
 from tests.conftest import Server
 from tests.grammar import Grammar
-from tests.matrix import Measured
+from tests.shown import Measured
 from vllm_palign import Persona
 
 BOUND = 1e-4

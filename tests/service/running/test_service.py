@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Server, stop_server
-from tests.matrix import Measured
 from tests.oracle import logprobs
 from tests.personas import random_persona
+from tests.shown import Measured
 from vllm_palign.registry import Registry
 from vllm_palign.server.models import MAX_LISTED
 from vllm_palign.tenants.tenant import Tenant

@@ -1,7 +1,7 @@
 """What the suite shows about vLLM's features, model families and refusals: the rows of docs/compatibility.md.
 
 A test marked ``shows(table, row, ...)`` is the evidence of that row. What it measured goes through the
-fixture ``measured``, what vLLM or palign said into the property ``said``. With ``--matrix=FILE`` the rows
+fixture ``measured``, what vLLM or palign said into the property ``said``. With ``--shown=FILE`` the rows
 are written as JSON; with ``--collect-only`` too, then without results.
 """
 
@@ -20,9 +20,7 @@ Measured = Callable[[dict[str, float]], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--matrix", type=Path, metavar="FILE", help="write what the suite shows (JSON)"
-    )
+    parser.addoption("--shown", type=Path, metavar="FILE", help="write what the suite shows (JSON)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,8 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "shows(table, row, runner='v1', model='llama', note=''): evidence of a row of docs/compatibility.md",
     )
     # Workers of pytest-xdist report to the process that started them.
-    if config.getoption("--matrix") is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Matrix(config.getoption("--matrix")), "palign-matrix")
+    if config.getoption("--shown") is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Shown(config.getoption("--shown")), "palign-shown")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +55,7 @@ def _row(item: pytest.Item, marker: pytest.Mark) -> dict[str, str]:
     return {"table": table, "row": row, **fields, "test": test}
 
 
-class Matrix:
+class Shown:
     """Collects the rows in the process that sees every report."""
 
     def __init__(self, file: Path) -> None:
