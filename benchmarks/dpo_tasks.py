@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from palign_fit.arrays import Mask, Weights
+from palign_fit.arrays import Mask, Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
 from palign_fit.evaluation.split import Sheet
@@ -80,7 +80,7 @@ class Person:
         self,
         sheet: Sheet,
         inventory: Inventory,
-        usual: Weights,
+        usual: Reals,
         backend: HuggingFaceBackend,
         prepared: Prepared,
     ) -> None:

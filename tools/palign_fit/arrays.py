@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
-Weights = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.float64]
 
 
 Reals = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
 from palign_fit.evaluation.split import Sheet
@@ -74,10 +74,10 @@ class Readings:
     the answers 1..5; ``perplexity`` [S]. NaN where a subject has no held-out answer.
     """
 
-    statements: Weights | None = None
-    letters: Weights | None = None
-    texts: Weights | None = None
-    perplexity: Weights | None = None
+    statements: Reals | None = None
+    letters: Reals | None = None
+    texts: Reals | None = None
+    perplexity: Reals | None = None
 
 
 def read_all(
@@ -139,7 +139,7 @@ def read(
     )
 
 
-def _for_subjects(values: Weights, rows: Any, per_item: bool) -> Weights:
+def _for_subjects(values: Reals, rows: Any, per_item: bool) -> Reals:
     """[1 or S, ...] -> [S, ...], NaN outside each subject's rows."""
     spread = np.broadcast_to(values, (len(rows), *values.shape[1:])).copy()
     if per_item:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
 from palign_fit.evaluation.evaluate import Readings
@@ -40,10 +40,10 @@ class Measured:
     measure compares subjects; ``traits``: the same by trait.
     """
 
-    values: Weights
+    values: Reals
     estimate: Estimate
-    pairs: Weights | None = None
-    traits: Mapping[str, Weights] | None = None
+    pairs: Reals | None = None
+    traits: Mapping[str, Reals] | None = None
 
 
 class Figures:
@@ -145,7 +145,7 @@ class Figures:
         if one.perplexity is not None and plain.perplexity is not None:
             yield "perplexity_ratio", self._mean(one.perplexity / plain.perplexity)
 
-    def _alignments(self, change: Weights) -> Iterator[tuple[str, Measured]]:
+    def _alignments(self, change: Reals) -> Iterator[tuple[str, Measured]]:
         found = ms.alignment(change, self.deviation, self.rows)
         yield "alignment", self._mean(found)
         if self.usual_measured:
@@ -160,7 +160,7 @@ class Figures:
             estimate = self.bootstrap.pair_mean(pairs)
             yield "identification", Measured(values, estimate, pairs=pairs)
 
-    def _errors(self, name: str, predicted: Weights) -> Iterator[tuple[str, Measured]]:
+    def _errors(self, name: str, predicted: Reals) -> Iterator[tuple[str, Measured]]:
         errors = ms.trait_errors(predicted, self.answers, self.rows, self.traits)
         total = ms.summed(errors)
         yield name, Measured(total, self.bootstrap.mean(total), traits=errors)
@@ -169,7 +169,7 @@ class Figures:
         """What each subject's traits look like under a condition; see docs/evaluation.md."""
         found: dict[str, Any] = {}
         for trait, mask in self.traits.items():
-            values: dict[str, Weights] = {}
+            values: dict[str, Reals] = {}
             if one.statements is not None and plain.statements is not None:
                 change = one.statements - plain.statements
                 nats = ms.keyed_difference(change, self.rows, mask, self.signs)
@@ -183,11 +183,11 @@ class Figures:
             found[trait] = {name: [_number(x) for x in line] for name, line in values.items()}
         return found
 
-    def _mean(self, values: Weights) -> Measured:
+    def _mean(self, values: Reals) -> Measured:
         values = np.asarray(values, dtype=np.float64)
         return Measured(values, self.bootstrap.mean(values))
 
-    def _training(self, values: Callable[[Sheet], Weights]) -> Weights:
+    def _training(self, values: Callable[[Sheet], Reals]) -> Reals:
         return np.array([values(sheet) for sheet in self.sheets])
 
     def _best_constant(self) -> float:
@@ -195,15 +195,15 @@ class Figures:
         errors = [np.abs(answers - value).mean() if len(answers) else 0 for value in range(1, 6)]
         return float(np.argmin(errors) + 1)
 
-    def _own_mean(self) -> Weights:
-        def mean(sheet: Sheet) -> Weights:
+    def _own_mean(self) -> Reals:
+        def mean(sheet: Sheet) -> Reals:
             own = sheet.subject.agreement[sheet.train]
             return np.full(len(sheet.train), own.mean() if len(own) else np.nan)
 
         return self._training(mean)
 
-    def _own_traits(self) -> Weights:
-        def means(sheet: Sheet) -> Weights:
+    def _own_traits(self) -> Reals:
+        def means(sheet: Sheet) -> Reals:
             own = trait_means(sheet, self.inventory, sheet.train)
             scores = np.array([own.get(item.trait, np.nan) for item in self.inventory.items])
             return np.where(self.signs > 0, scores, 6 - scores)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.tasks import Task, Tick
 from palign_fit.model.model import OpenedModel
@@ -26,7 +26,7 @@ class HuggingFaceBackend:
         config = model.model.config.get_text_config(decoder=True)
         self._longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
 
-    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         for task in tasks:
             length = len(task.prefix) + max(map(len, task.continuations))
             if length > self._longest:

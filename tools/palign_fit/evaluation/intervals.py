@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -40,7 +40,7 @@ class Bootstrap:
         np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
         return cls(counts)
 
-    def mean(self, values: Values) -> Estimate:
+    def mean(self, values: Reals) -> Estimate:
         """Mean of float64 [S]; NaN subjects are left out."""
         known = np.isfinite(values)
         if not known.any():
@@ -50,7 +50,7 @@ class Bootstrap:
         means = (weights @ values[known])[totals > 0] / totals[totals > 0]
         return _estimate(float(values[known].mean()), means, int(known.sum()))
 
-    def pair_mean(self, pairs: Values) -> Estimate:
+    def pair_mean(self, pairs: Reals) -> Estimate:
         """Mean over pairs of different subjects: symmetric float64 [S, S], NaN left out."""
         known = np.isfinite(pairs) & ~np.eye(len(pairs), dtype=bool)
         if not known.any():
@@ -64,7 +64,7 @@ class Bootstrap:
         return _estimate(float(filled.sum() / known.sum()), means, subjects)
 
 
-def _estimate(mean: float, resampled: Values, n: int) -> Estimate:
+def _estimate(mean: float, resampled: Reals, n: int) -> Estimate:
     if n < 2:
         return Estimate(mean, None, None, n)
     tail = (1 - LEVEL) / 2

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Mask, Weights
+from palign_fit.arrays import Mask, Reals
 
 MIN_COMMON = 3
 """Fewest items two subjects must share to be told apart."""
@@ -15,7 +15,7 @@ MIN_COMMON = 3
 _TIE = 1e-9
 
 
-def correlation(a: Weights, b: Weights, rows: Mask) -> float:
+def correlation(a: Reals, b: Reals, rows: Mask) -> float:
     """Pearson correlation over ``rows`` bool [N]; 0 where ``a`` is constant, NaN where ``b`` is."""
     rows = rows & np.isfinite(a) & np.isfinite(b)
     x, y = a[rows], b[rows]
@@ -27,7 +27,7 @@ def correlation(a: Weights, b: Weights, rows: Mask) -> float:
     return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
 
 
-def alignment(change: Weights, deviation: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+def alignment(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
     """Statement alignment per subject: float64 [S].
 
     Over a subject's ``rows`` bool [S, N]: correlation of ``change``, log-likelihood of the statement
@@ -38,7 +38,7 @@ def alignment(change: Weights, deviation: Weights, rows: npt.NDArray[np.bool_]) 
     return np.array([correlation(*line) for line in lines])
 
 
-def centred(change: Weights) -> Weights:
+def centred(change: Reals) -> Reals:
     """``change`` [S, N] minus its mean over the other subjects: what all subjects share is gone.
 
     A prompt moves every statement's likelihood in the same way for everybody; that part says
@@ -51,7 +51,7 @@ def centred(change: Weights) -> Weights:
     return np.where(others >= 1, change - means, np.nan)
 
 
-def identification(change: Weights, deviation: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+def identification(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
     """For every pair of subjects whether the right pairing beats the swapped one: float64 [S, S].
 
     1 where corr(change i, answers i) + corr(change j, answers j) is greater than with i and j
@@ -74,16 +74,14 @@ def identification(change: Weights, deviation: Weights, rows: npt.NDArray[np.boo
     return found
 
 
-def _own_centred(values: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+def _own_centred(values: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
     """[S, N] minus each subject's own mean; 0 outside ``rows``. Keeps the sums free of rounding."""
     known = np.where(rows, values, 0.0)
     means = known.sum(1, keepdims=True) / np.maximum(rows.sum(1, keepdims=True), 1)
     return np.where(rows, known - means, 0.0)
 
 
-def _correlations(
-    n: Weights, sx: Weights, sy: Weights, sxx: Weights, syy: Weights, sxy: Weights
-) -> Weights:
+def _correlations(n: Reals, sx: Reals, sy: Reals, sxx: Reals, syy: Reals, sxy: Reals) -> Reals:
     """Pearson correlations from sums over n items; 0 where x is constant, NaN where y is."""
     count = np.maximum(n, 1)
     var_x, var_y = sxx - sx**2 / count, syy - sy**2 / count
@@ -94,32 +92,32 @@ def _correlations(
 
 
 def trait_errors(
-    predicted: Weights, answers: Weights, rows: npt.NDArray[np.bool_], traits: Mapping[str, Mask]
-) -> dict[str, Weights]:
+    predicted: Reals, answers: Reals, rows: npt.NDArray[np.bool_], traits: Mapping[str, Mask]
+) -> dict[str, Reals]:
     """Mean absolute error per trait, in scale points: trait -> float64 [S], NaN without items."""
     off = np.abs(predicted - answers)
     return {trait: _mean(off, rows & mask) for trait, mask in traits.items()}
 
 
-def summed(errors: Mapping[str, Weights]) -> Weights:
+def summed(errors: Mapping[str, Reals]) -> Reals:
     """The five traits' errors added (the paper's score): float64 [S], NaN where one is missing."""
     return np.asarray(np.sum(list(errors.values()), axis=0))
 
 
-def expected_answer(probabilities: Weights) -> Weights:
+def expected_answer(probabilities: Reals) -> Reals:
     """[S, N, 5] probabilities of the answers 1..5 -> expected answer [S, N]."""
     return np.asarray(probabilities @ np.arange(1.0, 6.0))
 
 
-def likeliest_answer(probabilities: Weights) -> Weights:
+def likeliest_answer(probabilities: Reals) -> Reals:
     """[S, N, 5] probabilities of the answers 1..5 -> the likeliest answer [S, N], NaN kept."""
     filled = np.where(np.isfinite(probabilities), probabilities, -1.0)
     return np.where(np.isfinite(probabilities).all(-1), filled.argmax(-1) + 1.0, np.nan)
 
 
 def keyed_difference(
-    values: Weights, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
-) -> Weights:
+    values: Reals, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
+) -> Reals:
     """Mean of ``values`` [S, N] on items keyed + minus mean on items keyed -: float64 [S].
 
     A keying without items in ``rows`` counts as 0.
@@ -131,13 +129,13 @@ def keyed_difference(
 
 
 def keyed_mean(
-    answers: Weights, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
-) -> Weights:
+    answers: Reals, rows: npt.NDArray[np.bool_], mask: Mask, signs: npt.NDArray[np.int64]
+) -> Reals:
     """Mean of [S, N] answers with minus-keyed ones turned around: a trait score 1..5, [S]."""
     return _mean(np.where(signs > 0, answers, 6 - answers), rows & mask)
 
 
-def _mean(values: Weights, rows: npt.NDArray[np.bool_]) -> Weights:
+def _mean(values: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
     rows = rows & np.isfinite(values)
     counts = rows.sum(1)
     means = np.where(rows, values, 0.0).sum(1) / np.maximum(counts, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
 from palign_fit.evaluation.tasks import Setting, Task, Tick
@@ -91,7 +91,7 @@ class ServerBackend:
         self.model_name = served.model_name
         self.tokenizer = open_tokenizer(source)
 
-    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         left = [0] * len(tasks)
         results = [[np.zeros(0)] * len(task.continuations) for task in tasks]
         calls = []
@@ -116,7 +116,7 @@ class ServerBackend:
     def as_json(self) -> dict[str, Any]:
         return self.served.as_json()
 
-    async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Weights]:
+    async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Reals]:
         """Log-probabilities of the continuations ``rows`` of one task."""
         raw = await client.completions.with_raw_response.create(
             model=self.model_name,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Mask, Weights
+from palign_fit.arrays import Mask, Reals
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.files import read_text, strict_json
@@ -107,7 +107,7 @@ def split(
     return Sheet(subject, answered, answered, seen=True)
 
 
-def usual_answers(sheets: Sequence[Sheet], inventory: Inventory) -> tuple[Weights, bool]:
+def usual_answers(sheets: Sequence[Sheet], inventory: Inventory) -> tuple[Reals, bool]:
     """What people usually answer, leaving the subject out: float64 [S, N], and whether measured.
 
     With MIN_POPULATION subjects or more their mean answers, else the typical trait means.

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from palign_fit.evaluation import texts
 from palign_fit.inputs.inventory import Item
 from palign_fit.model.prompts import NEUTRAL_TEXT, statement
@@ -46,7 +46,7 @@ class Backend(Protocol):
     tokenizer: Any
     model_name: str
 
-    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Weights]]:
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         """Per task and continuation the log-probability of each token, float64 [T], nats.
 
         ``tick`` hears of every task done.
@@ -63,7 +63,7 @@ def read_statements(
     rows: npt.NDArray[np.bool_],
     openings: Sequence[str],
     tick: Tick,
-) -> Weights:
+) -> Reals:
     """Mean log-likelihood per token of the statements: float64 [S, N], mean over ``openings``.
 
     Only the items in ``rows`` bool [S, N] are read; NaN elsewhere.
@@ -94,7 +94,7 @@ def read_options(
     *,
     letters: bool,
     tick: Tick,
-) -> Weights:
+) -> Reals:
     """Probabilities of the answers 1 to 5 among themselves: float64 [S, N, 5].
 
     The mean over both orders of the options, so that a liking for a place cancels.
@@ -128,7 +128,7 @@ def read_options(
     return np.asarray(result.mean(0))
 
 
-def read_perplexity(backend: Backend, settings: Sequence[Setting], tick: Tick) -> Weights:
+def read_perplexity(backend: Backend, settings: Sequence[Setting], tick: Tick) -> Reals:
     """Perplexity of the neutral text: float64 [S].
 
     Without chat template, after the setting's system prompt if there is one. The text's first token

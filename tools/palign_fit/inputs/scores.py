@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from palign_fit.arrays import Mask, Weights
+from palign_fit.arrays import Mask, Reals
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.traits import TRAITS, TYPICAL
 
 
-def deviations(subject: Subject, inventory: Inventory) -> Weights:
+def deviations(subject: Subject, inventory: Inventory) -> Reals:
     """How far each answer is from the usual one: float64 [N], in scale points, NaN where missing.
 
     The usual answer to an item keyed + is its trait's TYPICAL mean, to one keyed - its mirror image.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.arrays import Mask, Weights
+from palign_fit.arrays import Mask, Reals
 from palign_fit.errors import FitError
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.steering import SteeredHeads
@@ -27,7 +27,7 @@ class Baseline:
     reader: Reader
     prefix: list[int]
     lines: list[list[int]]
-    plain: Weights
+    plain: Reals
     plain_perplexity: float
 
     @classmethod
@@ -52,7 +52,7 @@ class Baseline:
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
         return cls(model, reader, prefix, lines, plain, neutral)
 
-    def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> Weights:
+    def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> Reals:
         """Steered minus plain for the items in ``rows`` bool [N]: float64, nats per token."""
         chosen = [line for line, used in zip(self.lines, rows, strict=True) if used]
         if not chosen:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Weights
+from palign_fit.arrays import Reals
 from vllm_palign.persona import FloatArray, IntArray
 
 FOLDS = 5
@@ -26,7 +26,7 @@ class SteeredHeads:
     layers: IntArray
     heads: IntArray
     offsets: FloatArray
-    scores: Weights
+    scores: Reals
 
 
 def random_folds(count: int, seed: int, folds: int = FOLDS) -> npt.NDArray[np.int64]:
@@ -34,7 +34,7 @@ def random_folds(count: int, seed: int, folds: int = FOLDS) -> npt.NDArray[np.in
     return np.random.default_rng(seed).permutation(count) % folds
 
 
-def correlation(values: Weights, weights: Weights) -> float:
+def correlation(values: Reals, weights: Reals) -> float:
     """Pearson correlation of two float64 [N]; 0 where either is constant."""
     values, weights = values - values.mean(), weights - weights.mean()
     scale = float(np.sqrt((values**2).sum() * (weights**2).sum()))

@@ -19,7 +19,7 @@ from palign_fit.model.activations import run_batches
 from palign_fit.model.model import OpenedModel
 
 Tokens = Sequence[int]
-LogProbs = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.float64]
 """float64 [T], nats, one a token of a continuation."""
 
 MAX_NODES = 256
@@ -61,7 +61,7 @@ class Reader(Protocol):
 
     def __call__(
         self, model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]
-    ) -> list[LogProbs]: ...
+    ) -> list[Reals]: ...
 
 
 def reader_for(model: OpenedModel) -> Reader:
@@ -73,12 +73,12 @@ def reader_for(model: OpenedModel) -> Reader:
     return packed if kinds <= _KNOWN_LAYERS and _agrees_with_rows(model) else in_rows
 
 
-def packed(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+def packed(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[Reals]:
     """A ``Reader`` by trees of tokens; see the module's text."""
     import torch
     from transformers import DynamicCache
 
-    result: list[LogProbs] = [np.zeros(0)] * len(continuations)
+    result: list[Reals] = [np.zeros(0)] * len(continuations)
     with torch.inference_mode():
         start = torch.tensor([list(prefix)], device=model.device)
         # Without a config every layer keeps the whole prefix; sliding windows are in the masks.
@@ -106,7 +106,7 @@ def _trees(continuations: Sequence[Tokens]) -> Iterator[tuple[list[int], TokenTr
         yield rows, tree
 
 
-def _tree_log_probs(model: OpenedModel, first: Any, prefix: int, tree: TokenTree) -> LogProbs:
+def _tree_log_probs(model: OpenedModel, first: Any, prefix: int, tree: TokenTree) -> Reals:
     """Log-probability of every node given its ancestors and the prefix: float64 [nodes]."""
     import torch
 
@@ -130,7 +130,7 @@ def _tree_log_probs(model: OpenedModel, first: Any, prefix: int, tree: TokenTree
     source = torch.tensor([line.get(parent, -1) + 1 for parent in tree.parents])
     source = source.to(logits.device)
     tokens = torch.tensor(tree.tokens, device=logits.device)
-    found: LogProbs = (logits[source, tokens] - norms[source]).double().cpu().numpy()
+    found: Reals = (logits[source, tokens] - norms[source]).double().cpu().numpy()
     return found
 
 
@@ -185,9 +185,9 @@ def _agrees_with_rows(model: OpenedModel) -> bool:
     return worst <= _PROBE_TOLERANCE.get(dtype, _COARSE_TOLERANCE)
 
 
-def in_rows(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[LogProbs]:
+def in_rows(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[Reals]:
     """A ``Reader`` by padded rows, for architectures that do not take a tree mask."""
-    result: list[LogProbs] = [np.zeros(0)] * len(continuations)
+    result: list[Reals] = [np.zeros(0)] * len(continuations)
     for batch in run_batches(model, prefix, continuations, logits=True):
         logits = batch.logits.float()
         found = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)

@@ -17,7 +17,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """Values ``low`` to ``high`` on the pixels ``start`` to ``end``; ``step`` between ticks."""
+    """Reals ``low`` to ``high`` on the pixels ``start`` to ``end``; ``step`` between ticks."""
 
     low: float
     high: float

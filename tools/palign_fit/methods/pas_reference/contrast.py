@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations, Mask, Weights
+from palign_fit.arrays import Activations, Mask, Reals
 from palign_fit.methods.steering import (
     TINY,
     SteeredHeads,
@@ -25,7 +25,7 @@ class Contrast:
     """
 
     activations: Activations
-    weights: Weights
+    weights: Reals
     folds: npt.NDArray[np.int64]
 
     def take(self, rows: Mask) -> Contrast:
@@ -46,7 +46,7 @@ def direction(contrast: Contrast) -> Activations:
     return np.where(length > TINY, found / np.maximum(length, TINY), 0).astype(np.float32)
 
 
-def held_out_projections(contrast: Contrast) -> Weights:
+def held_out_projections(contrast: Contrast) -> Reals:
     """Projection of every example on a direction fitted without its fold: float64 [N, L, H].
 
     Measured from the mean of the examples that the direction was fitted on. Training examples never
@@ -61,7 +61,7 @@ def held_out_projections(contrast: Contrast) -> Weights:
     return projections
 
 
-def held_out_accuracy(contrast: Contrast) -> Weights:
+def held_out_accuracy(contrast: Contrast) -> Reals:
     """Share of held-out examples on the right side of the training mean, 0..1: float64 [L, H]."""
     right = np.sign(held_out_projections(contrast)) == np.sign(contrast.weights)[:, None, None]
     return np.asarray(right.mean(0))
