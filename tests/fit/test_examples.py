@@ -9,13 +9,10 @@ from palign_fit.inputs import traits
 from palign_fit.inputs.inventory import Inventory, parse_inventory
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.palign.directions import PARTS, _families
-from palign_fit.methods.palign.sentence_gradients import Design
+from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import (
-    ADJECTIVES,
-    BUILT_IN,
-    ITEMS,
-    STATEMENTS,
     Examples,
+    Kind,
     denied,
 )
 
@@ -55,13 +52,13 @@ def test_every_sentence_stands_once_and_beside_its_denial(inventory: Inventory) 
     used = np.arange(120) % 2 == 0
     examples = Examples.of(inventory, used)
     assert Counter(examples.questionnaires.tolist()) == {
-        ADJECTIVES: 300,
-        STATEMENTS: 720,
-        ITEMS: 120,
+        Kind.ADJECTIVES: 300,
+        Kind.STATEMENTS: 720,
+        Kind.ITEMS: 120,
     }
     assert len(set(examples.sentences)) == len(examples.sentences)
     assert (
-        examples.items[examples.questionnaires == ITEMS].tolist()
+        examples.items[examples.questionnaires == Kind.ITEMS].tolist()
         == np.repeat(np.flatnonzero(used), 2).tolist()
     )
     said = np.flatnonzero(examples.denials) - 1
@@ -80,12 +77,12 @@ def test_a_sentence_of_the_users_inventory_is_in_no_other_questionnaire(
     own = parse_inventory(f"id,text,trait,facet,key\n{rows}\n", source="own", name="own")
     examples = Examples.of(own, np.array([True, False, False]))
     counts = Counter(examples.questionnaires.tolist())
-    assert (counts[BUILT_IN], counts[ITEMS]) == (2 * (120 - 3), 2)
+    assert (counts[Kind.BUILT_IN], counts[Kind.ITEMS]) == (2 * (120 - 3), 2)
 
 
 def test_a_keying_says_which_way_agreeing_moves_the_trait(inventory: Inventory) -> None:
     examples = Examples.of(inventory, np.ones(120, bool))
-    for row in np.flatnonzero((examples.questionnaires == ITEMS) & ~examples.denials):
+    for row in np.flatnonzero((examples.questionnaires == Kind.ITEMS) & ~examples.denials):
         item = inventory.items[examples.items[row]]
         assert examples.sentences[row] == f"I {item.text}."
         assert examples.loadings[row, TRAITS.index(item.trait)] == item.sign
@@ -94,7 +91,7 @@ def test_a_keying_says_which_way_agreeing_moves_the_trait(inventory: Inventory) 
 def test_a_statement_and_its_denial_are_never_parted(inventory: Inventory) -> None:
     examples = Examples.of(inventory, np.ones(120, bool))
     nothing = np.zeros((len(examples.sentences), 1, 1, 1), np.float32)
-    families = list(_families(Design(examples, nothing, nothing), np.ones(120, bool)))
+    families = list(_families(SentenceGradients(examples, nothing, nothing), np.ones(120, bool)))
     assert [len(groups) for groups in families] == [1, *[2] * PARTS, 2]
     for said, denial in families[1:]:
         assert (said.loadings == -denial.loadings).all()

@@ -6,10 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
-
-Reals = npt.NDArray[np.float64]
-
-
 Reals = npt.NDArray[np.float64]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Reals = npt.NDArray[np.float64]
+from palign_fit.arrays import Reals
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from palign_fit.arrays import Reals
 from palign_fit.model.activations import run_batches
 from palign_fit.model.model import OpenedModel
 
 Tokens = Sequence[int]
-Reals = npt.NDArray[np.float64]
-"""float64 [T], nats, one a token of a continuation."""
 
 MAX_NODES = 256
 """Tokens in one forward pass: enough to keep a core busy, few enough for large vocabularies."""

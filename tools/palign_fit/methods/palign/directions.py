@@ -15,7 +15,7 @@ from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
-from palign_fit.methods.palign.sentences import ADJECTIVES, ITEMS, STATEMENTS
+from palign_fit.methods.palign.sentences import Kind
 
 OWN_SHARE = 0.5
 """Size of the part from single answers beside the part from the five trait scores."""
@@ -127,13 +127,13 @@ def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]
     examples = sentences.examples
     # A statement and its denial stand together.
     part = np.where(
-        examples.questionnaires == STATEMENTS, np.arange(len(examples.items)) // 2 % PARTS, 0
+        examples.questionnaires == Kind.STATEMENTS, np.arange(len(examples.items)) // 2 % PARTS, 0
     )
     used = (examples.items < 0) | rows[np.maximum(examples.items, 0)]
     for kind in np.unique(examples.questionnaires):
         for one in np.unique(part[examples.questionnaires == kind]):
             own = used & (examples.questionnaires == kind) & (part == one)
-            said = ADJECTIVE_WEIGHT if kind == ADJECTIVES else 1.0
+            said = ADJECTIVE_WEIGHT if kind == Kind.ADJECTIVES else 1.0
             sides = ((own & ~examples.denials, said), (own & examples.denials, DENIAL_WEIGHT))
             groups = [
                 Group(sentences.gradients[side], examples.loadings[side], weight)
@@ -147,7 +147,7 @@ def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]
 def _side(sentences: SentenceGradients, rows: Mask, *, denials: bool) -> Mask:
     """Examples that are the user's items in ``rows``, or their denials: bool [E]."""
     examples = sentences.examples
-    own = (examples.questionnaires == ITEMS) & rows[np.maximum(examples.items, 0)]
+    own = (examples.questionnaires == Kind.ITEMS) & rows[np.maximum(examples.items, 0)]
     return np.asarray(own & (examples.denials == denials))
 
 

@@ -12,6 +12,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from importlib import resources
 
 import numpy as np
@@ -22,8 +23,15 @@ from palign_fit.inputs.inventory import Inventory, Item, built_in
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.model import prompts
 
-ADJECTIVES, STATEMENTS, BUILT_IN, ITEMS = range(4)
-"""The questionnaires, in the order of the examples."""
+
+class Kind(IntEnum):
+    """The questionnaires, in the order of the examples."""
+
+    ADJECTIVES = 0
+    STATEMENTS = 1
+    BUILT_IN = 2
+    ITEMS = 3
+
 
 _DENIED = (
     ("am not ", "am "),
@@ -88,15 +96,18 @@ def _rows(
     for trait, poles in traits.ADJECTIVES.items():
         for sign, words in zip((1, -1), poles, strict=True):
             for word in words.split(", "):
-                yield f"I am {word}.", trait, sign, ADJECTIVES, -1, False
+                yield f"I am {word}.", trait, sign, Kind.ADJECTIVES, -1, False
     own = {item.text for item in inventory.items}
-    for questionnaire, items in ((STATEMENTS, statements()), (BUILT_IN, built_in().items)):
+    for questionnaire, items in (
+        (Kind.STATEMENTS, statements()),
+        (Kind.BUILT_IN, built_in().items),
+    ):
         for item in items:
             if item.text not in own:
                 yield from _pair(item, questionnaire, -1)
     for row, item in enumerate(inventory.items):
         if used[row]:
-            yield from _pair(item, ITEMS, row)
+            yield from _pair(item, Kind.ITEMS, row)
 
 
 def _pair(
