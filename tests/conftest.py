@@ -33,7 +33,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
-pytest_plugins = ["tests.shown"]
+pytest_plugins = ["tests.shown", "tests.databases"]
 
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
@@ -51,10 +51,10 @@ TINY_SERVER = (
 )  # fmt: skip
 """Options of servers of the tiny model: few sequences at a time, so that slots are reused."""
 
-SHARED_SERVERS = ("tests/http/", "tests/service/running/", "tests/service/tenants/")
+SHARED_SERVERS = ("tests/http/registry/", "tests/http/tenants/", "tests/http/")
 """Folders whose files share servers."""
 
-LONGEST = ("tests/test_soak.py", "tests/engine/test_families.py", *SHARED_SERVERS)
+LONGEST = ("tests/soak/test_soak.py", "tests/engine/test_families.py", *SHARED_SERVERS)
 """Begun first, so that at the end no process waits minutes for the other."""
 
 

@@ -22,7 +22,7 @@ RESULTS = ROOT / "docs" / "data" / "versions.json"
 PAGE = ROOT / "docs" / "versions.md"
 BEGIN, END = "<!-- make matrix -->\n", "<!-- end -->\n"
 
-ORACLE, SERVER = "tests/test_oracle.py::test_", "tests/http/test_server.py::test_"
+ORACLE, SERVER = "tests/engine/test_oracle.py::test_", "tests/http/test_server.py::test_"
 
 CHECKS: dict[str, tuple[str, ...]] = {
     "log-probs equal the reference method": (
@@ -35,8 +35,8 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "preempted, resumed; 12 effects on 2 slots": ("tests/engine/test_preemption.py",),
     "V2 runner": ("tests/engine/test_v2_runner.py",),
     "refused at start": (
-        "tests/test_plugin.py::test_the_server_refuses_to_start_and_says_why",
-        "tests/test_plugin.py::test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled",
+        "tests/plugin/test_plugin.py::test_the_server_refuses_to_start_and_says_why",
+        "tests/plugin/test_plugin.py::test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled",
     ),
     "HTTP: OpenAI client, streaming, models": (
         f"{SERVER}the_openai_client_picks_personas_from_the_list_of_models_on_every_endpoint",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from . import models
+from tests.engine import models
 
 HERE = Path(__file__).parent
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import oracle
-from .families import Family
-from .models import random_persona, random_prompt
+from tests.engine import oracle
+from tests.engine.families import Family
+from tests.engine.models import random_persona, random_prompt
 
 WISHES: dict[str, Any] = {
     "plain": None,

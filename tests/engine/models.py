@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.engine.families import FAMILIES, LAYERS, VOCAB, Family
 from vllm_palign import Persona, save
 
-from .families import FAMILIES, LAYERS, VOCAB, Family
 from .families.family import WIDE, WINDOW
 
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.engine import oracle
+from tests.engine.conftest import RUNNERS, Run
+from tests.engine.families import FAMILIES
+from tests.engine.models import random_persona, random_prompt
 from tests.shown import Measured
-
-from . import oracle
-from .conftest import RUNNERS, Run
-from .families import FAMILIES
-from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]

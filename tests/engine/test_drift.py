@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.engine.conftest import ENVIRONMENT, Run
+from tests.engine.families import FAMILIES
+from tests.engine.models import random_persona, random_prompt
 from vllm_palign import PalignStartupError
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.compat.versions import SUPPORTED
 from vllm_palign.endpoint import PalignEndpoint
-
-from .conftest import ENVIRONMENT, Run
-from .families import FAMILIES
-from .models import random_persona, random_prompt
 
 SETTINGS = """
 import inspect, json

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.engine import oracle
+from tests.engine.conftest import Run
+from tests.engine.families import FAMILIES
+from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
-
-from . import oracle
-from .conftest import Run
-from .families import FAMILIES
-from .mixed import MixedBatch
 
 BOUND = 1e-4
 """Largest |log-probability difference|, over the whole vocabulary, prompt and answer."""

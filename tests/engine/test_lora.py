@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.engine import oracle
+from tests.engine.conftest import Run
+from tests.engine.families import FAMILIES, LAYERS
+from tests.engine.models import random_persona, random_prompt
 from tests.shown import Measured
-
-from . import oracle
-from .conftest import Run
-from .families import FAMILIES, LAYERS
-from .models import random_persona, random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]

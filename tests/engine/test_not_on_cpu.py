@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Run
+from tests.engine.conftest import Run
 
 
 @pytest.mark.shows("not on CPU", "sleep mode: freeing and restoring memory")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.conftest import Run
+from tests.engine.families import FAMILIES
+from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
-
-from .conftest import Run
-from .families import FAMILIES
-from .mixed import MixedBatch
 
 BOUND = 1e-4
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine import oracle
+from tests.engine.conftest import RUNNERS, Run
+from tests.engine.families import FAMILIES
+from tests.engine.mixed import MixedBatch
+from tests.engine.models import random_prompt
 from tests.shown import Measured
-
-from . import oracle
-from .conftest import RUNNERS, Run
-from .families import FAMILIES
-from .mixed import MixedBatch
-from .models import random_prompt
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]

@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.engine import oracle
+from tests.engine.conftest import Run
+from tests.engine.families import FAMILIES
+from tests.engine.models import random_persona, random_prompt
 from tests.shown import Measured
-
-from . import oracle
-from .conftest import Run
-from .families import FAMILIES
-from .models import random_persona, random_prompt
 
 FAMILY = FAMILIES["llama"]
 BOUND = 0.05

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import Run
-from .models import build_gemma4, build_mamba, build_whisper, build_zamba2
+from tests.engine.conftest import Run
+from tests.engine.models import build_gemma4, build_mamba, build_whisper, build_zamba2
 
 REFUSED = {
     "pooling models": "only text generation is steered",

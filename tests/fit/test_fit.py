@@ -29,6 +29,7 @@ from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel, open_model, wrap
 from typer.testing import CliRunner
 
+from tests.conftest import ROOT
 from tests.fit.conftest import answer_sheet
 from vllm_palign.persona import Persona
 
@@ -332,7 +333,7 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     third = sentences.statements()[::3]
     monkeypatch.setattr(sentences, "statements", lambda: third)
     model = open_model(str(demo_model), device="cpu")
-    answers = Path(__file__).parents[2] / "examples" / "answers.json"
+    answers = ROOT / "examples" / "answers.json"
     people = read_answers(answers, built_in())
     fitter = PalignFitter(model, built_in(), people.used, Settings())
     prefix = chat_prefix(model.tokenizer, OPENINGS[0])

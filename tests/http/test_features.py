@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from tests import oracle
 from tests.conftest import Server
-from tests.grammar import Grammar
+from tests.http.grammar import Grammar
 from tests.shown import Measured
 from vllm_palign import Persona
 

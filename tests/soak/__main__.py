@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ENVIRONMENT, ROOT, TINY, build_tiny_model
+from tests.http.tenants.tenancy import RIGHTS
 from tests.personas import random_persona
-from tests.service.tenants.tenancy import RIGHTS
 from tests.soak import asking, attacking, guests, looking, managing, report
 from tests.soak.judge import Judge
 from tests.soak.names import OPERATOR, TENANTS, Names

@@ -6,7 +6,7 @@ import random
 
 import httpx
 
-from tests.service.tenants.attempts import ATTEMPTS
+from tests.http.tenants.attempts import ATTEMPTS
 from tests.soak.tally import REFUSED, Deed, Lost, Wrong
 from tests.soak.world import World
 

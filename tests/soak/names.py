@@ -13,7 +13,7 @@ from vllm_palign.selection import DIGEST_PREFIX
 
 OPERATOR = "operator"
 TENANTS = ("north", "south")
-"""Who asks and manages at random. acme and globex attack each other (``tests/service/attempts.py``)."""
+"""Who asks and manages at random. acme and globex attack each other (``tests/http/tenants/attempts.py``)."""
 SHARED = ("lent", "open")
 """The operator's, given to both."""
 OWN = tuple(f"p{number}" for number in range(8))

@@ -1,10 +1,10 @@
 """Decoder families as tiny random models."""
 
-from .dense import DENSE
-from .experts import EXPERTS
-from .family import LAYERS, VOCAB, Family
-from .hybrid import HYBRID
-from .latent import LATENT
+from tests.engine.families.dense import DENSE
+from tests.engine.families.experts import EXPERTS
+from tests.engine.families.family import LAYERS, VOCAB, Family
+from tests.engine.families.hybrid import HYBRID
+from tests.engine.families.latent import LATENT
 
 FAMILIES: dict[str, Family] = DENSE | EXPERTS | HYBRID | LATENT
 

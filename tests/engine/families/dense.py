@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from .family import HEAD_DIM, LAYERS, NARROW, PADDED, VOCAB, WIDE, WINDOW, Family
+from tests.engine.families.family import (
+    HEAD_DIM,
+    LAYERS,
+    NARROW,
+    PADDED,
+    VOCAB,
+    WIDE,
+    WINDOW,
+    Family,
+)
 
 DENSE: dict[str, Family] = {
     "llama": Family("LlamaConfig", WIDE, heads=4),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import NARROW, PADDED, WIDE, WINDOW, Family
+from tests.engine.families.family import NARROW, PADDED, WIDE, WINDOW, Family
 
 ROUTED = {
     "n_routed_experts": 4,

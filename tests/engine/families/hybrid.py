@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .family import HEAD_DIM, NARROW, WIDE, Family
+from tests.engine.families.family import HEAD_DIM, NARROW, WIDE, Family
 
 MAMBA = {"mamba_n_heads": 4, "mamba_d_state": 16, "mamba_chunk_size": 16}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .experts import ROUTED
-from .family import HEAD_DIM, WIDE, Family
+from tests.engine.families.experts import ROUTED
+from tests.engine.families.family import HEAD_DIM, WIDE, Family
 
 FIELDS = {key: value for key, value in WIDE.items() if key != "head_dim"} | {
     "num_key_value_heads": 4,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .tenancy import Tenancy, running_tenancy
+from tests.http.tenants.tenancy import Tenancy, running_tenancy
 
 
 @pytest.fixture(scope="package")

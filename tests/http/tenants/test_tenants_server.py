@@ -8,7 +8,7 @@ import pytest
 from openai import AuthenticationError, NotFoundError
 from typer.testing import CliRunner
 
-from tests.service.tenants.tenancy import Tenancy, new_key
+from tests.http.tenants.tenancy import Tenancy, new_key
 from vllm_palign.cli.main import app
 
 

@@ -26,9 +26,10 @@ from palign_fit.model import prompts
 from palign_fit.model.dialogue import tokenised
 from typer.testing import CliRunner, Result
 
+from tests.conftest import ROOT
 from vllm_palign.persona import load
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pairs_warm.jsonl"
+EXAMPLE = ROOT / "examples" / "pairs_warm.jsonl"
 
 
 def call(*arguments: object) -> Result:

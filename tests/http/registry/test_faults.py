@@ -12,8 +12,7 @@ import psycopg
 from local_postgres import Postgres
 
 from tests.conftest import Server
-
-from .calls import ask, check, connect, error_of, persona, put, store_of
+from tests.http.registry.calls import ask, check, connect, error_of, persona, put, store_of
 
 WRITE_LOCK = 0x70616C69676E
 """What every write of PostgreSQL's waits for, inside its transaction."""

@@ -16,14 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Server, stop_server
-from tests.oracle import logprobs
-from tests.personas import random_persona
-from tests.shown import Measured
-from vllm_palign.registry import Registry
-from vllm_palign.server.models import MAX_LISTED
-from vllm_palign.tenants.tenant import Tenant
-
-from .calls import (
+from tests.http.registry.calls import (
     API_KEY,
     HEADERS,
     PROMPT,
@@ -35,7 +28,13 @@ from .calls import (
     put,
     store_of,
 )
-from .conftest import start_service
+from tests.http.registry.conftest import start_service
+from tests.oracle import logprobs
+from tests.personas import random_persona
+from tests.shown import Measured
+from vllm_palign.registry import Registry
+from vllm_palign.server.models import MAX_LISTED
+from vllm_palign.tenants.tenant import Tenant
 
 
 def test_a_persona_is_put_used_replaced_and_removed(web: httpx.Client, reference: Any) -> None:

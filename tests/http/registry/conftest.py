@@ -10,9 +10,8 @@ import pytest
 from local_postgres import Postgres
 
 from tests.conftest import TINY_SERVER, Server, start_server, stop_server
-from tests.service.conftest import new_database
-
-from .calls import API_KEY, connect
+from tests.databases import new_database
+from tests.http.registry.calls import API_KEY, connect
 
 
 @pytest.fixture(scope="package")

@@ -22,7 +22,7 @@ from palign_fit.output.population import MAX_BATCH, Fitted, batch_size, resident
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
-from tests.fit.populations import BATCH, Stub, answers, fit
+from tests.fit.output.populations import BATCH, Stub, answers, fit
 from vllm_palign.persona import load
 
 
@@ -55,7 +55,14 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
     fit(answers(count), tmp_path / "whole", shard)
     out = tmp_path / "killed"
     out.mkdir()
-    command = [sys.executable, "-m", "tests.fit.populations", str(out), str(shard), str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fit.output.populations",
+        str(out),
+        str(shard),
+        str(count),
+    ]
     done_before: dict[str, int] = {}
     for kill in range(3):
         process = subprocess.Popen([*command, "0.08"], stderr=subprocess.DEVNULL)

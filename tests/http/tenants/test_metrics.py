@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT
-from tests.service.tenants.tenancy import Tenancy
+from tests.http.tenants.tenancy import Tenancy
 from vllm_palign import metrics
 
 DASHBOARD = ROOT / "examples" / "grafana" / "palign.json"

@@ -1,6 +1,6 @@
 """A population that is fitted in no time, for what is about files and not about fits.
 
-``python -m tests.fit.populations OUT SHARD COUNT PAUSE`` fits COUNT subjects into OUT, shards of SHARD
+``python -m tests.fit.output.populations OUT SHARD COUNT PAUSE`` fits COUNT subjects into OUT, shards of SHARD
 or 0 for single files, PAUSE seconds after each batch of 5.
 """
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.service.tenants.attempts import ATTEMPTS, NAMES, PERSONAS, SECRET
-from tests.service.tenants.tenancy import Tenancy
+from tests.http.tenants.attempts import ATTEMPTS, NAMES, PERSONAS, SECRET
+from tests.http.tenants.tenancy import Tenancy
 from vllm_palign.persona import MAX_FILE_BYTES
 
 
