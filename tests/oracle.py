@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,73 +12,119 @@ import torch
 
 from vllm_palign import Persona
 
+Blend = Mapping[Persona, float] | Sequence[tuple[Persona, float]]
+"""Personas and strength x weight of each."""
+
+LLAMA = "model.layers.{}.self_attn.o_proj"
+"""Where the attention output projection of a layer is, in most families."""
+
+
+def load_hf(path: Path, *, exact_gelu: bool = False) -> Any:
+    """The checkpoint as Hugging Face runs it, float32, plain attention."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    if exact_gelu:
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child).__name__ == "BloomGelu":
+                    setattr(parent, name, torch.nn.GELU())
+    return model
+
+
+def displacements(blend: Blend) -> dict[int, torch.Tensor]:
+    """Layer -> d float64 [H*D], what its concatenated heads are moved by; steered layers only."""
+    moved: dict[int, np.ndarray] = {}
+    for persona, scale in blend.items() if isinstance(blend, Mapping) else blend:
+        for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
+            rows = moved.setdefault(int(layer), np.zeros((persona.num_heads, persona.head_dim)))
+            rows[head] += scale * persona.alpha * offset.astype(np.float64)
+    return {layer: torch.from_numpy(rows.reshape(-1)) for layer, rows in moved.items()}
+
 
 @contextmanager
-def steered(model: Any, parts: Sequence[tuple[Persona, float]]) -> Iterator[None]:
-    """``model`` (Llama-like) with the sum of ``scale * alpha * offsets`` over (persona, scale) in its biases."""
-    if not parts:
-        yield
-        return
-    layers = model.model.layers
-    projections = [layer.self_attn.o_proj for layer in layers]
-    before = [projection.bias for projection in projections]
-    persona = parts[0][0]
-    displacement = torch.zeros(
-        len(layers), persona.num_heads, persona.head_dim, dtype=torch.float64
-    )
-    for persona, scale in parts:
-        for layer, head, offset in zip(persona.layers, persona.heads, persona.offsets, strict=True):
-            displacement[layer, head] += scale * persona.alpha * torch.from_numpy(offset.copy())
+def steered(model: Any, blend: Blend, projection: str = LLAMA) -> Iterator[None]:
+    """The bias of every attention output projection shifted by W_o d; put back at the end."""
+    before = []
+    for layer, moved in displacements(blend).items():
+        module = model.get_submodule(projection.format(layer))
+        weight = module.weight.double()
+        # transformers' Conv1D (GPT-2) keeps its weight transposed.
+        shift = moved @ weight if type(module).__name__ == "Conv1D" else weight @ moved
+        before.append((module, module.bias))
+        bias = shift if module.bias is None else module.bias.double() + shift
+        module.bias = torch.nn.Parameter(bias.detach().to(module.weight.dtype), requires_grad=False)
     try:
-        for projection, row in zip(projections, displacement.flatten(1), strict=True):
-            weight = projection.weight
-            projection.bias = torch.nn.Parameter(
-                (weight.double() @ row.to(weight.device)).to(weight.dtype), requires_grad=False
-            )
         yield
     finally:
-        for projection, bias in zip(projections, before, strict=True):
-            projection.bias = bias
+        for module, bias in before:
+            module.bias = bias
 
 
-@torch.inference_mode()
-def table(
-    model: Any, token_ids: Sequence[int], parts: Sequence[tuple[Persona, float]] = (), last: int = 0
-) -> torch.Tensor:
-    """Log-probabilities [T-1, V] float64 of what may follow each token but the last one; with ``last``,
+@contextmanager
+def steered_input(model: Any, blend: Blend, projection: str = LLAMA) -> Iterator[None]:
+    """The same by its definition, d added to the projection's input. For projections that do
+    something to their input first, where a bias would be another thing."""
+    handles = []
+    for layer, moved in displacements(blend).items():
+        shift = moved.float()
+        handles.append(
+            model.get_submodule(projection.format(layer)).register_forward_pre_hook(
+                lambda _, args, shift=shift: (args[0] + shift, *args[1:])
+            )
+        )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def distributions(model: Any, tokens: Sequence[int], last: int = 0) -> np.ndarray:
+    """Log-probabilities float64 [T-1, V] of what may follow each token but the last one; with ``last``,
     only of the ``last`` tokens' places."""
-    ids = torch.tensor([token_ids])
-    keep = last + 1 if last else 0
-    with steered(model, parts):
-        logits = model(ids, logits_to_keep=keep).logits
-    return torch.log_softmax(logits[0, :-1].double(), dim=-1)
+    keep = {"logits_to_keep": last + 1} if last else {}
+    logits = model(torch.tensor([list(tokens)]), use_cache=False, **keep).logits
+    return torch.log_softmax(logits[0, :-1].double(), dim=-1).numpy()
 
 
-def logprobs(
-    model: Any, token_ids: Sequence[int], parts: Sequence[tuple[Persona, float]] = ()
-) -> np.ndarray:
+def table(model: Any, tokens: Sequence[int], blend: Blend = (), last: int = 0) -> np.ndarray:
+    """``distributions`` of the model steered by ``blend``."""
+    with steered(model, blend):
+        return distributions(model, tokens, last)
+
+
+def logprobs(model: Any, tokens: Sequence[int], blend: Blend = ()) -> np.ndarray:
     """Log-probability of every token but the first given those before it, [T-1] float64."""
-    rows = table(model, token_ids, parts)
-    return rows.gather(1, torch.tensor(token_ids)[1:, None])[:, 0].numpy()
+    return _own(table(model, tokens, blend), tokens[1:])
 
 
 def greedy(
-    model: Any,
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    parts: Sequence[tuple[Persona, float]] = (),
+    model: Any, prompt: Sequence[int], answer: Sequence[int], blend: Blend = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of every token of the answer: its log-probability, and the best one's at its place. Both [T] float64."""
-    rows = table(model, [*prompt, *answer], parts, last=len(answer))
-    own = rows.gather(1, torch.tensor(answer)[:, None])[:, 0]
-    return own.numpy(), rows.max(-1).values.numpy()
+    rows = table(model, [*prompt, *answer], blend, last=len(answer))
+    return _own(rows, answer), rows.max(-1)
 
 
-def continuation(
-    model: Any, prompt: Sequence[int], count: int, parts: Sequence[tuple[Persona, float]] = ()
-) -> list[int]:
+def continuation(model: Any, prompt: Sequence[int], count: int, blend: Blend = ()) -> list[int]:
     """The ``count`` likeliest tokens, one after the other."""
     tokens: list[int] = []
     for _ in range(count):
-        tokens.append(int(table(model, [*prompt, *tokens, 0], parts, last=1)[0].argmax()))
+        tokens.append(int(table(model, [*prompt, *tokens, 0], blend, last=1)[0].argmax()))
     return tokens
+
+
+def error(got: list[list[float]] | np.ndarray, wanted: list[list[float]] | np.ndarray) -> float:
+    """Largest absolute difference of log-probabilities."""
+    found, wanted = np.asarray(got), np.asarray(wanted)
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    return float(np.abs(found - wanted).max())
+
+
+def _own(rows: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """What ``rows`` [T, V] give the ``tokens`` [T] that are there."""
+    return np.take_along_axis(rows, np.asarray(tokens)[:, None], axis=1)[:, 0]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.families import Family
 from tests.engine.models import random_persona, random_prompt
 
@@ -48,7 +48,7 @@ class MixedBatch:
     def greedy(self, reference: Any, request: dict[str, Any], count: int) -> list[int]:
         """The answer of ``count`` tokens that the reference method would give."""
         tokens: list[int] = []
-        with oracle.steered(reference, self.family.projection, self.blend(request)):
+        with oracle.steered(reference, self.blend(request), self.family.projection):
             for _ in range(count):
                 # The last token only makes room for the one before it.
                 table = oracle.distributions(reference, [*request["prompt"], *tokens, 0])
@@ -74,7 +74,7 @@ class MixedBatch:
             wish = _wish(request)
             prompt, tokens = request["prompt"], answer["tokens"]
             stock = oracle.distributions(reference, prompt + tokens)
-            with oracle.steered(reference, self.family.projection, self.blends[wish]):
+            with oracle.steered(reference, self.blends[wish], self.family.projection):
                 wanted = oracle.distributions(reference, prompt + tokens)
             rows = len(answer["distributions"])
             error = oracle.error(answer["distributions"], wanted[-rows:])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import RUNNERS, Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
@@ -72,7 +72,7 @@ def test_compiled_steered_answers_equal_the_reference_method(
     for requests, answers in zip(batches, result["batches"], strict=True):
         for request, answer, (blend, _) in zip(requests, answers, wishes, strict=False):
             tokens = request["prompt"] + answer["tokens"]
-            with oracle.steered(model, FAMILY.projection, blend):
+            with oracle.steered(model, blend, FAMILY.projection):
                 wanted = oracle.distributions(model, tokens)
             errors.append(oracle.error(answer["distributions"], wanted))
             if blend:

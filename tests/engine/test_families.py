@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES, LAYERS
 from tests.engine.models import random_persona, random_prompt
@@ -121,7 +121,7 @@ def test_lora_and_persona_together_and_apart_in_one_batch_equal_the_reference_me
         prompts, result["batches"][0], cases.items(), strict=True
     ):
         tokens, first = prompt + answer["tokens"], len(prompt) - 1
-        with oracle.steered(model, FAMILY.projection, blend):
+        with oracle.steered(model, blend, FAMILY.projection):
             wanted = oracle.distributions(model, tokens)[first:]
         errors[name] = oracle.error(answer["distributions"], wanted)
         if name != "neither":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import RUNNERS, Run
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch
@@ -100,7 +100,7 @@ def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
     ):
         prompt, tokens = request["prompt"], answer["tokens"]
         assert len(tokens) == request["max_tokens"]
-        with oracle.steered(model, FAMILY.projection, {personas[index]: strength}):
+        with oracle.steered(model, {personas[index]: strength}, FAMILY.projection):
             wanted = oracle.distributions(model, prompt + tokens)[len(prompt) - 1 :]
         errors.append(oracle.error(answer["distributions"], wanted))
         assert wanted.argmax(-1).tolist() == tokens

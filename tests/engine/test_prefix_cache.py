@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import RUNNERS, Run
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch

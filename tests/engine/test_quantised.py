@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
@@ -123,7 +123,7 @@ def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_huggi
         ("plain", "steered"), prompts, ({}, {alice: 1.0}), result["batches"][0], strict=True
     ):
         tokens = prompt + answer["tokens"]
-        with oracle.steered_input(reference, FAMILY.projection, blend):
+        with oracle.steered_input(reference, blend, FAMILY.projection):
             wanted = oracle.distributions(reference, tokens)
         errors[name] = oracle.error(answer["distributions"], wanted)
         if blend:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
@@ -59,7 +59,7 @@ def test_two_ranks_answer_as_one_and_as_the_reference_method(
         strict=True,
     ):
         assert by_two["tokens"] == by_one["tokens"]
-        with oracle.steered(model, FAMILY.projection, blend):
+        with oracle.steered(model, blend, FAMILY.projection):
             wanted = oracle.distributions(model, prompt + by_two["tokens"])
         errors[name] = oracle.error(by_two["distributions"], wanted)
         errors[f"{name} TP2-TP1"] = oracle.error(

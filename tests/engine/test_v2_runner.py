@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine import oracle
+from tests import oracle
 from tests.engine.conftest import RUNNERS, Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
@@ -28,7 +28,7 @@ class Answers:
 
     def check(self, prompt: list[int], answer: dict[str, Any], blend: Any) -> float:
         """Error of the whole answer, and that its tokens are what the reference method would choose."""
-        with oracle.steered(self.model, FAMILY.projection, blend):
+        with oracle.steered(self.model, blend, FAMILY.projection):
             wanted = oracle.distributions(self.model, prompt + answer["tokens"])
         assert wanted[len(prompt) - 1 :].argmax(-1).tolist() == answer["tokens"]
         return oracle.error(answer["distributions"], wanted)
