@@ -16,8 +16,8 @@ RECORDS = [page for page in PAGES if page.parent.name == "experiments" and page.
 
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[(?:[^\]`]|`[^`]*`)*\]\(([^)\s]+)\)")
-_CODE_FILE = re.compile(r"`([\w/.]+\.py)`")
-_CODE_ROOTS = (ROOT, ROOT / "vllm_palign", ROOT / "tools" / "palign_fit")
+_NAMED = re.compile(r"`((?:benchmarks|docs|examples|tests|tools)/[\w./-]+|[\w/.]+\.py)`")
+_ROOTS = (ROOT, ROOT / "vllm_palign", ROOT / "tools" / "palign_fit")
 """Where the files that pages name may lie; they leave the package's name out, or even the folder's."""
 
 _OUTSIDE = re.compile(
@@ -75,16 +75,14 @@ def test_no_page_points_outside_the_repository(page: Path) -> None:
     assert not _OUTSIDE.findall(prose(page))
 
 
-def is_python_file(file: str) -> bool:
-    named = any((root / file).is_file() for root in _CODE_ROOTS)
-    return named or (
-        "/" not in file and any(next(root.rglob(file), None) for root in _CODE_ROOTS[1:])
-    )
+def exists(file: str) -> bool:
+    named = any((root / file).exists() for root in _ROOTS)
+    return named or ("/" not in file and any(next(root.rglob(file), None) for root in _ROOTS[1:]))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_python_file_that_a_page_names_exists(page: Path) -> None:
-    assert not {file for file in _CODE_FILE.findall(prose(page)) if not is_python_file(file)}
+def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    assert not {file for file in _NAMED.findall(prose(page)) if not exists(file)}
 
 
 @pytest.mark.parametrize("page", RECORDS, ids=name)
