@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from palign_fit.errors import InputError, refuse
-from palign_fit.inputs.files import csv_rows, read_text, strict_json
+from palign_fit.inputs.files import read_text, strict_json
+from palign_fit.inputs.rows import csv_rows
 from palign_fit.inputs.traits import TRAITS
 from vllm_palign.persona import ID_PATTERN
 

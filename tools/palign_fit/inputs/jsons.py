@@ -9,7 +9,7 @@ from typing import TextIO
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import STRICT_JSON
-from palign_fit.inputs.row import Row
+from palign_fit.inputs.rows import Row
 
 WINDOW = 1 << 20
 MAX_RECORD = 4 * WINDOW
