@@ -14,6 +14,7 @@ import typer
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
+from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -67,6 +68,16 @@ def quiet_transformers() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def inventory_of(path: Path | None) -> Inventory:
+    """--inventory, its doubtful texts named on stderr; without, the built-in one. Raises InputError."""
+    if path is None:
+        return built_in()
+    inventory = read_inventory(path)
+    for note in inventory.notes:
+        typer.echo(f"palign-fit: {note}", err=True)
+    return inventory
 
 
 def alpha_of(text: str) -> float | None:

@@ -14,6 +14,7 @@ from palign_fit.commands.common import (
     DtypeOption,
     InventoryOption,
     JsonOption,
+    inventory_of,
     quiet_transformers,
     with_exit_codes,
 )
@@ -27,7 +28,6 @@ from palign_fit.commands.measuring import (
     show,
 )
 from palign_fit.inputs.answers import read_answers
-from palign_fit.inputs.inventory import built_in, read_inventory
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.tasks import Backend
@@ -71,7 +71,7 @@ def evaluate(
 ) -> None:
     """Measure personas and prompts on answers they were not made from."""
     check_target(markdown)
-    items = read_inventory(inventory) if inventory else built_in()
+    items = inventory_of(inventory)
     sheets = read_answers(answers, items)
     people, chosen = sample(sheets, subjects, seed)
     from palign_fit.evaluation.evaluate import Plan

@@ -16,6 +16,7 @@ from palign_fit.commands.common import (
     DtypeOption,
     InventoryOption,
     JsonOption,
+    inventory_of,
     quiet_transformers,
     with_exit_codes,
 )
@@ -30,7 +31,6 @@ from palign_fit.commands.measuring import (
 )
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import read_answers
-from palign_fit.inputs.inventory import built_in, read_inventory
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.speakers import Speaker
@@ -75,7 +75,7 @@ def judge(
 ) -> None:
     """Let another model rate how well answers to open questions fit each person."""
     check_target(markdown)
-    items = read_inventory(inventory) if inventory else built_in()
+    items = inventory_of(inventory)
     sheets = read_answers(answers, items)
     people, chosen = sample(sheets, subjects, seed)
     from palign_fit.evaluation.conditions import CONDITIONS, PALIGN

@@ -19,6 +19,7 @@ from palign_fit.commands.common import (
     JsonOption,
     alpha_of,
     check_description,
+    inventory_of,
     quiet_transformers,
     with_exit_codes,
 )
@@ -26,7 +27,6 @@ from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
-from palign_fit.inputs.inventory import built_in, read_inventory
 from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache, default_folder
@@ -93,7 +93,7 @@ def run(
     """
     number = alpha_of(alpha)
     check_description(description)
-    items = read_inventory(inventory) if inventory else built_in()
+    items = inventory_of(inventory)
     people = read_answers(answers, items)
     if name is not None and len(people) > 1:
         raise InputError(f"--name: the answers hold {len(people)} subjects, each has its own id")
