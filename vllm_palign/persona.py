@@ -328,6 +328,17 @@ def _strict_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
 
 
+def model_name(source: str) -> str:
+    """What a model is called that is named, or lies, at ``source``: without its owner or folders.
+
+    ``org/name``, ``/models/name/`` and the folder of a snapshot in the hub's cache are one name.
+    """
+    parts = source.replace("\\", "/").rstrip("/").split("/")
+    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].rpartition("--")[2]
+    return parts[-1]
+
+
 def _finite_float(value: float) -> float:
     try:
         return float(value)

@@ -59,14 +59,14 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
 
 
 def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]:
-    """Refuse personas of another shape before anything is measured. Returns warnings: of another model,
-    by its name, and of this shape."""
+    """Refuse personas of another shape before anything is measured. Returns warnings: of another model of
+    this shape."""
+    from palign_fit.model.origin import foreign_models
     from palign_fit.model.steer import check_shape
 
-    for one in personas:
-        check_shape(model, one)
-    last = [one.base_model.rstrip("/").rpartition("/")[2] for one in personas]
-    others = sorted(set(last) - {model.base_model.rstrip("/").rpartition("/")[2]})
+    for persona in personas:
+        check_shape(model, persona)
+    others = foreign_models(model, personas)
     if not others:
         return []
     return [

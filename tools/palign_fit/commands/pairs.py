@@ -29,11 +29,16 @@ from vllm_palign.persona import is_persona_id
 @with_exit_codes
 def pairs(
     model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
-    pairs: Annotated[Path, typer.Option(help="JSONL of prompt, chosen and rejected.")],
+    pairs: Annotated[
+        Path, typer.Option(help="Prompt, chosen and rejected: JSONL, JSON, Parquet or Arrow.")
+    ],
     out: Annotated[Path, typer.Option(help="The persona file to write.")],
     heads: Annotated[int, typer.Option(help="How many heads to steer.")] = 24,
     alpha: Annotated[
-        str, typer.Option(help="auto: by the perplexity of neutral text; or a number.")
+        str,
+        typer.Option(
+            help="auto: as far as neutral text stays fluent; or a number above 0, at most 100."
+        ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="For samples and held-out folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Persona name; default: the file's.")] = None,

@@ -44,13 +44,19 @@ class Method(StrEnum):
 def run(
     model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
     answers: Annotated[
-        Path, typer.Option(help="Answers: JSON, JSONL, CSV, Parquet, or a folder of such files.")
+        Path,
+        typer.Option(help="Answers: JSON, JSONL, CSV, Parquet, Arrow, or a folder of such files."),
     ],
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
     inventory: InventoryOption = None,
     method: Annotated[Method, typer.Option(help="How directions are found.")] = Method.palign,
     heads: Annotated[int, typer.Option(help="How many heads to steer.")] = 24,
-    alpha: Annotated[str, typer.Option(help="auto: held-out items decide; or a number.")] = "auto",
+    alpha: Annotated[
+        str,
+        typer.Option(
+            help="auto: as far as neutral text stays fluent and statements follow; or a number above 0, at most 100."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
     description: Annotated[str, typer.Option(help="Free text to record.")] = "",

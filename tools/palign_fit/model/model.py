@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palign_fit.errors import FitError, InputError
+from vllm_palign.persona import model_name
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,9 @@ def open_model(
             f"--model {source}: cannot be opened as a causal language model: {first[0][:300]}. "
             "Give a Hugging Face name or a folder with config.json, a tokenizer and safetensors"
         ) from error
-    name = base_model or (Path(source).resolve().name if Path(source).is_dir() else source)
+    name = base_model or (
+        model_name(str(Path(source).resolve())) if Path(source).is_dir() else source
+    )
     return wrap(model.to(device), tokenizer, base_model=name)
 
 
