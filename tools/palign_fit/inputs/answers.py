@@ -89,7 +89,7 @@ def read_answers(path: Path, inventory: Inventory) -> Answers:
     """
     files, others = answer_files(path)
     sources = ((file, read_records(file)) for file in files)
-    answers = _checked(sources, inventory, str(path), one=len(files) == 1)
+    answers = _checked(sources, inventory, str(path), single=len(files) == 1)
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         note = f"{path}: {len(others)} file(s) left alone that are no answers files: {shown}"
@@ -102,7 +102,7 @@ def parse_answers(text: str, inventory: Inventory, *, source: str) -> Answers:
     # Lone surrogates are no text; encoded like this the reader refuses them like any other bytes.
     data = text.encode("utf-8", errors="surrogatepass")
     records = parse_records(io.BytesIO(data), source)
-    return _checked([(source, records)], inventory, source, one=True)
+    return _checked([(source, records)], inventory, source, single=True)
 
 
 def template(inventory: Inventory) -> dict[str, Any]:
@@ -125,13 +125,15 @@ def _checked(
     inventory: Inventory,
     name: str,
     *,
-    one: bool,
+    single: bool,
 ) -> Answers:
     sheets = Sheets(inventory)
     for source, records in sources:
         sheets.open(str(source))
         for record in records:
-            sheets.add(record if one else Row(f"{Path(source).name}: {record.place}", record.value))
+            sheets.add(
+                record if single else Row(f"{Path(source).name}: {record.place}", record.value)
+            )
     if sheets.wrong:
         about_scale = sheets.off_scale.advice
         advice = f"{about_scale}\n{_ADVICE}" if about_scale else _ADVICE

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from palign_fit.errors import InputError
 from vllm_palign.files import write_bytes as replace_bytes
+from vllm_palign.persona import STRICT_JSON
 
 MAX_BYTES = 64 * 1024 * 1024
 LOOKED_AT = 512
@@ -80,23 +80,6 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_text(error, str(path)) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:40]!r} is there twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-"""Refuses NaN, Infinity and repeated keys, with a ValueError."""
 
 
 def strict_json(text: str, source: str) -> Any:

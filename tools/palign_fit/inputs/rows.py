@@ -84,11 +84,11 @@ def parse_rows(file: BinaryIO, source: str, form: Form) -> Iterator[Row]:
 
 def first_character(text: TextIO) -> str:
     """The first that is no white space, "" where there is none; ``text`` is at its start again."""
-    found = ""
-    while not found and (chunk := text.read(4096)):
-        found = chunk.lstrip()[:1]
+    first = ""
+    while not first and (chunk := text.read(4096)):
+        first = chunk.lstrip()[:1]
     text.seek(0)
-    return found
+    return first
 
 
 def bounded_lines(text: TextIO, source: str) -> Iterator[str]:

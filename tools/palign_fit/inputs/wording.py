@@ -12,6 +12,11 @@ from collections.abc import Sequence
 
 from palign_fit.inputs.traits import ADJECTIVES
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _APOSTROPHE = re.compile(r"(?<=\w)[’ʼ´`‘＇](?=\w)|’")
 _QUOTED = re.compile(r"[\"“„«](.*)[\"”“»]\.?")
 _LEAD = re.compile(
@@ -36,231 +41,40 @@ _THIRD_PERSON = {
     "is": "am", "isn't": "am not", "are": "am", "aren't": "am not", "has": "have",
     "hasn't": "have not", "does": "do", "doesn't": "don't",
 }  # fmt: skip
-_SUBJECTS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "my",
-        "your",
-        "his",
-        "her",
-        "its",
-        "our",
-        "their",
-        "this",
-        "that",
-        "these",
-        "those",
-        "he",
-        "she",
-        "it",
-        "we",
-        "you",
-        "they",
-        "people",
-        "others",
-        "everyone",
-        "everybody",
-        "nobody",
-        "someone",
-        "somebody",
-        "anyone",
-        "anybody",
-        "there",
-        "who",
-        "what",
-        "why",
-        "how",
-        "which",
-        "if",
-        "when",
-        "because",
-        "although",
-        "though",
-        "while",
-        "whenever",
-        "unless",
-        "until",
-        "it's",
-        "he's",
-        "she's",
-        "they're",
-        "you're",
-        "we're",
-        "there's",
-        "that's",
-        "to",
-    ]
+_SUBJECTS = _words(
+    "a an the my your his her its our their this that these those he she it we you they people "
+    "others everyone everybody nobody someone somebody anyone anybody there who what why how which "
+    "if when because although though while whenever unless until it's he's she's they're you're "
+    "we're there's that's to"
 )
 """First words after which "I" would be a second subject, or no subject at all."""
 
 _POLES = frozenset(
     word for poles in ADJECTIVES.values() for pole in poles for word in pole.split(", ")
 )
-_DEGREES = frozenset(["not", "very", "quite", "extremely", "fairly", "somewhat"])
-_SELDOM_AFTER_I = frozenset(
-    [
-        "most",
-        "some",
-        "many",
-        "few",
-        "other",
-        "every",
-        "each",
-        "all",
-        "both",
-        "no",
-        "another",
-        "any",
-        "in",
-        "at",
-        "on",
-        "for",
-        "with",
-        "without",
-        "from",
-        "by",
-        "during",
-        "before",
-        "after",
-        "since",
-        "as",
-    ]
+_DEGREES = _words("not very quite extremely fairly somewhat")
+_SELDOM_AFTER_I = _words(
+    "most some many few other every each all both no another any in at on for with without from by "
+    "during before after since as"
 )
-_VERBS_IN_ING = frozenset(
-    [
-        "bring",
-        "cling",
-        "fling",
-        "ping",
-        "ring",
-        "sing",
-        "sling",
-        "spring",
-        "sting",
-        "string",
-        "swing",
-        "willing",
-    ]
-)
+_VERBS_IN_ING = _words("bring cling fling ping ring sing sling spring sting string swing willing")
 """And IPIP's "Willing to try anything once", which everybody uses as it is."""
 
-_NO_THIRD_PERSON = frozenset(
-    ["always", "sometimes", "perhaps", "besides", "nowadays", "afterwards", "was"]
-)
-_VERBS_OF_OTHERS = frozenset(["is", "are", "was", "were", "has", "makes"])
+_NO_THIRD_PERSON = _words("always sometimes perhaps besides nowadays afterwards was")
+_VERBS_OF_OTHERS = _words("is are was were has makes")
 
-_FOREIGN = frozenset(
-    [
-        "ich",
-        "mich",
-        "mir",
-        "und",
-        "nicht",
-        "oft",
-        "sehr",
-        "habe",
-        "kann",
-        "meine",
-        "meinen",
-        "wenn",
-        "je",
-        "suis",
-        "j'ai",
-        "mes",
-        "avec",
-        "dans",
-        "souvent",
-        "facilement",
-        "yo",
-        "gusta",
-        "muy",
-        "mucho",
-        "tengo",
-        "siento",
-        "facilmente",
-        "sono",
-        "molto",
-        "spesso",
-        "altri",
-        "mio",
-        "miei",
-        "sou",
-        "muito",
-        "gosto",
-        "tenho",
-        "minhas",
-        "ik",
-        "niet",
-        "een",
-        "vaak",
-        "graag",
-        "mijn",
-        "het",
-        "jag",
-        "inte",
-        "ofta",
-        "jeg",
-        "ikke",
-        "jestem",
-        "nie",
-    ]
+_FOREIGN = _words(
+    "ich mich mir und nicht oft sehr habe kann meine meinen wenn je suis j'ai mes avec dans souvent "
+    "facilement yo gusta muy mucho tengo siento facilmente sono molto spesso altri mio miei sou "
+    "muito gosto tenho minhas ik niet een vaak graag mijn het jag inte ofta jeg ikke jestem nie"
 )
 """Frequent words of other languages that English does not have."""
 
 _ELIDED = re.compile(r"(?:j|l|n|qu)'")
-_BORROWED = frozenset(
-    [
-        "naïve",
-        "café",
-        "cafés",
-        "cliché",
-        "clichés",
-        "résumé",
-        "fiancé",
-        "fiancée",
-        "blasé",
-        "risqué",
-    ]
-)
-_ENGLISH = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "of",
-        "in",
-        "and",
-        "with",
-        "for",
-        "to",
-        "that",
-        "my",
-        "not",
-        "am",
-        "don't",
-        "do",
-        "have",
-        "can't",
-        "feel",
-        "get",
-        "make",
-        "like",
-        "often",
-        "easily",
-        "people",
-        "others",
-        "things",
-        "thing",
-        "it",
-        "at",
-        "on",
-        "about",
-        "too",
-        "when",
-        "i",
-    ]
+_BORROWED = _words("naïve café cafés cliché clichés résumé fiancé fiancée blasé risqué")
+_ENGLISH = _words(
+    "the a an of in and with for to that my not am don't do have can't feel get make like often "
+    "easily people others things thing it at on about too when i"
 )
 _ENOUGH_TEXTS = 10
 
