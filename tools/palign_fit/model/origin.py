@@ -34,7 +34,7 @@ def foreign_models(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
 
 def _records(persona: Persona, plain: float, model: OpenedModel) -> bool:
     recorded = persona.fit.get("perplexity_plain")
-    if type(recorded) not in (int, float) or not math.isfinite(plain):
+    if not isinstance(recorded, float) or not math.isfinite(plain):
         return False
     rounded = persona.fit.get("dtype") != model_dtype(model)
     return abs(recorded - plain) <= (_SAME_ROUNDED if rounded else _SAME) * plain
