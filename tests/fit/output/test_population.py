@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from palign_fit.cli import app
-from palign_fit.commands import progress
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal
 from palign_fit.inputs.inventory import Inventory
@@ -196,20 +195,6 @@ def test_the_batch_follows_the_memory_that_is_left() -> None:
     with pytest.raises(InputError, match=r"--memory 1: 2\.0 GB are taken"):
         batch_size(1, 2 * 10**9, 10**6)
     assert 10**7 < resident_bytes() < 10**11
-
-
-def test_without_a_terminal_a_long_run_says_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
-    with progress.progress(1000) as (_, done):
-        for place in range(600):
-            now[0] += 0 if place < 100 else 0.5
-            done(place < 100)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 8
-    assert lines[0] == "palign-fit: 160 of 1000 subjects, 2 a second, 7:00 left"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from palign_fit.commands.common import (
     with_exit_codes,
 )
 from palign_fit.commands.measuring import (
-    bars,
     check_made_for,
     check_target,
     listed,
@@ -28,6 +27,7 @@ from palign_fit.commands.measuring import (
 )
 from palign_fit.inputs.answers import read_answers
 from palign_fit.inputs.inventory import built_in, read_inventory
+from palign_fit.progress import show_progress
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.tasks import Backend
@@ -90,7 +90,7 @@ def evaluate(
     notes: list[str] = []
     quiet_transformers()
     started = perf_counter()
-    with bars() as progress:
+    with show_progress() as progress:
         backend: Backend
         if server is not None:
             from palign_fit.evaluation.server import ServedModel, ServerBackend

@@ -20,7 +20,6 @@ from palign_fit.commands.common import (
     with_exit_codes,
 )
 from palign_fit.commands.measuring import (
-    bars,
     check_made_for,
     check_target,
     listed,
@@ -31,6 +30,7 @@ from palign_fit.commands.measuring import (
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import read_answers
 from palign_fit.inputs.inventory import built_in, read_inventory
+from palign_fit.progress import show_progress
 
 if TYPE_CHECKING:
     from palign_fit.evaluation.speakers import Speaker
@@ -113,7 +113,7 @@ def judge(
         opened = open_model(model, device=device.value, dtype=dtype.value)
         notes = check_made_for(opened, files or ())
         speaker = HuggingFaceSpeaker(opened, strength)
-    with bars() as progress:
+    with show_progress() as progress:
         known = {PALIGN: files} if files else {}
         report = judge_personas(speaker, rater, split_sheets, items, known, plan, progress)
     report["settings"]["subjects"] = chosen

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ from palign_fit.methods.settings import MIN_ANSWERED
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:
-    from palign_fit.evaluation.evaluate import Progress
-    from palign_fit.evaluation.tasks import Tick
     from palign_fit.model.model import OpenedModel
 
 
@@ -79,37 +76,6 @@ def check_target(path: Path | None) -> None:
     """Refuse a report's place before any work is done."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise InputError(f"--markdown {path}: wanted a file in a folder that is there")
-
-
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars on stderr if it is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        @contextmanager
-        def bar(name: str, total: int) -> Iterator[Tick]:
-            task = bars.add_task(name, total=total)
-            yield lambda count: bars.advance(task, count)
-
-        yield bar
 
 
 def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from palign_fit.commands.tally import WEAK
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_bytes
 from palign_fit.inputs.pairs import read_pairs
+from palign_fit.progress import show_progress
 from vllm_palign.persona import is_persona_id
 
 
@@ -68,9 +69,8 @@ def pairs(
     given = read_pairs(pairs)
     for note in given.notes:
         typer.echo(f"palign-fit: {note}", err=True)
-    # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.commands.measuring import bars
-    from palign_fit.methods.pairs.data import MAX_USED
+        # torch and transformers take seconds to import: only after everything cheap was checked.
+        from palign_fit.methods.pairs.data import MAX_USED
     from palign_fit.methods.pairs.fitter import PairSettings, fit_pairs
     from palign_fit.model.model import open_model
 
@@ -78,7 +78,10 @@ def pairs(
     quiet_transformers()
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
     started = perf_counter()
-    with bars() as bar, bar("pairs", 3 * min(len(given.pairs), MAX_USED)) as tick:
+    with (
+        show_progress() as progress,
+        progress("pairs", 3 * min(len(given.pairs), MAX_USED)) as tick,
+    ):
         persona = fit_pairs(opened, given, settings, tick=tick)
     seconds = perf_counter() - started
     write_bytes(out, persona.to_bytes())

@@ -16,9 +16,9 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.measuring import bars
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_text
+from palign_fit.progress import show_progress
 
 
 @with_exit_codes
@@ -59,7 +59,7 @@ def report(
         chosen = samples.chosen(detailed, opened)
         asked = opened.base_model
         left_out += samples.left_out(detailed, chosen, opened)
-        with bars() as progress:
+        with show_progress() as progress:
             spoken = samples.speak(opened, chosen, progress)
     page = render(
         folder.resolve().name, sources, rows,

@@ -22,7 +22,6 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
@@ -33,6 +32,7 @@ from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, Output, batch_size, fit_population, resident_bytes
 from palign_fit.output.shards import ShardOutput
+from palign_fit.progress import show_progress
 
 
 class Method(StrEnum):
@@ -110,8 +110,9 @@ def run(
     quiet_transformers()
     started = perf_counter()
     kept = Cache(None if no_cache else cache or default_folder())
-    opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
-    content = checkpoint.digest(opened, kept.folder)
+    with show_progress() as progress, progress(f"opening {model}", None):
+        opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
+        content = checkpoint.digest(opened, kept.folder)
     job = Job(
         run={
             "base_model": opened.base_model,
@@ -126,24 +127,25 @@ def run(
         refused=refused,
     )
     tally = Tally(len(people), as_json=as_json)
-    with progress(len(people)) as (read, done):
+    with show_progress() as progress, progress("personas", len(people)) as done:
 
         def prepare() -> tuple[Fitter, int]:
-            fitter = open_fitter(
-                opened,
-                items,
-                people.used,
-                settings,
-                checkpoint=content,
-                cache=kept,
-                tick=read,
-            )
+            with progress("texts read", None) as read:
+                fitter = open_fitter(
+                    opened,
+                    items,
+                    people.used,
+                    settings,
+                    checkpoint=content,
+                    cache=kept,
+                    tick=read,
+                )
             numbers = opened.num_layers * opened.num_heads * opened.head_dim
             return fitter, batch_size(memory, resident_bytes(), numbers)
 
         for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
-            done(tally.last_was_kept)
+            done(1, free=tally.last_was_kept)
     tally.tell(
         {"method": method.value, "model": opened.base_model},
         seconds=perf_counter() - started,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +15,17 @@ from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import (
     Backend,
     Setting,
-    Tick,
     read_options,
     read_perplexity,
     read_statements,
 )
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.model.prompts import OPENINGS
+from palign_fit.progress import Progress, no_progress
 
 MEASURES = ("statements", "letters", "texts", "drift")
 """What can be asked for: statement alignment and identification, absolute error of the answers by
 option letter and by option text, perplexity of neutral text."""
-
-Progress = Callable[[str, int], AbstractContextManager[Tick]]
-"""Opens a progress bar of that name and length."""
-
-
-def no_progress(name: str, total: int) -> AbstractContextManager[Tick]:
-    return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True)

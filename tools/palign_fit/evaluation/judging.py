@@ -12,7 +12,6 @@ import numpy as np
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, Personas, settings
-from palign_fit.evaluation.evaluate import Progress, no_progress
 from palign_fit.evaluation.figures import Measured, differences, measured_json
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.rater import Rater, Verdict
@@ -21,6 +20,7 @@ from palign_fit.evaluation.speakers import Speaker, Speech
 from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Setting
 from palign_fit.inputs.inventory import Inventory
+from palign_fit.progress import Progress, no_progress
 
 FORMAT, FORMAT_VERSION = "palign.judgement", 1
 DEFAULT_CONDITIONS = (PLAIN, "personality-prompt", PALIGN)

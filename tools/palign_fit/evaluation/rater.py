@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import base_url, open_client, run_all
 from palign_fit.evaluation.rubric import ATTEMPTS, REMINDER, parse_rating
-from palign_fit.evaluation.tasks import Tick
+from palign_fit.progress import Tick
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

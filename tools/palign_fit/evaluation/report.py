@@ -10,7 +10,7 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.evaluate import Plan, Progress, no_progress, read_all
+from palign_fit.evaluation.evaluate import Plan, read_all
 from palign_fit.evaluation.figures import Figures
 from palign_fit.evaluation.split import Sheet, split
 from palign_fit.evaluation.tasks import Backend
@@ -19,6 +19,7 @@ from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.settings import Settings
 from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1

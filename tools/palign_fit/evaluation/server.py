@@ -10,7 +10,8 @@ import numpy as np
 from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
-from palign_fit.evaluation.tasks import Setting, Task, Tick
+from palign_fit.evaluation.tasks import Setting, Task
+from palign_fit.progress import Tick
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import run_all
 from palign_fit.evaluation.server import ServedModel
-from palign_fit.evaluation.tasks import Setting, Tick
+from palign_fit.evaluation.tasks import Setting
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
+from palign_fit.progress import Tick
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,8 @@ from palign_fit.arrays import Reals
 from palign_fit.evaluation import texts
 from palign_fit.inputs.inventory import Item
 from palign_fit.model.prompts import NEUTRAL_TEXT, statement
+from palign_fit.progress import Tick
 from vllm_palign.persona import Persona
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from palign_fit.errors import InputError
-from palign_fit.evaluation.evaluate import Progress
 from palign_fit.evaluation.rubric import QUESTIONS
 from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
 from palign_fit.evaluation.tasks import Setting
@@ -18,6 +17,7 @@ from palign_fit.inputs.inventory import built_in
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import perplexity, statement_loglik
 from palign_fit.model.steer import steered
+from palign_fit.progress import Progress, no_tick
 from palign_fit.reporting.record import Point, number, positive
 from palign_fit.reporting.sources import Entry
 from vllm_palign.persona import load
@@ -108,7 +108,7 @@ def needs_curve(entry: Entry) -> bool:
 
 def _answers(speaker: HuggingFaceSpeaker, setting: Setting) -> list[str]:
     speeches = [Speech(setting, question.text) for question in ASKED]
-    return speaker.speak(speeches, MAX_TOKENS, lambda _: None)
+    return speaker.speak(speeches, MAX_TOKENS, no_tick)
 
 
 class _Yardstick:
