@@ -14,6 +14,7 @@ import typer
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
+from palign_fit.model.cache import Cache, default_folder
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -32,13 +33,34 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Hugging Face name or checkpoint folder.")
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
 DtypeOption = Annotated[
-    Dtype,
-    typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own."),
+    Dtype, typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own.")
+]
+BaseModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model", help="Model name to record; default: --model, or its folder's name."
+    ),
+]
+HeadsOption = Annotated[int, typer.Option("--heads", help="How many heads to steer.")]
+DescriptionOption = Annotated[
+    str, typer.Option("--description", help="Free text to record in the persona.")
 ]
 InventoryOption = Annotated[
     Path | None,
     typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Keeps what no input changes; default: ~/.cache/palign-fit."),
+]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")]
+AllowWeakOption = Annotated[
+    bool, typer.Option("--allow-weak", help="A weak persona does not end with exit 3.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
@@ -86,6 +108,16 @@ def check_description(text: str) -> None:
     """Raises InputError for what a persona file does not keep."""
     if len(text) > 1000 or not text.isprintable():
         raise InputError("--description: wanted at most 1000 printable characters")
+
+
+def check_file(option: str, path: Path) -> None:
+    """Refuse, before any work is done, a place where no file can be written. Raises InputError."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{option} {path}: wanted a file in a folder that is there")
+
+
+def open_cache(folder: Path | None, no_cache: bool) -> Cache:
+    return Cache(None if no_cache else folder or default_folder())
 
 
 def emit(text: str, out: Path | None) -> None:

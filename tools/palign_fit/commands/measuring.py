@@ -4,19 +4,91 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
+from palign_fit.commands.common import Device, Dtype, quiet_transformers
 from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Subject
+from palign_fit.evaluation.client import IN_FLIGHT
+from palign_fit.inputs.answers import Subject, read_answers
 from palign_fit.inputs.files import write_text
+from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
 from palign_fit.methods.settings import MIN_ANSWERED
+from palign_fit.progress import Progress
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:
+    from palign_fit.evaluation.tasks import Backend
     from palign_fit.model.model import OpenedModel
+
+
+PersonasOption = Annotated[
+    Path | None, typer.Option("--personas", help="Folder of ID.safetensors, one a subject.")
+]
+TrainItemsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-items", help="Item ids that may be learned from; all others are held out."
+    ),
+]
+SubjectsOption = Annotated[
+    int | None, typer.Option("--subjects", help="Measure a sample of so many, drawn with --seed.")
+]
+StrengthOption = Annotated[float, typer.Option("--strength", help="Strength of every persona.")]
+MarkdownOption = Annotated[
+    Path | None, typer.Option("--markdown", help="Also write the report here.")
+]
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", help="Measure what this palign server serves, by subject id."),
+]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", help="For --server.", envvar="PALIGN_API_KEY", show_envvar=True),
+]
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is measured, in which words chosen, on which items; ``train``: ids that may be learned from, None
+    if that was not said; ``files``: everybody's persona, None if none were given."""
+
+    items: Inventory
+    subjects: list[Subject]
+    chosen: str
+    train: frozenset[str] | None
+    files: list[Persona] | None
+    notes: Sequence[str]
+
+    @classmethod
+    def read(
+        cls,
+        answers: Path,
+        inventory: Path | None,
+        subjects: int | None,
+        seed: int,
+        train_items: Path | None,
+        personas: Path | None,
+    ) -> People:
+        """What the options name. Raises InputError."""
+        from palign_fit.evaluation.split import read_train_items
+
+        items = read_inventory(inventory) if inventory else built_in()
+        sheets = read_answers(answers, items)
+        people, chosen = sample(sheets, subjects, seed)
+        train = read_train_items(train_items, items) if train_items else None
+        files = personas_of(personas, people) if personas else None
+        return cls(items, people, chosen, train, files, sheets.notes)
+
+    def sign(self, report: dict[str, Any], warnings: Sequence[str], seconds: float) -> None:
+        """Put into ``report`` who was measured, what to know about it, and how long it took."""
+        report["settings"]["subjects"] = self.chosen
+        report["warnings"] += [*warnings, *self.notes]
+        report["seconds"] = round(seconds, 2)
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -72,10 +144,33 @@ def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
     ]
 
 
-def check_target(path: Path | None) -> None:
-    """Refuse a report's place before any work is done."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise InputError(f"--markdown {path}: wanted a file in a folder that is there")
+def open_backend(
+    model: str,
+    personas: Sequence[Persona],
+    progress: Progress,
+    *,
+    device: Device,
+    dtype: Dtype,
+    server: str | None,
+    api_key: str | None,
+    strength: float,
+    in_flight: int = IN_FLIGHT,
+) -> tuple[Backend, OpenedModel | None, list[str]]:
+    """What runs the model, the model if it runs in this process, and warnings about ``personas``."""
+    if server is not None:
+        from palign_fit.evaluation.server import ServerBackend
+
+        served = ServerBackend(
+            server, model, api_key=api_key, strength=strength, in_flight=in_flight
+        )
+        return served, None, []
+    from palign_fit.evaluation.huggingface import HuggingFaceBackend
+    from palign_fit.model.model import open_model
+
+    quiet_transformers()
+    with progress(f"opening {model}", None):
+        opened = open_model(model, device=device.value, dtype=dtype.value)
+    return HuggingFaceBackend(opened, strength), opened, check_made_for(opened, personas)
 
 
 def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:

@@ -10,13 +10,14 @@ import typer
 
 from palign_fit.commands.common import (
     Device,
+    DeviceOption,
     Dtype,
     DtypeOption,
     JsonOption,
+    check_file,
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_text
 from palign_fit.progress import show_progress
 
@@ -33,7 +34,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Page to write; default: report.html in DIR.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
+    device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,8 +45,7 @@ def report(
 
     sources = read_folder(folder)
     target = out or folder / "report.html"
-    if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"--out {target}: wanted a file in a folder that is there")
+    check_file("--out", target)
     measured = read_evaluation(evaluation) if evaluation else None
     rows = overview(sources, measured)
     spoken, asked, left_out = {}, None, list(sources.left_out)
@@ -54,12 +54,13 @@ def report(
         from palign_fit.reporting import samples
 
         quiet_transformers()
-        opened = open_model(model, device=device.value, dtype=dtype.value)
-        detailed = [row.entry for row in rows if row.detailed]
-        chosen = samples.chosen(detailed, opened)
-        asked = opened.base_model
-        left_out += samples.left_out(detailed, chosen, opened)
         with show_progress() as progress:
+            with progress(f"opening {model}", None):
+                opened = open_model(model, device=device.value, dtype=dtype.value)
+            detailed = [row.entry for row in rows if row.detailed]
+            chosen = samples.chosen(detailed, opened)
+            asked = opened.base_model
+            left_out += samples.left_out(detailed, chosen, opened)
             spoken = samples.speak(opened, chosen, progress)
     page = render(
         folder.resolve().name, sources, rows,

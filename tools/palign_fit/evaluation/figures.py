@@ -11,8 +11,8 @@ import numpy as np
 from palign_fit.arrays import Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.evaluate import Readings
 from palign_fit.evaluation.intervals import Bootstrap, Estimate
+from palign_fit.evaluation.readings import Readings
 from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_answers
 from palign_fit.inputs.inventory import Inventory
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, Personas, settings
+from palign_fit.evaluation.evaluating import head
 from palign_fit.evaluation.figures import Measured, differences, measured_json
 from palign_fit.evaluation.intervals import Bootstrap
-from palign_fit.evaluation.rater import Rater, Verdict
-from palign_fit.evaluation.rubric import QUESTIONS, Question, judge_messages
-from palign_fit.evaluation.speakers import Speaker, Speech
+from palign_fit.evaluation.judge import QUESTIONS, Question, Rater, Verdict, judge_messages
 from palign_fit.evaluation.split import Sheet, trait_means
-from palign_fit.evaluation.tasks import Setting
+from palign_fit.evaluation.tasks import Backend, Setting, Speech
 from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.traits import TRAITS
 from palign_fit.progress import Progress, no_progress
 
 FORMAT, FORMAT_VERSION = "palign.judgement", 1
@@ -61,7 +60,7 @@ class Case:
 
 
 def judge_personas(
-    speaker: Speaker,
+    backend: Backend,
     rater: Rater,
     sheets: Sequence[Sheet],
     inventory: Inventory,
@@ -73,7 +72,7 @@ def judge_personas(
 
     Raises FitError where the judge gave no rating at all.
     """
-    cases = _answers(speaker, sheets, inventory, personas, plan, progress)
+    cases = _answers(backend, sheets, inventory, personas, plan, progress)
     persons = [trait_means(sheet, inventory, sheet.held_out) for sheet in sheets]
     # Shuffled, so that neither a condition nor a person comes in a row; the judge sees no names.
     order = np.random.default_rng(plan.seed).permutation(len(cases))
@@ -91,17 +90,8 @@ def judge_personas(
             f"({', '.join(f'{count} {name}' for name, count in problems.items())})"
         )
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tool": f"palign-fit {version('vllm-palign')}",
-        "model": speaker.model_name,
-        "backend": speaker.as_json(),
+        **head(FORMAT, FORMAT_VERSION, backend, inventory),
         "judge": {"model": rater.model},
-        "inventory": {
-            "name": inventory.name,
-            "digest": inventory.digest,
-            "items": len(inventory.items),
-        },
         "settings": {
             "conditions": list(plan.conditions),
             "max_tokens": plan.max_tokens,
@@ -138,7 +128,7 @@ def judge_personas(
 
 
 def _answers(
-    speaker: Speaker,
+    backend: Backend,
     sheets: Sequence[Sheet],
     inventory: Inventory,
     personas: Personas,
@@ -161,7 +151,7 @@ def _answers(
             place[key] = len(speeches)
             speeches.append(Speech(setting, question.text))
     with progress("answers", len(speeches)) as tick:
-        said = speaker.speak(speeches, plan.max_tokens, tick)
+        said = backend.speak(speeches, plan.max_tokens, tick)
     return [
         Case(at, name, question, said[place[id(setting), question.text]])
         for at, name, question, setting in wanted
@@ -182,7 +172,7 @@ def _figures(
         values = _means(pairs, subjects)
         traits = {
             trait: _means([one for one in pairs if one[0].question.trait == trait], subjects)
-            for trait in "OCEAN"
+            for trait in TRAITS
         }
         measured[name] = {"rating": Measured(values, bootstrap.mean(values), traits=traits)}
     return {

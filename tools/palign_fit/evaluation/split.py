@@ -107,6 +107,20 @@ def split(
     return Sheet(subject, answered, answered, seen=True)
 
 
+def split_all(
+    subjects: Sequence[Subject],
+    inventory: Inventory,
+    train_items: Collection[str] | None,
+    personas: Sequence[Persona] | None,
+) -> list[Sheet]:
+    """Everybody's sheet, in order; ``personas`` None where nobody has a file."""
+    own: Sequence[Persona | None] = personas or [None] * len(subjects)
+    return [
+        split(subject, inventory, train_items, persona)
+        for subject, persona in zip(subjects, own, strict=True)
+    ]
+
+
 def usual_answers(sheets: Sequence[Sheet], inventory: Inventory) -> tuple[Reals, bool]:
     """What people usually answer, leaving the subject out: float64 [S, N], and whether measured.
 

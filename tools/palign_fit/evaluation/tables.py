@@ -13,6 +13,7 @@ from rich.text import Text
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
+from palign_fit.inputs.traits import TRAITS
 
 Rows = list[list[str]]
 
@@ -55,13 +56,13 @@ def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
         if errors
     ]
     if rows:
-        yield "absolute error by trait", [["condition", "by", *"OCEAN", "summed"], *rows]
+        yield "absolute error by trait", [["condition", "by", *TRAITS, "summed"], *rows]
     if "rating" in keys:
         counts = ("asked", "rated", "asked_again", "unparsable", "failed")
         yield (
             "rating by trait of the question",
             [
-                ["condition", *"OCEAN", "all"],
+                ["condition", *TRAITS, "all"],
                 *(
                     [name, *_trait_cells(one["measures"]["rating"])]
                     for name, one in conditions.items()
@@ -124,6 +125,10 @@ def summary(report: dict[str, Any]) -> list[str]:
         f"{len(subjects)} subjects ({report['settings']['subjects']}); {_range(train)} training "
         f"answers, {_range(held)} measured",
         _how(report),
+        *(
+            f"personas by {method}, fitted here: {folder}"
+            for method, folder in report.get("fitted_in", {}).items()
+        ),
     ]
 
 
@@ -154,7 +159,7 @@ def _words(key: str) -> str:
 
 def _trait_cells(one: dict[str, Any]) -> list[str]:
     """Means by trait and over all."""
-    means = [*(one["traits"][trait]["mean"] for trait in "OCEAN"), one["mean"]]
+    means = [*(one["traits"][trait]["mean"] for trait in TRAITS), one["mean"]]
     return ["-" if mean is None else f"{mean:.2f}" for mean in means]
 
 

@@ -39,17 +39,32 @@ class Task:
     continuations: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """An open question asked under one setting."""
+
+    setting: Setting
+    question: str
+
+
 class Backend(Protocol):
     """Something that runs the model. ``tokenizer`` is the model's own."""
 
-    tokenizer: Any
     model_name: str
+
+    @property
+    def tokenizer(self) -> Any: ...
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         """Per task and continuation the log-probability of each token, float64 [T], nats.
 
         ``tick`` hears of every task done.
         """
+        ...
+
+    def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
+        """The answers in order, without special tokens: the likeliest token at every step, so that runs
+        repeat. ``tick`` hears of every one."""
         ...
 
     def as_json(self) -> dict[str, Any]: ...

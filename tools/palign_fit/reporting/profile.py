@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
-from palign_fit.reporting.evaluated import SOURCES, TRAITS, Evaluation
+from palign_fit.inputs.traits import TRAITS, trait_name
+from palign_fit.reporting.evaluated import SOURCES, Evaluation
 from palign_fit.reporting.radar import Radar
 from palign_fit.reporting.sources import Entry
 
@@ -76,7 +77,7 @@ def _measured(evaluation: Evaluation, key: str) -> bool:
 
 def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRow]:
     subject = evaluation.subjects[place]
-    for trait, name in TRAITS.items():
+    for trait in TRAITS:
         own = subject.traits.get(trait)  # type: ignore[call-overload]
         plain, steered = (
             evaluation.conditions[condition].traits.get(trait, {}).get(source, [None] * (place + 1))  # type: ignore[call-overload]
@@ -85,7 +86,7 @@ def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRo
             for condition in (PLAIN, PALIGN)
         )
         yield TraitRow(
-            trait=name,
+            trait=trait_name(trait),
             target=own.target if own else None,
             usual=own.usual if own else None,
             plain=plain[place],

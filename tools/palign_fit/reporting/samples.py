@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from palign_fit.errors import InputError
-from palign_fit.evaluation.rubric import QUESTIONS
-from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
-from palign_fit.evaluation.tasks import Setting
+from palign_fit.evaluation.huggingface import HuggingFaceBackend
+from palign_fit.evaluation.judge import QUESTIONS
+from palign_fit.evaluation.tasks import Setting, Speech
 from palign_fit.inputs.inventory import built_in
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import perplexity, statement_loglik
@@ -78,18 +78,18 @@ def chosen(entries: Sequence[Entry], model: OpenedModel) -> list[Entry]:
 
 def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> dict[str, Spoken]:
     """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
-    speaker = HuggingFaceSpeaker(model, strength=1.0)
+    backend = HuggingFaceBackend(model, strength=1.0)
     needing = [one for one in entries if needs_curve(one)]
     baseline = _Yardstick(model) if needing else None
     found: dict[str, Spoken] = {}
     with progress("answers", len(entries) + 1) as tick:
-        plain = _answers(speaker, Setting())
+        plain = _answers(backend, Setting())
         tick(1)
         for entry in entries:
             persona = load(entry.path)
             if persona.digest != entry.digest:
                 raise InputError(f"{entry.path}: was replaced while it was read; start again")
-            said = _answers(speaker, Setting(persona_id=entry.id, persona=persona))
+            said = _answers(backend, Setting(persona_id=entry.id, persona=persona))
             samples = tuple(
                 Sample(question.text, *pair)
                 for question, *pair in zip(ASKED, plain, said, strict=True)
@@ -106,9 +106,9 @@ def needs_curve(entry: Entry) -> bool:
     return len(drawn) < FEWEST_POINTS and entry.alpha != 0
 
 
-def _answers(speaker: HuggingFaceSpeaker, setting: Setting) -> list[str]:
+def _answers(backend: HuggingFaceBackend, setting: Setting) -> list[str]:
     speeches = [Speech(setting, question.text) for question in ASKED]
-    return speaker.speak(speeches, MAX_TOKENS, no_tick)
+    return backend.speak(speeches, MAX_TOKENS, no_tick)
 
 
 class _Yardstick:

@@ -10,14 +10,14 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.evaluate import Plan, read_all
 from palign_fit.evaluation.figures import Figures
-from palign_fit.evaluation.split import Sheet, split
+from palign_fit.evaluation.fitting import fit_learners
+from palign_fit.evaluation.readings import Plan, read_all
+from palign_fit.evaluation.split import Sheet, split_all, trait_masks
 from palign_fit.evaluation.tasks import Backend
-from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import Settings
+from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
@@ -36,12 +36,14 @@ def evaluate_personas(
     *,
     train_items: Collection[str] | None = None,
     files: Sequence[Persona] | None = None,
+    cache: Cache | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The whole report as JSON-ready data (docs/evaluation.md has the schema).
 
     ``files``: the persona of every subject, in order. Personas that are not given are fitted on
-    ``model`` from ``train_items`` alone; without ``model`` (a server) they are steered by name.
+    ``model`` from ``train_items`` alone, and stay in ``cache``; without ``model`` (a server) they are
+    steered by name.
     Raises InputError where neither says what may be learned from.
     """
     if files is None and train_items is None:
@@ -55,31 +57,23 @@ def evaluate_personas(
             f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
             "leave --server out"
         )
-    given: Sequence[Persona | None] = files or [None] * len(subjects)
-    sheets = [
-        split(subject, inventory, train_items, persona)
-        for subject, persona in zip(subjects, given, strict=True)
-    ]
+    sheets = split_all(subjects, inventory, train_items, files)
     personas: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
+    fitted_in = {}
     if model is not None:
-        for method in sorted(
-            {CONDITIONS[name].method for name in plan.conditions} - {"", *personas}
-        ):
-            personas[method] = _fitted(model, sheets, inventory, method, plan.seed, progress)
+        wanted = {CONDITIONS[name].method for name in plan.conditions} - {"", *personas}
+        for method in sorted(wanted):
+            fitting = fit_learners(
+                model, sheets, inventory, method, plan.seed, cache or Cache(None), progress
+            )
+            personas[method] = fitting.personas
+            if fitting.folder:
+                fitted_in[method] = str(fitting.folder)
     readings = read_all(backend, sheets, inventory, personas, plan, progress)
     figures = Figures(sheets, inventory, plan.seed)
     own = personas.get(PALIGN)
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tool": f"palign-fit {version('vllm-palign')}",
-        "model": backend.model_name,
-        "backend": backend.as_json(),
-        "inventory": {
-            "name": inventory.name,
-            "digest": inventory.digest,
-            "items": len(inventory.items),
-        },
+        **head(FORMAT, FORMAT_VERSION, backend, inventory),
         "settings": {
             "conditions": list(plan.conditions),
             "measures": list(plan.measures),
@@ -88,6 +82,7 @@ def evaluate_personas(
             "seed": plan.seed,
             "train_items": sorted(train_items) if train_items is not None else None,
         },
+        "fitted_in": fitted_in,
         "usual_answers": "means of the other evaluated subjects"
         if figures.usual_measured
         else "typical trait means",
@@ -102,28 +97,20 @@ def evaluate_personas(
     }
 
 
-def _fitted(
-    model: OpenedModel,
-    sheets: Sequence[Sheet],
-    inventory: Inventory,
-    method: str,
-    seed: int,
-    progress: Progress,
-) -> list[Persona]:
-    """Personas by ``method`` from training answers alone."""
-    learners = [
-        Subject(one.subject.id, np.where(one.train, one.subject.agreement, np.nan))
-        for one in sheets
-    ]
-    settings = Settings(
-        method=method, heads=min(Settings.heads, model.num_layers * model.num_heads), seed=seed
-    )
-    fitted = []
-    with progress(f"fitting {method}", len(sheets)) as tick:
-        for persona in fit_personas(model, inventory, learners, settings):
-            fitted.append(persona)
-            tick(1)
-    return fitted
+def head(kind: str, kind_version: int, backend: Backend, inventory: Inventory) -> dict[str, Any]:
+    """What every report begins with: its format, who made it, the model and the items."""
+    return {
+        "format": kind,
+        "format_version": kind_version,
+        "tool": f"palign-fit {version('vllm-palign')}",
+        "model": backend.model_name,
+        "backend": backend.as_json(),
+        "inventory": {
+            "name": inventory.name,
+            "digest": inventory.digest,
+            "items": len(inventory.items),
+        },
+    }
 
 
 def _persona(persona: Persona) -> dict[str, Any]:
@@ -162,17 +149,11 @@ def _warnings(
     others = [one.name for one in personas or () if one.method != PALIGN]
     if others:
         yield f"condition palign: the personas of {_named(others)} were made by another method"
+    masks = trait_masks(inventory).values()
     empty = [
         sheet.subject.id
         for sheet in sheets
-        if not all(
-            any(
-                item.trait == trait
-                for item, used in zip(inventory.items, sheet.held_out, strict=True)
-                if used
-            )
-            for trait in "OCEAN"
-        )
+        if not all((mask & sheet.held_out).any() for mask in masks)
     ]
     if empty:
         yield f"{_named(empty)}: a trait has no measured item, so no sum of errors"
