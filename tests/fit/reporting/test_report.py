@@ -19,7 +19,7 @@ from palign_fit.cli import app
 from palign_fit.errors import InputError
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.reporting import samples, sources
-from palign_fit.reporting.axis import Axis
+from palign_fit.reporting.charts import Axis
 from palign_fit.reporting.evaluated import read_evaluation
 from palign_fit.reporting.page import overview, render
 from typer.testing import CliRunner, Result

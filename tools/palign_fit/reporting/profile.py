@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
 from palign_fit.inputs.traits import TRAITS, trait_name
+from palign_fit.reporting.charts import Radar
 from palign_fit.reporting.evaluated import SOURCES, Evaluation
-from palign_fit.reporting.radar import Radar
 from palign_fit.reporting.sources import Entry
 
 _OWN = [key for key in MEASURE_TEXT if key not in ("positive", "identification", "rating")]
