@@ -46,6 +46,12 @@ BaseModelOption = Annotated[
         "--base-model", help="Model name to record; default: --model, or its folder's name."
     ),
 ]
+AnswersOption = Annotated[
+    Path,
+    typer.Option(
+        "--answers", help="Answers: JSON, JSONL, CSV, Parquet, or a folder of such files."
+    ),
+]
 HeadsOption = Annotated[int, typer.Option("--heads", help="How many heads to steer.")]
 DescriptionOption = Annotated[
     str, typer.Option("--description", help="Free text to record in the persona.")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands.common import (
+    AnswersOption,
     CacheOption,
     Device,
     DeviceOption,
@@ -41,7 +42,7 @@ from palign_fit.progress import show_progress
 @with_exit_codes
 def evaluate(
     model: ModelOption,
-    answers: Annotated[Path, typer.Option(help="Answers: JSON, JSONL, CSV or Parquet.")],
+    answers: AnswersOption,
     personas: Annotated[
         Path | None,
         typer.Option(

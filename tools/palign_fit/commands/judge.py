@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
 import typer
 
 from palign_fit.commands.common import (
+    AnswersOption,
     Device,
     DeviceOption,
     Dtype,
@@ -40,7 +40,7 @@ from palign_fit.progress import show_progress
 @with_exit_codes
 def judge(
     model: ModelOption,
-    answers: Annotated[Path, typer.Option(help="Answers: who the persons are.")],
+    answers: AnswersOption,
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint that rates.")],
     judge_model: Annotated[
         str, typer.Option(help="Its model; the key is read from OPENAI_API_KEY.")

@@ -93,7 +93,7 @@ class People:
 
 def listed(text: str) -> tuple[str, ...]:
     """The names of a comma-separated option."""
-    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[list[Subject], str]:
@@ -106,13 +106,13 @@ def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[l
         drawn = np.random.default_rng(seed).choice(len(subjects), count, replace=False)
         places = np.sort(drawn)
         chosen = f"{count} of {len(subjects)}, drawn with seed {seed}"
-    people = [subjects[int(at)] for at in places]
-    empty = [one.id for one in people if one.answered < MIN_ANSWERED]
+    people = [subjects[int(place)] for place in places]
+    empty = [subject.id for subject in people if subject.answered < MIN_ANSWERED]
     if len(empty) == len(people):
         raise InputError(f"{len(empty)} subjects, none with {MIN_ANSWERED} answers or more")
     if empty:
         chosen += f"; {len(empty)} left out with fewer than {MIN_ANSWERED} answers"
-    return [one for one in people if one.answered >= MIN_ANSWERED], chosen
+    return [subject for subject in people if subject.answered >= MIN_ANSWERED], chosen
 
 
 def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
@@ -132,9 +132,9 @@ def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
     by its name, and of this shape."""
     from palign_fit.model.steer import check_shape
 
-    for one in personas:
-        check_shape(model, one)
-    last = [one.base_model.rstrip("/").rpartition("/")[2] for one in personas]
+    for persona in personas:
+        check_shape(model, persona)
+    last = [persona.base_model.rstrip("/").rpartition("/")[2] for persona in personas]
     others = sorted(set(last) - {model.base_model.rstrip("/").rpartition("/")[2]})
     if not others:
         return []

@@ -88,8 +88,8 @@ def evaluate_personas(
         else "typical trait means",
         "seen_in_fitting": sum(sheet.seen for sheet in sheets),
         "subjects": [
-            {**one, "persona": _persona(own[at]) if own else None}
-            for at, one in enumerate(figures.subjects())
+            {**subject, "persona": _persona(own[place]) if own else None}
+            for place, subject in enumerate(figures.subjects())
         ],
         "conditions": figures.conditions(readings, plan.conditions),
         "baselines": figures.baselines(),
@@ -131,22 +131,23 @@ def _persona(persona: Persona) -> dict[str, Any]:
 def _warnings(
     sheets: Sequence[Sheet], inventory: Inventory, personas: Sequence[Persona] | None
 ) -> Iterator[str]:
-    seen = [at for at, sheet in enumerate(sheets) if sheet.seen]
+    seen = [place for place, sheet in enumerate(sheets) if sheet.seen]
     if seen:
         text = (
-            f"NOT HELD OUT: the personas of {_named([sheets[at].subject.id for at in seen])} were "
+            f"NOT HELD OUT: the personas of {_named([sheets[place].subject.id for place in seen])} were "
             "fitted on these same answers, or may have been; the figures show how well they "
             "reproduce them, not how well they predict the person"
         )
-        recorded = [_persona(personas[at])["recorded_alignment"] for at in seen] if personas else []
-        known = [one for one in recorded if one is not None]
+        files = [personas[place] for place in seen] if personas else []
+        recorded = [_persona(persona)["recorded_alignment"] for persona in files]
+        known = [number for number in recorded if number is not None]
         if known:
             text += (
                 f". Cross-validated alignment that the files record: mean {np.mean(known):.3f} "
                 f"over {len(known)}"
             )
         yield text
-    others = [one.name for one in personas or () if one.method != PALIGN]
+    others = [persona.name for persona in personas or () if persona.method != PALIGN]
     if others:
         yield f"condition palign: the personas of {_named(others)} were made by another method"
     masks = trait_masks(inventory).values()

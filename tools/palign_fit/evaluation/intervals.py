@@ -83,12 +83,12 @@ class Measured:
 
 
 def differences(
-    one: Mapping[str, Measured], other: Mapping[str, Measured], bootstrap: Bootstrap
+    ours: Mapping[str, Measured], others: Mapping[str, Measured], bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """``one`` minus ``other`` in every common measure, paired by subject, JSON-ready."""
     estimates = {}
-    for key in sorted(one.keys() & other.keys()):
-        mine, theirs = one[key], other[key]
+    for key in sorted(ours.keys() & others.keys()):
+        mine, theirs = ours[key], others[key]
         if mine.pairs is not None and theirs.pairs is not None:
             estimate = bootstrap.pair_mean(mine.pairs - theirs.pairs)
         else:

@@ -108,8 +108,8 @@ def parse_rating(reply: str) -> int | None:
     rated = [line for line in lines if line.upper().startswith("RATING")]
     if len(rated) != 1 or lines[-1] != rated[0]:
         return None
-    found = _FINAL_LINE.fullmatch(rated[0])
-    return int(found.group(1)) if found else None
+    match = _FINAL_LINE.fullmatch(rated[0])
+    return int(match.group(1)) if match else None
 
 
 def _from_json(text: str) -> int | None:
@@ -155,13 +155,13 @@ class Rater:
         Raises InputError where the endpoint refuses (wrong key, unknown model): nothing would help.
         """
 
-        async def one(case: Messages, client: AsyncOpenAI) -> Verdict:
+        async def rate_case(case: Messages, client: AsyncOpenAI) -> Verdict:
             verdict = await self._rate(client, case)
             tick(1)
             return verdict
 
         return run_all(
-            [partial(one, case) for case in cases],
+            [partial(rate_case, case) for case in cases],
             lambda: open_client(self.url, self.api_key, timeout=self.timeout),
             self.in_flight,
         )

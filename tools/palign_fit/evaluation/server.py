@@ -60,18 +60,21 @@ class ServerBackend:
         left = [0] * len(tasks)
         results = [[np.zeros(0)] * len(task.continuations) for task in tasks]
         calls = []
-        for at, task in enumerate(tasks):
+        for place, task in enumerate(tasks):
             for rows in _requests(task):
-                left[at] += 1
+                left[place] += 1
 
                 async def call(
-                    client: AsyncOpenAI, at: int = at, task: Task = task, rows: list[int] = rows
+                    client: AsyncOpenAI,
+                    place: int = place,
+                    task: Task = task,
+                    rows: list[int] = rows,
                 ) -> None:
                     scores = await self._score(client, task, rows)
                     for row, score in zip(rows, scores, strict=True):
-                        results[at][row] = score
-                    left[at] -= 1
-                    if not left[at]:
+                        results[place][row] = score
+                    left[place] -= 1
+                    if not left[place]:
                         tick(1)
 
                 calls.append(call)
@@ -118,18 +121,18 @@ class ServerBackend:
         )
         self._check(task.setting, raw.headers)
         choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
-        found = []
+        scored = []
         for row, choice in zip(rows, choices, strict=False):
             length = len(task.continuations[row])
             scores = choice.logprobs.token_logprobs if choice.logprobs else None
             if scores is not None and len(scores) == len(task.prefix) + length:
-                found.append(np.array(scores[-length:], dtype=np.float64))
-        if len(found) != len(rows):
+                scored.append(np.array(scores[-length:], dtype=np.float64))
+        if len(scored) != len(rows):
             raise InputError(
                 f"{self.url}: gave no log-probability for each prompt token; wanted a vLLM "
                 "server, which echoes prompts with log-probs"
             )
-        return found
+        return scored
 
     def _open(self) -> AsyncOpenAI:
         return open_client(self.url, self._key)

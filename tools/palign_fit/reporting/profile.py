@@ -63,15 +63,15 @@ class Profile:
 
 def _has(evaluation: Evaluation, source: str) -> bool:
     steered = evaluation.conditions.get(PALIGN)
-    return steered is not None and any(source in found for found in steered.traits.values())
+    return steered is not None and any(source in sources for sources in steered.traits.values())
 
 
 def _measured(evaluation: Evaluation, key: str) -> bool:
     return any(
         value is not None
-        for one in evaluation.conditions.values()
-        if key in one.measures
-        for value in one.measures[key].per_subject
+        for condition in evaluation.conditions.values()
+        if key in condition.measures
+        for value in condition.measures[key].per_subject
     )
 
 
@@ -111,16 +111,16 @@ def _figures(
 ) -> Iterator[tuple[str, tuple[float | None, ...]]]:
     for name in evaluation.conditions:
         yield name, tuple(_value(evaluation, name, key, place) for key in measures)
-    for name, one in evaluation.baselines.items():
+    for name, baseline in evaluation.baselines.items():
         values = []
         for key in measures:
-            shared = one.measures.get("error" if key.startswith("error") else key)
+            shared = baseline.measures.get("error" if key.startswith("error") else key)
             values.append(shared.per_subject[place] if shared else None)
         if any(value is not None for value in values):
             yield f"({name})", tuple(values)
 
 
 def _value(evaluation: Evaluation, condition: str, key: str, place: int) -> float | None:
-    one = evaluation.conditions.get(condition)
-    measure = one.measures.get(key) if one else None
+    figures = evaluation.conditions.get(condition)
+    measure = figures.measures.get(key) if figures else None
     return measure.per_subject[place] if measure else None

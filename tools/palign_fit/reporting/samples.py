@@ -67,11 +67,11 @@ class Spoken:
 def chosen(entries: Sequence[Entry], model: OpenedModel) -> list[Entry]:
     """The first MAX_SAMPLED that were made for this geometry. Raises InputError if there is none."""
     shape = (model.num_layers, model.num_heads, model.head_dim)
-    fitting = [one for one in entries if one.shape == shape]
+    fitting = [entry for entry in entries if entry.shape == shape]
     if not fitting:
         raise InputError(
             f"--model {model.base_model}: has (layers, heads, head_dim) {shape}, the personas here "
-            f"are for {sorted({one.shape for one in entries})[:4]}; give the model they were made on"
+            f"are for {sorted({entry.shape for entry in entries})[:4]}; give the model they were made on"
         )
     return fitting[:MAX_SAMPLED]
 
@@ -80,8 +80,8 @@ def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> d
     """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
     backend = HuggingFaceBackend(model, strength=1.0)
     needing = [one for one in entries if needs_curve(one)]
-    baseline = _Yardstick(model) if needing else None
-    found: dict[str, Spoken] = {}
+    baseline = _Statements(model) if needing else None
+    spoken: dict[str, Spoken] = {}
     with progress("answers", len(entries) + 1) as tick:
         plain = _answers(backend, Setting())
         tick(1)
@@ -95,14 +95,14 @@ def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> d
                 for question, *pair in zip(ASKED, plain, said, strict=True)
             )
             curve = baseline.curve(entry) if baseline and entry in needing else None
-            found[entry.id] = Spoken(samples, curve)
+            spoken[entry.id] = Spoken(samples, curve)
             tick(1)
-    return found
+    return spoken
 
 
 def needs_curve(entry: Entry) -> bool:
     """Whether the file records too little to draw, and the persona has an alpha to vary."""
-    drawn = [one for one in entry.record.trials if one.perplexity is not None]
+    drawn = [trial for trial in entry.record.trials if trial.perplexity is not None]
     return len(drawn) < FEWEST_POINTS and entry.alpha != 0
 
 
@@ -111,7 +111,7 @@ def _answers(backend: HuggingFaceBackend, setting: Setting) -> list[str]:
     return backend.speak(speeches, MAX_TOKENS, no_tick)
 
 
-class _Yardstick:
+class _Statements:
     """The built-in statements and the neutral text under the unsteered model."""
 
     def __init__(self, model: OpenedModel) -> None:
@@ -126,17 +126,19 @@ class _Yardstick:
     def curve(self, entry: Entry) -> Curve:
         points = []
         for strength in STRENGTHS:
-            loglik, found = self._measure(entry, strength)
+            loglik, drift = self._measure(entry, strength)
             moved = float(np.std(loglik - self.plain))
             points.append(
                 Point(
                     strength * entry.alpha,
                     number(moved),
                     alignment=None,
-                    perplexity=positive(found),
+                    perplexity=positive(drift),
                 )
             )
-        return Curve(tuple(sorted(points, key=lambda one: one.alpha)), positive(self.perplexity))
+        return Curve(
+            tuple(sorted(points, key=lambda point: point.alpha)), positive(self.perplexity)
+        )
 
     def _measure(self, entry: Entry | None, strength: float) -> tuple[np.ndarray, float]:
         inside = steered(self.model, load(entry.path), strength) if entry else nullcontext()
