@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from palign_fit import progress
-from palign_fit.progress import EVERY, FIRST, PlainLines, show_progress
+from palign_fit.progress import EVERY, PlainLines, show_progress
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def test_a_long_run_says_stage_share_pace_and_time_left(
             done(1, free=place < 100)
             lines.say()
     told = said()
-    assert told[0] == "palign-fit: personas: 120 of 1000 (12 %), 2 a second, 7:20 left"
-    assert len(told) == 9 and FIRST + 8 * EVERY == 250
+    assert told[0] == "palign-fit: personas: 160 of 1000 (16 %), 2 a second, 7:00 left"
+    assert len(told) == 250 // EVERY
 
 
 def test_a_run_that_is_short_says_nothing(now: list[float], said: Callable[[], list[str]]) -> None:
     lines = PlainLines()
     with lines.stage("personas", 10) as done:
         for _ in range(10):
-            now[0] += 0.9
+            now[0] += 2.9
             done(1)
             lines.say()
     assert said() == []
@@ -102,7 +102,8 @@ def test_results_that_come_a_batch_at_once_are_never_told_after_the_first_of_the
 def test_without_a_terminal_a_clock_beside_the_run_says_it(
     monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr(progress, "FIRST", 0.0)
+    monkeypatch.setattr(progress, "EVERY", 0.5)
+    monkeypatch.setattr(progress, "_SETTLE", 0.0)
     with show_progress() as opened, opened("opening a model", None):
         # The run itself computes and does not tick: somebody else has to speak.
         progress.Event().wait(1.5)

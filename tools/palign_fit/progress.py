@@ -14,11 +14,12 @@ from typing import Protocol
 
 import typer
 
-FIRST, EVERY = 10.0, 30.0
+EVERY = 30.0
 """Seconds to the first plain line, and between two; a run that is shorter prints none."""
 
 _REST, _SETTLE = 5.0, 2.0
-"""Results may come a batch at once: after a rest of so many seconds the pace is told so much later."""
+"""Results may come a batch at once: after a rest of so many seconds the pace is told so much later, and that
+of a new stage as well."""
 
 
 class Tick(Protocol):
@@ -52,8 +53,7 @@ class Stage:
     def __init__(self, name: str, total: int | None, now: float) -> None:
         self.name, self.total = name, total
         self.done = self.paced = 0
-        self.began = self.ticked = now
-        self.woke = -_SETTLE
+        self.began = self.ticked = self.woke = now
 
     def tick(self, count: int, now: float, *, free: bool) -> None:
         self.done += count
@@ -63,7 +63,7 @@ class Stage:
         self.ticked = now
 
     def settled(self, now: float) -> bool:
-        """Whether what has ticked is all that was done, and not the first of a batch."""
+        """Whether what has ticked may be all that was done, and is not the first of a batch."""
         return now - self.woke >= _SETTLE
 
     def line(self, now: float) -> str:
@@ -86,7 +86,7 @@ class PlainLines:
 
     def __init__(self) -> None:
         self._open: list[Stage] = []
-        self._due = monotonic() + FIRST
+        self._due = monotonic() + EVERY
         # Ticks come from the run, lines from a clock beside it.
         self._lock = RLock()
 
