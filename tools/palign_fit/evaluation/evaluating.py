@@ -46,29 +46,18 @@ def evaluate_personas(
     steered by name.
     Raises InputError where neither says what may be learned from.
     """
-    if files is None and train_items is None:
-        raise InputError(
-            "what was held out is unknown: give --personas (their files say what they were made "
-            "from), or --train-items and they are fitted here from those"
-        )
-    unserved = [name for name in plan.conditions if CONDITIONS[name].method not in ("", PALIGN)]
-    if model is None and unserved:
-        raise InputError(
-            f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
-            "leave --server out"
-        )
+    _check(plan, model, files, train_items)
     sheets = split_all(subjects, inventory, train_items, files)
-    personas: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
-    fitted_in = {}
-    if model is not None:
-        wanted = {CONDITIONS[name].method for name in plan.conditions} - {"", *personas}
-        for method in sorted(wanted):
-            fitting = fit_learners(
-                model, sheets, inventory, method, plan.seed, cache or Cache(None), progress
-            )
-            personas[method] = fitting.personas
-            if fitting.folder:
-                fitted_in[method] = str(fitting.folder)
+    given: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
+    wanted = {CONDITIONS[name].method for name in plan.conditions} - {"", *given}
+    fittings = {
+        method: fit_learners(
+            model, sheets, inventory, method, plan.seed, cache or Cache(None), progress
+        )
+        for method in sorted(wanted)
+        if model is not None
+    }
+    personas = given | {method: fitting.personas for method, fitting in fittings.items()}
     readings = read_all(backend, sheets, inventory, personas, plan, progress)
     figures = Figures(sheets, inventory, plan.seed)
     own = personas.get(PALIGN)
@@ -82,7 +71,9 @@ def evaluate_personas(
             "seed": plan.seed,
             "train_items": sorted(train_items) if train_items is not None else None,
         },
-        "fitted_in": fitted_in,
+        "fitted_in": {
+            method: str(fitting.folder) for method, fitting in fittings.items() if fitting.folder
+        },
         "usual_answers": "means of the other evaluated subjects"
         if figures.usual_measured
         else "typical trait means",
@@ -95,6 +86,26 @@ def evaluate_personas(
         "baselines": figures.baselines(),
         "warnings": list(_warnings(sheets, inventory, own)),
     }
+
+
+def _check(
+    plan: Plan,
+    model: OpenedModel | None,
+    files: Sequence[Persona] | None,
+    train_items: Collection[str] | None,
+) -> None:
+    """Raises InputError where nobody says what was held out, or no server has what is asked for."""
+    if files is None and train_items is None:
+        raise InputError(
+            "what was held out is unknown: give --personas (their files say what they were made "
+            "from), or --train-items and they are fitted here from those"
+        )
+    unserved = [name for name in plan.conditions if CONDITIONS[name].method not in ("", PALIGN)]
+    if model is None and unserved:
+        raise InputError(
+            f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
+            "leave --server out"
+        )
 
 
 def head(kind: str, kind_version: int, backend: Backend, inventory: Inventory) -> dict[str, Any]:
