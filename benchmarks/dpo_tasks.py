@@ -23,11 +23,10 @@ from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import Cache
 from palign_fit.model.dialogue import tokenised
-from palign_fit.model.likelihood import perplexity
+from palign_fit.model.likelihood import perplexity, reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement
 from palign_fit.model.steer import steered
-from palign_fit.model.token_tree import reader_for
 
 from vllm_palign.persona import Persona
 

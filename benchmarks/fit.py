@@ -36,9 +36,9 @@ from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
 from palign_fit.model.cache import Cache
 from palign_fit.model.checkpoint import digest
+from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
 from palign_fit.output.folder import FolderOutput

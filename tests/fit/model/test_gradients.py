@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
+from palign_fit.model.continuations import collect
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import wrap
 from palign_fit.model.steer import steered_by

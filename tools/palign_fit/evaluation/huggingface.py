@@ -9,9 +9,9 @@ from typing import Any
 from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.tasks import Task, Tick
+from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
-from palign_fit.model.token_tree import reader_for
 
 
 class HuggingFaceBackend:

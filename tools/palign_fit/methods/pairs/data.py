@@ -13,8 +13,8 @@ from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
 from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_gradients
+from palign_fit.model.likelihood import Reader, statement_loglik
 from palign_fit.model.model import OpenedModel
-from palign_fit.model.token_tree import Reader
 
 MIN_PAIRS = 10
 MAX_USED = 1000
@@ -113,7 +113,7 @@ def margins(
     found = np.zeros(len(lines))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        means = [one.mean() for one in reader(model, lines[rows[0]].prefix, answers)]
+        means = statement_loglik(model, lines[rows[0]].prefix, answers, reader)
         found[rows] = np.subtract(means[0::2], means[1::2])
         tick(len(rows))
     return found

@@ -25,9 +25,9 @@ from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.record import short
 from palign_fit.methods.steering import SteeredHeads, significant
+from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel, model_dtype
 from palign_fit.model.steer import steered_by
-from palign_fit.model.token_tree import reader_for
 from vllm_palign.persona import Persona
 
 METHOD = "palign-pairs"
