@@ -94,10 +94,8 @@ class Person:
             self.name, np.where(self.sheet.train, self.sheet.subject.agreement, np.nan)
         )
         began = time.perf_counter()
-        (persona,) = self.prepared.fitter.fit_batch([learner])
+        persona = self.prepared.fitter.fit(learner)
         seconds = time.perf_counter() - began
-        if not isinstance(persona, Persona):
-            raise SystemExit(persona.reason)
         return persona, self.prepared.seconds, seconds
 
     def preferences(self, count: int, seed: int) -> list[dict[str, Turns]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from palign_fit.methods import budget as module
 from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
 from palign_fit.methods.steering import SteeredHeads
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import Cache, ModelCache
 
 PLAIN = 20.0
 HEADS = SteeredHeads(
@@ -49,10 +49,10 @@ def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
 
 def test_a_measurement_is_kept(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
-    key: dict[str, object] = {"k": 1}
-    first = Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path))
+    kept = ModelCache.of(tiny, "abc", Cache(tmp_path))
+    first = Budget.measure(tiny, [(HEADS, 1.0)], known_by=[1], kept=kept)
     monkeypatch.setattr(module, "perplexity", None)
-    assert Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path)) == first
+    assert Budget.measure(tiny, [(HEADS, 1.0)], known_by=[1], kept=kept) == first
 
 
 @given(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -22,22 +21,17 @@ from palign_fit.commands.common import (
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
+from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.inputs.inventory import built_in, read_inventory
-from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Job, Output, batch_size, fit_population, resident_bytes
+from palign_fit.output.population import Job, Output, fit_population
 from palign_fit.output.shards import ShardOutput
-
-
-class Method(StrEnum):
-    palign = "palign"
-    pas_reference = "pas-reference"
+from palign_fit.progress import show_progress
 
 
 @with_exit_codes
@@ -48,7 +42,9 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
     inventory: InventoryOption = None,
-    method: Annotated[Method, typer.Option(help="How directions are found.")] = Method.palign,
+    method: Annotated[
+        str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
+    ] = next(iter(METHODS)),
     heads: Annotated[int, typer.Option(help="How many heads to steer.")] = 24,
     alpha: Annotated[str, typer.Option(help="auto: held-out items decide; or a number.")] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
@@ -91,6 +87,7 @@ def run(
     Exit 3: a persona is weak: its held-out alignment could be chance.
     What could be fitted is written in all cases but 2.
     """
+    check_method(method)
     number = alpha_of(alpha)
     check_description(description)
     items = read_inventory(inventory) if inventory else built_in()
@@ -101,17 +98,17 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.fit import open_fitter
     from palign_fit.model import checkpoint
     from palign_fit.model.model import open_model
 
-    settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed, check=check)
+    settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
     quiet_transformers()
     started = perf_counter()
     kept = Cache(None if no_cache else cache or default_folder())
-    opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
-    content = checkpoint.digest(opened, kept.folder)
+    with show_progress() as progress, progress(f"opening {model}", None):
+        opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
+        content = checkpoint.digest(opened, kept.folder)
     job = Job(
         run={
             "base_model": opened.base_model,
@@ -126,26 +123,24 @@ def run(
         refused=refused,
     )
     tally = Tally(len(people), as_json=as_json)
-    with progress(len(people)) as (read, done):
+    with show_progress() as progress, progress("personas", len(people)) as done:
 
-        def prepare() -> tuple[Fitter, int]:
-            fitter = open_fitter(
+        def prepare() -> Fitter:
+            return open_fitter(
                 opened,
                 items,
                 people.used,
                 settings,
                 checkpoint=content,
                 cache=kept,
-                tick=read,
+                progress=progress,
             )
-            numbers = opened.num_layers * opened.num_heads * opened.head_dim
-            return fitter, batch_size(memory, resident_bytes(), numbers)
 
         for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
-            done(tally.last_was_kept)
+            done(1, free=tally.last_was_kept)
     tally.tell(
-        {"method": method.value, "model": opened.base_model},
+        {"method": method, "model": opened.base_model},
         seconds=perf_counter() - started,
         out=out,
     )

@@ -24,6 +24,7 @@ from palign_fit.inputs.files import write_bytes
 from palign_fit.inputs.sliders import parse_sliders
 from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import Cache, default_folder
+from palign_fit.progress import show_progress
 from vllm_palign.persona import is_persona_id
 
 
@@ -81,9 +82,9 @@ def traits(
     opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
     started = perf_counter()
     content = checkpoint.digest(opened, kept.folder)
-    persona = TraitFitter(opened, heads, checkpoint=content, cache=kept).fit(
-        called, sliders, description
-    )
+    with show_progress() as progress:
+        fitter = TraitFitter(opened, heads, checkpoint=content, cache=kept, progress=progress)
+        persona = fitter.fit(called, sliders, description)
     seconds = perf_counter() - started
     write_bytes(out, persona.to_bytes())
     fit = persona.fit

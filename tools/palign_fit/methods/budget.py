@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palign_fit.errors import FitError
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
-from palign_fit.model.cache import Arrays, Cache
+from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.likelihood import perplexity
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ class Budget:
         model: OpenedModel,
         probes: Sequence[tuple[SteeredHeads, float]],
         *,
-        key: dict[str, object] | None = None,
-        cache: Cache | None = None,
+        known_by: object = None,
+        kept: ModelCache | None = None,
         tick: Callable[[int], None] = lambda _: None,
     ) -> Budget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until most probes cost something; the median over probes decides.
+        Alpha rises until most probes cost something; the median over probes decides. ``known_by`` says
+        what the probes are, for ``kept``. Raises FitError where plain text has no finite perplexity.
         """
 
         def compute() -> Arrays:
@@ -75,9 +77,13 @@ class Budget:
                 alpha *= 2
             return {"budget": np.array([plain, rate])}
 
-        kept = cache or Cache(None)
-        found = kept.load_or_compute(key, compute) if key is not None else compute()
-        return cls(model, *(float(value) for value in found["budget"]))
+        found = (
+            kept.load_or_compute("budget 1", {"basis": known_by}, compute) if kept else compute()
+        )
+        plain, rate = (float(value) for value in found["budget"])
+        if not math.isfinite(plain):
+            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
+        return cls(model, plain, rate)
 
     def predicted(self, alpha: float, disturbance: float) -> float:
         """Perplexity expected at ``alpha``, given the disturbance at alpha 1."""

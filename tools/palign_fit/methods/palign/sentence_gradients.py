@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from palign_fit.arrays import Activations, within
+from palign_fit.errors import FitError
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
-from palign_fit.model.cache import Arrays, Cache
+from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.gradients import read_gradients
-from palign_fit.model.model import OpenedModel, model_dtype
-
-VERSION = 1
-"""Raised when what is computed here changes, so that old cache entries are not taken for it."""
+from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,36 +33,33 @@ class SentenceGradients:
         model: OpenedModel,
         inventory: Inventory,
         used: npt.NDArray[np.bool_],
-        *,
-        checkpoint: str = "",
-        cache: Cache | None = None,
-        tick: Callable[[int], None] = lambda _: None,
+        kept: ModelCache | None = None,
+        progress: Progress = no_progress,
     ) -> SentenceGradients:
-        """Run the model over every example and the items ``used`` bool [N], or take it from ``cache``.
+        """Run the model over every example and the items ``used`` bool [N], or take it from ``kept``.
 
-        ``checkpoint`` is the content digest the cache knows the model by.
+        Raises FitError for gradients that are not finite.
         """
         examples = Examples.of(inventory, used)
         prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
         lines = [prompts.continuation(model.tokenizer, one) for one in examples.sentences]
 
         def compute() -> Arrays:
-            found = read_gradients(model, prefix, lines, tick)
+            with progress("gradients", len(lines)) as tick:
+                found = read_gradients(model, prefix, lines, tick)
             return {
                 "gradients": found.gradients,
                 "covariance": _covariance(found.outputs, examples.questionnaires),
             }
 
         key = {
-            "what": f"sentence gradients {VERSION}",
-            "checkpoint": checkpoint,
-            "dtype": model_dtype(model),
-            "device": model.device.type,
             "prefix": prefix,
             "lines": lines,
             "questionnaires": examples.questionnaires.tolist(),
         }
-        arrays = (cache or Cache(None)).load_or_compute(key, compute)
+        arrays = kept.load_or_compute("sentence gradients 1", key, compute) if kept else compute()
+        if not np.isfinite(arrays["gradients"]).all():
+            raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
         return cls(examples, arrays["gradients"], arrays["covariance"])
 
 
