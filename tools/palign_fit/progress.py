@@ -67,7 +67,7 @@ class Stage:
         return now - self.woke >= _SETTLE
 
     def line(self, now: float) -> str:
-        """``personas: 160 of 1000 (16 %), 2.0 a second, 7:00 left``, as much of it as is known."""
+        """``personas: 160 of 1000 (16 %), 2 a second, 7:00 left``, as much of it as is known."""
         spent = now - self.began
         if self.total is None:
             return f"{self.name}: {f'{self.done} in ' if self.done else ''}{_clock(spent)} so far"
@@ -77,7 +77,7 @@ class Stage:
         if not self.paced or spent <= 0:
             return f"{text}, {_clock(spent)} so far"
         each = spent / self.paced
-        pace = f"{1 / each:.2g} a second" if each <= 1 else f"{each:.2g} s each"
+        pace = f"{1 / each:.3g} a second" if each <= 1 else f"{each:.3g} s each"
         return f"{text}, {pace}, {_clock((self.total - self.done) * each)} left"
 
 

@@ -98,7 +98,7 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.model import checkpoint
+    from palign_fit.model import checkpoint, prompts
     from palign_fit.model.model import open_model
 
     settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
@@ -114,6 +114,7 @@ def run(
             "base_model": opened.base_model,
             "checkpoint": content,
             "dtype": str(opened.model.dtype),
+            "prompt": prompts.chat_prefix(opened.tokenizer, prompts.OPENINGS[0]),
             "inventory": [items.name, items.digest],
             "settings": asdict(settings),
             "tool": version("vllm-palign"),
