@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from palign_fit.cli import app
 from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Refusal
+from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.output import shards
 from palign_fit.output.folder import InUse
@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
 from tests.fit.output.populations import Stub, answers, fit
-from vllm_palign.persona import load
+from vllm_palign.persona import Persona, load
 
 
 def call(*arguments: object) -> Result:
@@ -79,6 +79,18 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
     assert subprocess.run([*command, "0"]).returncode == 0
     assert digests(out) == digests(tmp_path / "whole")
     assert done_before.items() <= {one.name: one.stat().st_ino for one in out.iterdir()}.items()
+
+
+def test_a_killed_run_loses_nobody_who_was_finished(tmp_path: Path) -> None:
+    class Killed(Stub):
+        def fit(self, subject: Subject) -> Persona:
+            if subject.id == "s7":
+                raise KeyboardInterrupt
+            return super().fit(subject)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(answers(12), tmp_path, fitter=Killed())
+    assert sorted(digests(tmp_path)) == [f"s{n}.safetensors" for n in range(7)]
 
 
 @pytest.mark.parametrize("shard", [0, 5])

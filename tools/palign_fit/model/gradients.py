@@ -25,7 +25,7 @@ class Gradients:
 
 def read_gradients(
     model: OpenedModel,
-    prefix: Sequence[int],
+    prefix: Prefix,
     continuations: Sequence[Sequence[int]],
     tick: Callable[[int], None] = lambda _: None,
 ) -> Gradients:
@@ -41,14 +41,13 @@ def read_gradients(
         np.zeros((len(continuations), *heads), np.float32),
         np.zeros((len(continuations), *heads), np.float32),
     )
-    read = Prefix(model, prefix)
     frozen = [weight for weight in model.model.parameters() if weight.requires_grad]
     # Only the offsets need gradients; the weights' would cost as much again.
     for weight in frozen:
         weight.requires_grad_(False)
     try:
         for batch in batches(continuations, model.device):
-            gradients, outputs = _of_batch(model, read, batch)
+            gradients, outputs = _of_batch(model, prefix, batch)
             found.gradients[batch.rows] = gradients.reshape(-1, *heads)
             found.outputs[batch.rows] = outputs.reshape(-1, *heads)
             tick(len(batch.rows))
@@ -58,7 +57,7 @@ def read_gradients(
     return found
 
 
-def _of_batch(model: OpenedModel, read: Prefix, batch: Batch) -> tuple[Activations, Activations]:
+def _of_batch(model: OpenedModel, prefix: Prefix, batch: Batch) -> tuple[Activations, Activations]:
     """Gradients and outputs of one batch, each float32 [B, L, H * D]."""
     import torch
 
@@ -73,7 +72,7 @@ def _of_batch(model: OpenedModel, read: Prefix, batch: Batch) -> tuple[Activatio
         return value + offsets[layer].to(value.dtype)
 
     with before_projections(model, steer):
-        logits = read.run(batch).float()
+        logits = prefix.run(batch).float()
     chosen = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
     mean = (chosen * batch.real).sum(1) / batch.lengths
     (gradient,) = torch.autograd.grad(mean.sum(), offsets)

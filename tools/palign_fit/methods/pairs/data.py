@@ -11,6 +11,7 @@ import numpy.typing as npt
 from palign_fit.arrays import Activations, Reals
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
+from palign_fit.model.continuations import Prefix
 from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.likelihood import Reader, statement_loglik
@@ -79,7 +80,7 @@ def read_pair_data(
     products = np.zeros((*heads, model.head_dim))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        found = read_gradients(model, lines[rows[0]].prefix, answers)
+        found = read_gradients(model, Prefix(model, lines[rows[0]].prefix), answers)
         differences[rows] = found.gradients[0::2] - found.gradients[1::2]
         by_head = found.outputs.transpose(1, 2, 3, 0).astype(np.float64)
         total += by_head.sum(-1)
