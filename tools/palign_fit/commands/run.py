@@ -26,6 +26,7 @@ from palign_fit.errors import InputError, refuse
 from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.inputs.inventory import built_in, read_inventory
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
@@ -65,7 +66,8 @@ def run(
         int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="GB the run may take; smaller batches where needed.")
+        float | None,
+        typer.Option(help="GB the run may take, refused beyond; default: what is free."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -107,7 +109,14 @@ def run(
     started = perf_counter()
     kept = Cache(None if no_cache else cache or default_folder())
     with show_progress() as progress, progress(f"opening {model}", None):
-        opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
+        opened = open_model(
+            model,
+            base_model=base_model,
+            device=device.value,
+            dtype=dtype.value,
+            texts=sum(map(len, shipped())) + 2 * int(people.used.sum()),
+            memory=memory,
+        )
         content = checkpoint.digest(opened, kept.folder)
     job = Job(
         run={

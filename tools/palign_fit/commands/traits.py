@@ -22,6 +22,7 @@ from palign_fit.commands.tally import WEAK
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_bytes
 from palign_fit.inputs.sliders import parse_sliders
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import Cache, default_folder
 from palign_fit.progress import show_progress
@@ -79,9 +80,16 @@ def traits(
 
     quiet_transformers()
     kept = Cache(None if no_cache else cache or default_folder())
-    opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
     started = perf_counter()
-    content = checkpoint.digest(opened, kept.folder)
+    with show_progress() as progress, progress(f"opening {model}", None):
+        opened = open_model(
+            model,
+            base_model=base_model,
+            device=device.value,
+            dtype=dtype.value,
+            texts=sum(map(len, shipped())),
+        )
+        content = checkpoint.digest(opened, kept.folder)
     with show_progress() as progress:
         fitter = TraitFitter(opened, heads, checkpoint=content, cache=kept, progress=progress)
         persona = fitter.fit(called, sliders, description)

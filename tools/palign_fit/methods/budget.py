@@ -96,6 +96,10 @@ class Budget:
         whole = math.sqrt(math.log(TARGET_RATIO) / cost) if cost > 0 else MAX_ALPHA
         return _rounded(reach * min(whole, MAX_ALPHA))
 
+    def most(self, reach: float = 1.0) -> float:
+        """The largest alpha that is chosen, whatever text bears."""
+        return _rounded(reach * MAX_ALPHA)
+
     def checked(self, heads: SteeredHeads, alpha: float, reach: float = 1.0) -> tuple[float, float]:
         """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.
 

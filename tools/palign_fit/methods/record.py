@@ -40,8 +40,8 @@ class Trial:
 class Fit:
     """A finished fit of one subject. ``checked``: the chosen trial is of real forward passes.
 
-    ``score`` says what the heads' scores are; ``reach`` how much of the alpha that perplexity allows was
-    taken.
+    ``score`` says what the heads' scores are; ``most`` is the largest alpha the method chooses; ``reach``
+    how much of the alpha that perplexity allows was taken.
     """
 
     subject: Subject
@@ -52,6 +52,7 @@ class Fit:
     chosen: Trial
     checked: bool
     plain_perplexity: float
+    most: float
     reach: float = 1.0
 
     def persona(self, model: OpenedModel, inventory: Inventory, settings: Settings) -> Persona:
@@ -66,7 +67,7 @@ class Fit:
             alpha=chosen.alpha,
             perplexity=(chosen.perplexity, self.plain_perplexity),
             score=self.score,
-            warnings=self._warnings(inventory),
+            warnings=self._warnings(inventory, settings),
             weak=is_weak(chosen.alignment, subject.answered),
             fit={
                 "alignment": short(chosen.alignment),
@@ -95,7 +96,7 @@ class Fit:
             return "perplexity"
         return f"{self.reach:g} x what perplexity allows; statements follow no further"
 
-    def _warnings(self, inventory: Inventory) -> Iterator[str]:
+    def _warnings(self, inventory: Inventory, settings: Settings) -> Iterator[str]:
         """What a user should know before trusting this persona."""
         chosen, plain, subject = self.chosen, self.plain_perplexity, self.subject
         if is_weak(chosen.alignment, subject.answered):
@@ -104,6 +105,8 @@ class Fit:
                 "could be chance; answer more items, or use a larger model"
             )
         yield from costly(chosen.alpha, chosen.perplexity, plain)
+        if settings.alpha is None:
+            yield from stopped(chosen.alpha, self.most)
         answered = np.isfinite(subject.agreement)
         seen = {item.trait for item, has in zip(inventory.items, answered, strict=True) if has}
         missing = [trait for trait in TRAITS if trait not in seen]
@@ -162,6 +165,15 @@ def costly(alpha: float, perplexity: float, plain: float) -> Iterator[str]:
         yield (
             f"alpha {alpha:g} raises the perplexity of neutral text from {plain:.1f} to "
             f"{perplexity:.1f}; answers may lose fluency"
+        )
+
+
+def stopped(alpha: float, most: float) -> Iterator[str]:
+    """A warning where alpha is the largest that a method chooses by itself."""
+    if alpha >= most:
+        yield (
+            f"alpha stops at {most:g}, the most that is tried; text bears more, so the persona may be "
+            "weaker than it could be: give a larger --alpha, or a strength above 1 when serving"
         )
 
 

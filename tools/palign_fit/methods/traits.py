@@ -17,10 +17,10 @@ from palign_fit.errors import InputError
 from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.budget import MAX_RATIO
+from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.fitter import PalignFitter
-from palign_fit.methods.record import is_weak, new_persona
+from palign_fit.methods.record import is_weak, new_persona, stopped
 from palign_fit.methods.settings import Settings, check_heads
 from palign_fit.methods.steering import SteeredHeads, correlation
 from palign_fit.model.cache import Cache
@@ -125,7 +125,10 @@ class TraitFitter:
             alpha=alpha,
             perplexity=(perplexity, budget.plain),
             score=self.fitter.score_name,
-            warnings=_warnings(response, weak, wanted, alpha, perplexity / budget.plain),
+            warnings=[
+                *_warnings(response, weak, wanted, alpha, perplexity / budget.plain),
+                *stopped(alpha, budget.most()),
+            ],
             weak=weak,
             fit={
                 "alignment": short(response.alignment),
@@ -159,7 +162,7 @@ def _warnings(
         )
     if ratio > MAX_RATIO:
         found.append(f"perplexity of neutral text is {ratio:.2f} x plain; answers may lose fluency")
-    elif alpha < 0.99 * wanted:
+    elif alpha < min(0.99 * wanted, MAX_ALPHA):
         found.append(
             f"the values ask for alpha {wanted:.3g}; {alpha:g} is as far as perplexity of neutral text "
             f"stays within {MAX_RATIO:g} x plain"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palign_fit.errors import FitError, InputError
+from palign_fit.model.memory import refuse_too_large
 
 if TYPE_CHECKING:
     import torch
@@ -45,14 +46,21 @@ class OpenedModel:
 
 
 def open_model(
-    source: str, *, base_model: str | None = None, device: str = "auto", dtype: str = "auto"
+    source: str,
+    *,
+    base_model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    texts: int = 0,
+    memory: float | None = None,
 ) -> OpenedModel:
     """Load a checkpoint folder or hub name and find its projections.
 
     ``dtype`` "auto" is float32 on a CPU, where bfloat16 saves a third of the time and blurs likelihoods (of
     some models, Gemma's, by as much as steering moves them), else the checkpoint's own. ``base_model`` is
     the name to record in personas; a local folder is recorded by its folder name, so that no path of this
-    machine leaves it.
+    machine leaves it. A model that will not fit is refused before it is loaded: ``texts`` sentences' gradients
+    are read, ``memory`` GB may be taken (``memory.refuse_too_large``).
     Raises InputError where the model cannot be opened, FitError where it cannot be steered.
     """
     import torch
@@ -66,6 +74,16 @@ def open_model(
         dtype = "float32"
     try:
         # trust_remote_code stays off: a checkpoint is data here, never a program.
+        config = transformers.AutoConfig.from_pretrained(source)
+        stored = getattr(config.get_text_config(decoder=True), "dtype", None) or "float32"
+        refuse_too_large(
+            source,
+            config,
+            device=device,
+            dtype=str(stored).removeprefix("torch.") if dtype == "auto" else dtype,
+            texts=texts,
+            limit=memory,
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), use_safetensors=True

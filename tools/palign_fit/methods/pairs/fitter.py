@@ -21,7 +21,7 @@ from palign_fit.methods.budget import Budget
 from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
-from palign_fit.methods.record import costly, new_persona
+from palign_fit.methods.record import costly, new_persona, stopped
 from palign_fit.methods.settings import check_heads, check_numbers
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model.likelihood import reader_for
@@ -130,7 +130,12 @@ def fit_pairs(
         alpha=alpha,
         perplexity=(perplexity, budget.plain),
         score="held-out correlation",
-        warnings=[*notes, *_weakness(held), *costly(alpha, perplexity, budget.plain)],
+        warnings=[
+            *notes,
+            *_weakness(held),
+            *costly(alpha, perplexity, budget.plain),
+            *(stopped(alpha, budget.most()) if settings.alpha is None else ()),
+        ],
         weak=held.weak,
         fit={
             "alpha_from": "perplexity" if settings.alpha is None else "the user",

@@ -126,6 +126,7 @@ class PalignFitter:
             chosen=chosen,
             checked=self.baseline is not None,
             plain_perplexity=budget.plain,
+            most=self.budget.most(self.reach),
             reach=self.reach,
         )
 

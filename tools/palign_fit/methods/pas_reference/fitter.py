@@ -61,4 +61,5 @@ class ReferenceFitter:
             chosen=choose_trial(trials, plain),
             checked=True,
             plain_perplexity=plain,
+            most=GRID[-1],
         )
