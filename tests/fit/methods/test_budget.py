@@ -15,7 +15,6 @@ from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RA
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads
-from palign_fit.model.cache import Cache, ModelCache
 
 from tests.fit.conftest import answer_sheet
 
@@ -52,14 +51,6 @@ def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
     costs(monkeypatch, lambda alpha: -0.01 * alpha)
     budget = Budget.measure(tiny, [(HEADS, 1.0)])
     assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA
-
-
-def test_a_measurement_is_kept(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
-    kept = ModelCache.of(tiny, "abc", Cache(tmp_path))
-    first = Budget.measure(tiny, [(HEADS, 1.0)], known_by=[1], kept=kept)
-    monkeypatch.setattr(module, "perplexity", None)
-    assert Budget.measure(tiny, [(HEADS, 1.0)], known_by=[1], kept=kept) == first
 
 
 @given(

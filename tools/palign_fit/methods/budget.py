@@ -13,7 +13,6 @@ from palign_fit.errors import FitError
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
-from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.likelihood import perplexity
 
 if TYPE_CHECKING:
@@ -48,41 +47,30 @@ class Budget:
         cls,
         model: OpenedModel,
         probes: Sequence[tuple[SteeredHeads, float]],
-        *,
-        known_by: object = None,
-        kept: ModelCache | None = None,
         tick: Callable[[int], None] = lambda _: None,
     ) -> Budget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until most probes cost something; the median over probes decides. ``known_by`` says
-        what the probes are, for ``kept``. Raises FitError where plain text has no finite perplexity.
+        Alpha rises until most probes cost something; the median over probes decides. Raises FitError where
+        plain text has no finite perplexity.
         """
-
-        def compute() -> Arrays:
-            plain = perplexity(model, prompts.NEUTRAL_TEXT)
-            alpha, rate = 1.0, 0.0
-            while math.isfinite(plain) and alpha <= MAX_ALPHA:
-                costs = []
-                for heads, _ in probes:
-                    costs.append(math.log(steered_perplexity(model, heads, alpha) / plain))
-                    tick(1)
-                if np.median(costs) >= math.log(TARGET_RATIO) / 2:
-                    rates = [
-                        cost / (alpha**2 * max(disturbance, 1e-30))
-                        for cost, (_, disturbance) in zip(costs, probes, strict=True)
-                    ]
-                    rate = float(np.median(rates))
-                    break
-                alpha *= 2
-            return {"budget": np.array([plain, rate])}
-
-        found = (
-            kept.load_or_compute("budget 1", {"basis": known_by}, compute) if kept else compute()
-        )
-        plain, rate = (float(value) for value in found["budget"])
+        plain = perplexity(model, prompts.NEUTRAL_TEXT)
         if not math.isfinite(plain):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
+        alpha, rate = 1.0, 0.0
+        while alpha <= MAX_ALPHA:
+            costs = []
+            for heads, _ in probes:
+                costs.append(math.log(steered_perplexity(model, heads, alpha) / plain))
+                tick(1)
+            if np.median(costs) >= math.log(TARGET_RATIO) / 2:
+                rates = [
+                    cost / (alpha**2 * max(disturbance, 1e-30))
+                    for cost, (_, disturbance) in zip(costs, probes, strict=True)
+                ]
+                rate = float(np.median(rates))
+                break
+            alpha *= 2
         return cls(model, plain, rate)
 
     def predicted(self, alpha: float, disturbance: float) -> float:

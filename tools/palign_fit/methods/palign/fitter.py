@@ -9,12 +9,11 @@ import numpy as np
 from palign_fit.arrays import Mask
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.inputs.scores import deviations
 from palign_fit.methods.baseline import Baseline, steered_perplexity
-from palign_fit.methods.budget import Budget
 from palign_fit.methods.palign.directions import Directions
-from palign_fit.methods.palign.reach import REACHES, carried, find_reach
+from palign_fit.methods.palign.reach import FOLDS, REACHES, Bounds
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.record import Fit, Trial, effect
 from palign_fit.methods.settings import Settings, check_subject
@@ -23,9 +22,6 @@ from palign_fit.model.cache import Cache, ModelCache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
-
-FOLDS = 3
-"""Held-out figures: each third of the items under a direction that does not know its answers."""
 
 
 class PalignFitter:
@@ -51,52 +47,30 @@ class PalignFitter:
     ) -> None:
         """As ``fit.Method``."""
         self.model, self.inventory, self.settings = model, inventory, settings
-        self.progress, self._kept = progress, ModelCache.of(model, checkpoint, cache)
+        kept = ModelCache.of(model, checkpoint, cache)
         # 1 Examples, 2 Effects: what steering does to sentences of known keying.
-        self.sentences = SentenceGradients.read(model, inventory, used, self._kept, progress)
+        self.sentences = SentenceGradients.read(model, inventory, used, kept, progress)
         # 3 Heads, 4 Direction, 5 Scale.
         self.directions = Directions.of(self.sentences, inventory, used, settings.heads)
-        # The same without the items of each fold, for 6 and 7.
+        # The same without the items of each fold, for 7.
         self.folds = random_folds(len(inventory.items), settings.seed, FOLDS)
         self.blind = [
             Directions.of(self.sentences, inventory, used & (self.folds != fold), settings.heads)
             for fold in range(FOLDS)
         ]
-        # 6 Alpha: what neutral text bears, and how much of it statements follow.
-        self.budget = self._measure_budget()
-        self.baseline = Baseline.measure(model, inventory, used) if settings.check else None
+        # 6 Alpha: what neutral text bears and how far statements follow, matters of the model alone.
+        default = inventory.digest == built_in().digest and bool(used.all())
+        bounds = Bounds(model, settings.heads, kept, progress, self.sentences if default else None)
+        self.budget = bounds.budget
         # Whoever gives alpha does not wait for what would choose it.
-        self.reach = REACHES[0] if settings.alpha is not None else self._measure_reach(used)
+        self.reach = REACHES[0] if settings.alpha is not None else bounds.reach
+        self.baseline = Baseline.measure(model, inventory, used) if settings.check else None
         # 7 Held-out figures: of each person, in ``fit``.
 
     def fit(self, subject: Subject) -> Persona:
         """As ``fit.Fitter``."""
         check_subject(subject)
         return self._fit(subject).persona(self.model, self.inventory, self.settings)
-
-    def _measure_budget(self) -> Budget:
-        typical = list(self.directions.typical())
-        with self.progress("budget", None) as tick:
-            return Budget.measure(
-                self.model,
-                [(someone.steering, someone.disturbance) for someone in typical],
-                known_by=self.directions.known_by(),
-                kept=self._kept,
-                tick=tick,
-            )
-
-    def _measure_reach(self, used: Mask) -> float:
-        def measure() -> list[float]:
-            baseline = self.baseline or Baseline.measure(self.model, self.inventory, used)
-            typical = sum(len(list(blind.typical())) for blind in self.blind)
-            with self.progress("reach", len(REACHES) * typical) as tick:
-                return carried(baseline, self.budget, self.blind, self.folds, used, tick)
-
-        known_by = {
-            "items": [item.text for item in self.inventory.items],
-            "blind": [blind.known_by() for blind in self.blind],
-        }
-        return find_reach(measure, int(used.sum()), known_by=known_by, kept=self._kept)
 
     def _fit(self, subject: Subject) -> Fit:
         directions, budget = self.directions, self.budget
