@@ -19,7 +19,8 @@ def test_what_will_not_fit_is_refused_before_it_is_loaded(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
     monkeypatch.setattr(memory, "available_bytes", lambda: 400_000_000)
     with pytest.raises(
-        InputError, match=r"takes about 0\.5 GB in float32 .*are free: 0\.4.*--memory 1"
+        InputError,
+        match=r"^--model [^ ]*tiny-fit: takes about 0\.5 GB in float32 .*are free: 0\.4.*--memory 1",
     ):
         model.open_model(str(tiny_checkpoint), device="cpu", texts=1500)
     with pytest.raises(InputError, match=r"--memory gives 0\.1"):

@@ -101,7 +101,7 @@ def run(
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
     from palign_fit.model import checkpoint, prompts
-    from palign_fit.model.model import open_model
+    from palign_fit.model.model import model_dtype, open_model
 
     settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
@@ -122,7 +122,7 @@ def run(
         run={
             "base_model": opened.base_model,
             "checkpoint": content,
-            "dtype": str(opened.model.dtype),
+            "dtype": model_dtype(opened),
             "prompt": prompts.chat_prefix(opened.tokenizer, prompts.OPENINGS[0]),
             "inventory": [items.name, items.digest],
             "settings": asdict(settings),

@@ -129,8 +129,9 @@ class ModelCache:
     @classmethod
     def of(cls, model: OpenedModel, checkpoint: str, cache: Cache | None) -> ModelCache:
         """``checkpoint`` is ``checkpoint.digest``; a model of which nobody says what it is keeps nothing."""
-        dtype = str(model.model.dtype).removeprefix("torch.")
-        return cls(cache if checkpoint else None, checkpoint, dtype, model.device.type)
+        from palign_fit.model.model import model_dtype
+
+        return cls(cache if checkpoint else None, checkpoint, model_dtype(model), model.device.type)
 
     def load_or_compute(
         self, what: str, key_parts: Mapping[str, Any], compute: Callable[[], Arrays]

@@ -55,12 +55,18 @@ class Need:
 
 
 def refuse_too_large(
-    source: str, config: Any, *, device: str, dtype: str, texts: int, limit: float | None
+    source: str, *, device: str, dtype: str, texts: int, limit: float | None
 ) -> None:
     """Refuse a model that will not fit, before it is loaded. Raises InputError.
 
-    ``limit``: GB that may be taken, what is free if None. Where it cannot be told, nothing is refused.
+    ``dtype`` auto is the checkpoint's own. ``limit``: GB that may be taken, what is free if None. Where it cannot be told, nothing is refused.
     """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source)
+    if dtype == "auto":
+        stored = getattr(config.get_text_config(decoder=True), "dtype", None)
+        dtype = str(stored or "float32").removeprefix("torch.")
     need = None
     with suppress(Exception):  # an architecture without a plain constructor is simply tried
         need = Need.of(config, dtype, texts)

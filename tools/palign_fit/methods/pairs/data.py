@@ -16,6 +16,7 @@ from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.likelihood import Reader, statement_loglik
 from palign_fit.model.model import OpenedModel
+from palign_fit.model.narrow import computing_in
 
 MIN_PAIRS = 10
 MAX_USED = 1000
@@ -80,7 +81,8 @@ def read_pair_data(
     products = np.zeros((*heads, model.head_dim))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        found = read_gradients(model, Prefix(model, lines[rows[0]].prefix), answers)
+        with computing_in(model.model, model.gradient_dtype):
+            found = read_gradients(model, Prefix(model, lines[rows[0]].prefix), answers)
         differences[rows] = found.gradients[0::2] - found.gradients[1::2]
         by_head = found.outputs.transpose(1, 2, 3, 0).astype(np.float64)
         total += by_head.sum(-1)

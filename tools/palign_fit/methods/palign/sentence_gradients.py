@@ -19,6 +19,7 @@ from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.continuations import BATCH, Prefix
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import OpenedModel
+from palign_fit.model.narrow import computing_in
 from palign_fit.progress import Progress, no_progress
 
 
@@ -53,7 +54,10 @@ class SentenceGradients:
         shape = (len(examples.sentences), model.num_layers, model.num_heads, model.head_dim)
         gradients, outputs = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         packs = list(_packs(model, examples.sentences))
-        with progress("gradients", sum(map(len, packs))) as tick:
+        with (
+            progress("gradients", sum(map(len, packs))) as tick,
+            computing_in(model.model, model.gradient_dtype),
+        ):
             for pack in packs:
                 lines = [prompts.continuation(model.tokenizer, sentence) for sentence in pack]
                 computed = []
