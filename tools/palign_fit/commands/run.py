@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -12,52 +11,55 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands.common import (
+    AllowWeakOption,
+    AnswersOption,
+    BaseModelOption,
+    CacheOption,
+    DescriptionOption,
     Device,
+    DeviceOption,
     Dtype,
     DtypeOption,
+    HeadsOption,
     InventoryOption,
     JsonOption,
+    ModelOption,
+    NoCacheOption,
     alpha_of,
     check_description,
+    open_cache,
     quiet_transformers,
     with_exit_codes,
 )
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
+from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.inputs.inventory import built_in, read_inventory
-from palign_fit.methods.fitter import Fitter
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Job, Output, batch_size, fit_population, resident_bytes
+from palign_fit.output.population import Job, Output, fit_population
 from palign_fit.output.shards import ShardOutput
 from palign_fit.progress import show_progress
 
 
-class Method(StrEnum):
-    palign = "palign"
-    pas_reference = "pas-reference"
-
-
 @with_exit_codes
 def run(
-    model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
-    answers: Annotated[
-        Path, typer.Option(help="Answers: JSON, JSONL, CSV, Parquet, or a folder of such files.")
-    ],
+    model: ModelOption,
+    answers: AnswersOption,
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
     inventory: InventoryOption = None,
-    method: Annotated[Method, typer.Option(help="How directions are found.")] = Method.palign,
-    heads: Annotated[int, typer.Option(help="How many heads to steer.")] = 24,
+    method: Annotated[
+        str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
+    ] = next(iter(METHODS)),
+    heads: HeadsOption = 24,
     alpha: Annotated[str, typer.Option(help="auto: held-out items decide; or a number.")] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
-    description: Annotated[str, typer.Option(help="Free text to record.")] = "",
-    base_model: Annotated[
-        str | None, typer.Option(help="Model name to record; default: --model.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
+    description: DescriptionOption = "",
+    base_model: BaseModelOption = None,
+    device: DeviceOption = Device.auto,
     dtype: DtypeOption = Dtype.auto,
     check: Annotated[
         bool,
@@ -69,16 +71,12 @@ def run(
         int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="GB the run may take; smaller batches where needed.")
+        float | None,
+        typer.Option(help="GB the run may take, refused beyond; default: what is free."),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Keeps what no subject changes; default: ~/.cache/palign-fit."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")] = False,
-    allow_weak: Annotated[
-        bool, typer.Option("--allow-weak", help="Weak fits do not end with exit 3.")
-    ] = False,
+    cache: CacheOption = None,
+    no_cache: NoCacheOption = False,
+    allow_weak: AllowWeakOption = False,
     allow_skipped: Annotated[
         bool, typer.Option("--allow-skipped", help="Skipped subjects do not end with exit 1.")
     ] = False,
@@ -91,6 +89,7 @@ def run(
     Exit 3: a persona is weak: its held-out alignment could be chance.
     What could be fitted is written in all cases but 2.
     """
+    check_method(method)
     number = alpha_of(alpha)
     check_description(description)
     items = read_inventory(inventory) if inventory else built_in()
@@ -101,23 +100,30 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.fit import open_fitter
-    from palign_fit.model import checkpoint
-    from palign_fit.model.model import open_model
+    from palign_fit.model import checkpoint, prompts
+    from palign_fit.model.model import model_dtype, open_model
 
-    settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed, check=check)
+    settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
     quiet_transformers()
     started = perf_counter()
-    kept = Cache(None if no_cache else cache or default_folder())
+    kept = open_cache(cache, no_cache)
     with show_progress() as progress, progress(f"opening {model}", None):
-        opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
+        opened = open_model(
+            model,
+            base_model=base_model,
+            device=device.value,
+            dtype=dtype.value,
+            texts=sum(map(len, shipped())) + 2 * int(people.used.sum()),
+            memory=memory,
+        )
         content = checkpoint.digest(opened, kept.folder)
     job = Job(
         run={
             "base_model": opened.base_model,
             "checkpoint": content,
-            "dtype": str(opened.model.dtype),
+            "dtype": model_dtype(opened),
+            "prompt": prompts.chat_prefix(opened.tokenizer, prompts.OPENINGS[0]),
             "inventory": [items.name, items.digest],
             "settings": asdict(settings),
             "tool": version("vllm-palign"),
@@ -129,25 +135,22 @@ def run(
     tally = Tally(len(people), as_json=as_json)
     with show_progress() as progress, progress("personas", len(people)) as done:
 
-        def prepare() -> tuple[Fitter, int]:
-            with progress("texts read", None) as read:
-                fitter = open_fitter(
-                    opened,
-                    items,
-                    people.used,
-                    settings,
-                    checkpoint=content,
-                    cache=kept,
-                    tick=read,
-                )
-            numbers = opened.num_layers * opened.num_heads * opened.head_dim
-            return fitter, batch_size(memory, resident_bytes(), numbers)
+        def prepare() -> Fitter:
+            return open_fitter(
+                opened,
+                items,
+                people.used,
+                settings,
+                checkpoint=content,
+                cache=kept,
+                progress=progress,
+            )
 
         for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
             done(1, free=tally.last_was_kept)
     tally.tell(
-        {"method": method.value, "model": opened.base_model},
+        {"method": method, "model": opened.base_model},
         seconds=perf_counter() - started,
         out=out,
     )

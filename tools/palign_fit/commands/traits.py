@@ -31,6 +31,7 @@ from palign_fit.commands.one_persona import (
     write_and_tell,
 )
 from palign_fit.inputs.sliders import parse_sliders
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings
 from palign_fit.progress import show_progress
 
@@ -73,11 +74,15 @@ def traits(
     with show_progress() as progress:
         with progress(f"opening {model}", None):
             opened = open_model(
-                model, base_model=base_model, device=device.value, dtype=dtype.value
+                model,
+                base_model=base_model,
+                device=device.value,
+                dtype=dtype.value,
+                texts=sum(map(len, shipped())),
             )
             content = checkpoint.digest(opened, kept.folder)
         started = perf_counter()
-        fitter = TraitFitter(opened, heads, checkpoint=content, cache=kept)
+        fitter = TraitFitter(opened, heads, checkpoint=content, cache=kept, progress=progress)
         persona = fitter.fit(called, sliders, description)
     fit = persona.fit
     effects = ", ".join(f"{trait} {value:+.3f}" for trait, value in fit["effects"].items())

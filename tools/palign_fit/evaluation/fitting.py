@@ -13,16 +13,15 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.split import Sheet
-from palign_fit.fit import open_fitter
+from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model import checkpoint
+from palign_fit.model import checkpoint, prompts
 from palign_fit.model.cache import Cache, key_digest
 from palign_fit.model.model import OpenedModel
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import MAX_BATCH, Job, fit_population
+from palign_fit.output.population import Job, fit_population
 from palign_fit.progress import Progress
 from vllm_palign.persona import Persona, load
 
@@ -65,6 +64,7 @@ def fit_learners(
             "base_model": model.base_model,
             "checkpoint": content,
             "dtype": str(model.model.dtype),
+            "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
             "inventory": [inventory.name, inventory.digest],
             "used": np.flatnonzero(learners.used).tolist(),
             "settings": asdict(settings),
@@ -80,13 +80,11 @@ def fit_learners(
         progress(f"fitting {method}", len(learners)) as done,
     ):
 
-        def prepare() -> tuple[Fitter, int]:
-            with progress("texts read", None) as read:
-                fitter = open_fitter(
-                    model, inventory, learners.used, settings,
-                    checkpoint=content, cache=cache, tick=read,
-                )  # fmt: skip
-            return fitter, MAX_BATCH
+        def prepare() -> Fitter:
+            return open_fitter(
+                model, inventory, learners.used, settings,
+                checkpoint=content, cache=cache, progress=progress,
+            )  # fmt: skip
 
         personas = []
         for outcome in fit_population(

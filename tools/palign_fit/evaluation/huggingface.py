@@ -10,9 +10,9 @@ from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.tasks import Setting, Speech, Task
+from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
-from palign_fit.model.token_tree import reader_for
 from palign_fit.progress import Tick
 
 
