@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.hostile_files import HOSTILE, TENSORS, pack
 from tests.personas import SMOLLM2, random_persona
 from vllm_palign import Persona, PersonaInvalid, load, save
+from vllm_palign.persona import model_name
 
 
 @pytest.mark.parametrize("fault", HOSTILE)
@@ -151,3 +152,17 @@ def test_neither_torch_nor_vllm_is_needed_to_read_and_choose() -> None:
 def test_the_bank_needs_torch_but_not_vllm() -> None:
     code = "import sys; sys.modules['vllm'] = None; import vllm_palign.worker.bank, vllm_palign.worker.ops"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "SmolLM2",
+        "org/SmolLM2",
+        "/models/SmolLM2/",
+        "C:\\models\\SmolLM2",
+        "/root/.cache/huggingface/hub/models--org--SmolLM2/snapshots/93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+    ],
+)
+def test_a_model_has_one_name_wherever_it_lies(source: str) -> None:
+    assert model_name(source) == "SmolLM2"

@@ -260,7 +260,7 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
     try:
         entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         size = int.from_bytes(data[:8], "little")
-        metadata = _strict_json(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
+        metadata = STRICT_JSON.decode(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
     except Exception as error:  # safetensors raises its own class, json and utf-8 theirs
         # Only now: a safetensors file may begin with a pickle's first byte, the header's length decides.
         if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
@@ -275,7 +275,7 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
             f"{source}: metadata keys are {held}, wanted exactly one, {_METADATA_KEY!r}"
         )
     try:
-        header = _strict_json(metadata[_METADATA_KEY])
+        header = STRICT_JSON.decode(metadata[_METADATA_KEY])
     except (ValueError, RecursionError) as error:
         raise PersonaInvalid(
             f"{source}: metadata {_METADATA_KEY!r} is not JSON: {error}"
@@ -313,19 +313,32 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
     return tensors, header
 
 
-def _strict_json(text: str) -> Any:
-    """json.loads that refuses NaN, Infinity and repeated keys."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return result
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            raise ValueError("a key is there twice")
-        return result
 
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
-    return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+
+STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Refuses NaN, Infinity and repeated keys, with a ValueError. Fitting reads by it, too."""
+
+
+def model_name(source: str) -> str:
+    """What a model is called that is named, or lies, at ``source``: without its owner or folders.
+
+    ``org/name``, ``/models/name/`` and the folder of a snapshot in the hub's cache are one name.
+    """
+    parts = source.replace("\\", "/").rstrip("/").split("/")
+    if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
+        return parts[-3].rpartition("--")[2]
+    return parts[-1]
 
 
 def _finite_float(value: float) -> float:

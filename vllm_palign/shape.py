@@ -11,7 +11,7 @@ import numpy as np
 
 from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaIncompatible
-from vllm_palign.persona import Persona
+from vllm_palign.persona import Persona, model_name
 
 _logger = logging.getLogger("vllm.palign")
 
@@ -90,7 +90,7 @@ def _attention_layers(model_config: Any, num_layers: int) -> list[int]:
 
 def is_foreign(persona: Persona, model: str) -> bool:
     """Whether ``persona`` was fitted on a model of another name than the served ``model``."""
-    return _last(persona.base_model) != _last(model)
+    return model_name(persona.base_model) != model_name(model)
 
 
 def warn_foreign(names: Mapping[str, str], model: str) -> None:
@@ -106,7 +106,3 @@ def warn_foreign(names: Mapping[str, str], model: str) -> None:
         base_model[:80],
         model,
     )
-
-
-def _last(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.cli import app
+from palign_fit.inputs.answers import read_answers
 from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
 from typer.testing import CliRunner, Result
 
@@ -265,6 +267,30 @@ def test_a_file_that_is_no_persona_ends_with_exit_2(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\x80\x04pickle")
     assert "never opened" in refused(call("inspect", tmp_path / "x"))
     assert "cannot be read" in refused(call("inspect", tmp_path / "none"))
+
+
+def test_the_template_shows_the_statements_to_people_and_to_programs(
+    tmp_path: Path, inventory: Inventory
+) -> None:
+    printed = json.loads(call("template", "--json").stdout)
+    first = inventory.items[0]
+    assert printed["statements"][first.id] == f"I {first.text}."
+    assert list(printed["answers"]) == [item.id for item in inventory.items]
+    assert call("template", "--out", tmp_path / "form.csv").exit_code == 0
+    rows = list(csv.reader((tmp_path / "form.csv").read_text().splitlines()))
+    assert rows[0] == ["item", "statement", "answer"] and rows[1][0] == "id"
+    assert [row[1] for row in rows[2:]] == [f"I {item.text}." for item in inventory.items]
+    filled = [[*row[:2], row[2] if row[0] in ("item", "id") else "4"] for row in rows]
+    with (tmp_path / "form.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(filled)
+    answers = read_answers(tmp_path / "form.csv", inventory)
+    assert answers.ids == ("subject",) and (answers.table == 4).all()
+
+
+@pytest.mark.parametrize("command", ["run", "pairs"])
+def test_the_help_of_alpha_says_what_auto_does(command: str) -> None:
+    said = " ".join(call(command, "--help").stdout.replace("│", " ").split())
+    assert "auto: as far as neutral text stays fluent" in said and "held-out items" not in said
 
 
 def test_the_inventory_can_be_printed_and_written(tmp_path: Path, inventory: Inventory) -> None:

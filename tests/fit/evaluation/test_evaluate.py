@@ -18,7 +18,8 @@ from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory, Item
-from palign_fit.model.likelihood import in_rows, reader_for
+from palign_fit.model import prompts
+from palign_fit.model.likelihood import in_rows, perplexity, reader_for
 from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
@@ -398,6 +399,19 @@ def test_personas_of_another_model_of_the_same_shape_are_pointed_out(tiny: Any) 
     assert check_made_for(tiny, [own, replace(own, base_model="org/tiny-fit", digest="")]) == []
     (note,) = check_made_for(tiny, [own, replace(own, base_model="org/other", digest="")])
     assert "fitted on other, measured is tiny-fit" in note
+
+
+def test_one_model_under_two_paths_is_one_model(tiny: Any) -> None:
+    plain = perplexity(tiny, prompts.NEUTRAL_TEXT)
+    record = {"perplexity_plain": float(f"{plain:.6g}"), "dtype": "float32"}
+    moved = replace(made_from("d"), base_model="org/renamed", digest="")
+    assert check_made_for(tiny, [replace(moved, fit=moved.fit | record)]) == []
+    rounded = record | {"perplexity_plain": 1.005 * plain}
+    assert check_made_for(tiny, [replace(moved, fit=moved.fit | rounded)])
+    rounded["dtype"] = "bfloat16"
+    assert check_made_for(tiny, [replace(moved, fit=moved.fit | rounded)]) == []
+    snapshot = "/root/.cache/hub/models--org--tiny-fit/snapshots/0a1b2c"
+    assert check_made_for(tiny, [replace(moved, base_model=snapshot)]) == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import typer
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
+from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
 from palign_fit.model.cache import Cache, default_folder
 from vllm_palign.errors import PalignError
 
@@ -49,7 +50,7 @@ BaseModelOption = Annotated[
 AnswersOption = Annotated[
     Path,
     typer.Option(
-        "--answers", help="Answers: JSON, JSONL, CSV, Parquet, or a folder of such files."
+        "--answers", help="Answers: JSON, JSONL, CSV, Parquet, Arrow, or a folder of such files."
     ),
 ]
 HeadsOption = Annotated[int, typer.Option("--heads", help="How many heads to steer.")]
@@ -114,6 +115,16 @@ def check_description(text: str) -> None:
     """Raises InputError for what a persona file does not keep."""
     if len(text) > 1000 or not text.isprintable():
         raise InputError("--description: wanted at most 1000 printable characters")
+
+
+def inventory_of(path: Path | None) -> Inventory:
+    """--inventory, its doubtful texts named on stderr; without, the built-in one. Raises InputError."""
+    if path is None:
+        return built_in()
+    inventory = read_inventory(path)
+    for note in inventory.notes:
+        typer.echo(f"palign-fit: {note}", err=True)
+    return inventory
 
 
 def check_file(option: str, path: Path) -> None:

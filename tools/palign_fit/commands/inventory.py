@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
-from palign_fit.commands.common import InventoryOption, JsonOption, OutOption, emit, with_exit_codes
-from palign_fit.inputs.answers import template
-from palign_fit.inputs.inventory import built_in, read_inventory
+import typer
+
+from palign_fit.commands.common import (
+    InventoryOption,
+    JsonOption,
+    OutOption,
+    emit,
+    inventory_of,
+    with_exit_codes,
+)
+from palign_fit.inputs.answers import form, template
+from palign_fit.inputs.inventory import built_in
 
 
 @with_exit_codes
@@ -18,8 +29,25 @@ def inventory(out: OutOption = None, as_json: JsonOption = False) -> None:
 
 @with_exit_codes
 def make_template(
-    inventory: InventoryOption = None, out: OutOption = None, as_json: JsonOption = False
+    inventory: InventoryOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, NAME.csv for a form that people fill in; default: JSON to stdout."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print an answers file with every item missing (null), to fill in with 1 to 5."""
-    items = read_inventory(inventory) if inventory else built_in()
-    emit(json.dumps(template(items), indent=None if as_json else 1) + "\n", out)
+    """Print an answers file with every statement, to fill in with 1 (very inaccurate) to 5 (very accurate).
+
+    As CSV (--out NAME.csv) it is a form with one statement a line, for any
+    spreadsheet; as JSON it is for programs.
+    """
+    items = inventory_of(inventory)
+    if out is not None and out.suffix.lower() == ".csv" and not as_json:
+        emit(form(items), out)
+        return
+    sheet = template(items)
+    statements = {item.id: f"I {item.text}." for item in items.items}
+    whole = {"id": sheet["id"], "statements": statements, "answers": sheet["answers"]}
+    emit(json.dumps(whole, indent=None if as_json else 1, ensure_ascii=False) + "\n", out)

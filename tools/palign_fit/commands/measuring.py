@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from palign_fit.commands.common import Device, Dtype, quiet_transformers
+from palign_fit.commands.common import Device, Dtype, inventory_of, quiet_transformers
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.inputs.answers import Subject, read_answers
 from palign_fit.inputs.files import write_text
-from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
+from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.settings import MIN_ANSWERED
 from palign_fit.progress import Progress
 from vllm_palign.persona import Persona, load
@@ -77,7 +77,7 @@ class People:
         """What the options name. Raises InputError."""
         from palign_fit.evaluation.split import read_train_items
 
-        items = read_inventory(inventory) if inventory else built_in()
+        items = inventory_of(inventory)
         sheets = read_answers(answers, items)
         people, chosen = sample(sheets, subjects, seed)
         train = read_train_items(train_items, items) if train_items else None
@@ -128,14 +128,14 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
 
 
 def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]:
-    """Refuse personas of another shape before anything is measured. Returns warnings: of another model,
-    by its name, and of this shape."""
+    """Refuse personas of another shape before anything is measured. Returns warnings: of another model of
+    this shape."""
+    from palign_fit.model.origin import foreign_models
     from palign_fit.model.steer import check_shape
 
     for persona in personas:
         check_shape(model, persona)
-    last = [persona.base_model.rstrip("/").rpartition("/")[2] for persona in personas]
-    others = sorted(set(last) - {model.base_model.rstrip("/").rpartition("/")[2]})
+    others = foreign_models(model, personas)
     if not others:
         return []
     return [

@@ -36,11 +36,16 @@ from palign_fit.progress import show_progress
 @with_exit_codes
 def pairs(
     model: ModelOption,
-    pairs: Annotated[Path, typer.Option(help="JSONL of prompt, chosen and rejected.")],
+    pairs: Annotated[
+        Path, typer.Option(help="Prompt, chosen and rejected: JSONL, JSON, Parquet or Arrow.")
+    ],
     out: PersonaFileOption,
     heads: HeadsOption = 24,
     alpha: Annotated[
-        str, typer.Option(help="auto: by the perplexity of neutral text; or a number.")
+        str,
+        typer.Option(
+            help="auto: as far as neutral text stays fluent; or a number above 0, at most 100."
+        ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="For samples and held-out folds.")] = 0,
     name: NameOption = None,

@@ -27,6 +27,7 @@ from palign_fit.commands.common import (
     NoCacheOption,
     alpha_of,
     check_description,
+    inventory_of,
     open_cache,
     quiet_transformers,
     with_exit_codes,
@@ -35,7 +36,6 @@ from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
 from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
-from palign_fit.inputs.inventory import built_in, read_inventory
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.output.folder import FolderOutput
@@ -54,7 +54,12 @@ def run(
         str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
     ] = next(iter(METHODS)),
     heads: HeadsOption = 24,
-    alpha: Annotated[str, typer.Option(help="auto: held-out items decide; or a number.")] = "auto",
+    alpha: Annotated[
+        str,
+        typer.Option(
+            help="auto: as far as neutral text stays fluent and statements follow; or a number above 0, at most 100."
+        ),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
     description: DescriptionOption = "",
@@ -92,7 +97,7 @@ def run(
     check_method(method)
     number = alpha_of(alpha)
     check_description(description)
-    items = read_inventory(inventory) if inventory else built_in()
+    items = inventory_of(inventory)
     people = read_answers(answers, items)
     if name is not None and len(people) > 1:
         raise InputError(f"--name: the answers hold {len(people)} subjects, each has its own id")

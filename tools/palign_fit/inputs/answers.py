@@ -7,6 +7,7 @@ fields and turned back here (``papi``).
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import numpy.typing as npt
 
 from palign_fit.errors import refuse
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.records import answer_files, parse_records, read_records
-from palign_fit.inputs.row import Row
+from palign_fit.inputs.records import SHEET, answer_files, parse_records, read_records
+from palign_fit.inputs.rows import Row
 from palign_fit.inputs.scale import suspicions
 from palign_fit.inputs.sheets import Sheets
 
@@ -76,9 +77,9 @@ class Answers(Sequence[Subject]):
     def __getitem__(self, place: slice) -> list[Subject]: ...
     def __getitem__(self, place: int | slice) -> Subject | list[Subject]:
         if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        row = self.table[place].astype(np.float64)
-        return Subject(self.ids[place], np.where(row == 0, np.nan, row))
+            return [self[row] for row in range(*place.indices(len(self)))]
+        cells = self.table[place].astype(np.float64)
+        return Subject(self.ids[place], np.where(cells == 0, np.nan, cells))
 
 
 def read_answers(path: Path, inventory: Inventory) -> Answers:
@@ -88,12 +89,12 @@ def read_answers(path: Path, inventory: Inventory) -> Answers:
     """
     files, others = answer_files(path)
     sources = ((file, read_records(file)) for file in files)
-    found = _checked(sources, inventory, str(path), one=len(files) == 1)
+    answers = _checked(sources, inventory, str(path), single=len(files) == 1)
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         note = f"{path}: {len(others)} file(s) left alone that are no answers files: {shown}"
-        return Answers(found.ids, found.table, [*found.notes, note])
-    return found
+        return Answers(answers.ids, answers.table, [*answers.notes, note])
+    return answers
 
 
 def parse_answers(text: str, inventory: Inventory, *, source: str) -> Answers:
@@ -101,12 +102,22 @@ def parse_answers(text: str, inventory: Inventory, *, source: str) -> Answers:
     # Lone surrogates are no text; encoded like this the reader refuses them like any other bytes.
     data = text.encode("utf-8", errors="surrogatepass")
     records = parse_records(io.BytesIO(data), source)
-    return _checked([(source, records)], inventory, source, one=True)
+    return _checked([(source, records)], inventory, source, single=True)
 
 
 def template(inventory: Inventory) -> dict[str, Any]:
-    """An answers object with every item missing, for people to fill in."""
+    """An answers object with every item missing, for programs to fill in."""
     return {"id": "subject", "answers": {item.id: None for item in inventory.items}}
+
+
+def form(inventory: Inventory) -> str:
+    """A form for people to fill in, as CSV: one line an item with its text, the answer left empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SHEET)
+    writer.writerow(["id", "(a name for who answers: letters, digits, . _ -)", "subject"])
+    writer.writerows([item.id, f"I {item.text}.", ""] for item in inventory.items)
+    return text.getvalue()
 
 
 def _checked(
@@ -114,16 +125,18 @@ def _checked(
     inventory: Inventory,
     name: str,
     *,
-    one: bool,
+    single: bool,
 ) -> Answers:
     sheets = Sheets(inventory)
     for source, records in sources:
         sheets.open(str(source))
         for record in records:
-            sheets.add(record if one else Row(f"{Path(source).name}: {record.place}", record.value))
-    guess = sheets.off_scale.guess
+            sheets.add(
+                record if single else Row(f"{Path(source).name}: {record.place}", record.value)
+            )
     if sheets.wrong:
-        advice = f"{guess}\n{_ADVICE}" if guess else _ADVICE
+        about_scale = sheets.off_scale.advice
+        advice = f"{about_scale}\n{_ADVICE}" if about_scale else _ADVICE
         raise refuse(name, sheets.problems, advice, total=sheets.wrong)
     if not sheets.ids:
         raise refuse(name, ["holds no subjects, wanted at least one"], _ADVICE)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from palign_fit.errors import InputError, refuse
-from palign_fit.inputs.files import csv_rows, read_text, strict_json
+from palign_fit.inputs.files import read_text, strict_json
+from palign_fit.inputs.rows import csv_rows
 from palign_fit.inputs.traits import TRAITS
+from palign_fit.inputs.wording import common_doubt, doubt, fault, normalised
 from vllm_palign.persona import ID_PATTERN
 
 COLUMNS = ("id", "text", "trait", "facet", "key")
 MAX_ITEMS = 2000
 MAX_TEXT = 300
+_DOUBTS_SHOWN = 12
 
 _BUILT_IN = "palign-ocean-120"
 _ADVICE = (
@@ -41,10 +44,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Items in file order; ``digest`` is the sha256 of their content, whatever the file looked like."""
+    """Items in file order; ``digest`` is the sha256 of their content, whatever the file looked like.
+
+    ``notes`` are what its user should know about how the file was read.
+    """
 
     name: str
     items: tuple[Item, ...]
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def digest(self) -> str:
@@ -87,25 +94,35 @@ def parse_inventory(text: str, *, source: str, name: str) -> Inventory:
         raise InputError(f"{source}: holds {len(rows)} items, wanted 1 to {MAX_ITEMS}. {_ADVICE}")
     problems: list[str] = []
     items: dict[str, Item] = {}
+    doubts: list[str] = []
     for place, row in rows:
         item, wrong = _item(row)
         if item is not None and item.id in items:
             wrong = [f"id {item.id!r} is there twice"]
         problems += [f"{place}: {what}" for what in wrong]
-        if item is not None:
-            items[item.id] = item
+        if item is None:
+            continue
+        items[item.id] = item
+        if (why := doubt(item.text)) is not None:
+            doubts.append(f"{place}: text {item.text[:60]!r} {why}")
     if problems:
         raise refuse(source, problems, _ADVICE)
-    return Inventory(name=name, items=tuple(items.values()))
+    return Inventory(name, tuple(items.values()), tuple(_notes(source, doubts, items)))
 
 
-def normalised(text: str) -> str:
-    """The form that follows "I ": "Make friends easily." -> "make friends easily"."""
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".").rstrip()
-    text = text.removeprefix("I ")
-    # Words such as "TV" or a name keep their capitals; only the sentence's first letter goes down.
-    lower = text[1:2].islower() or not text[1:2].strip() or text[1:2] == "'"
-    return text[:1].lower() + text[1:] if lower else text
+def _notes(source: str, doubts: list[str], items: dict[str, Item]) -> Iterator[str]:
+    """Texts that may be fitted as nonsense: the first in words, however many they are."""
+    common = common_doubt([item.text for item in items.values()])
+    if not doubts and common is not None:
+        doubts = [common]
+    yield from (f"{source}: {doubted}" for doubted in doubts[:_DOUBTS_SHOWN])
+    if doubts:
+        more = len(doubts) - _DOUBTS_SHOWN
+        yield (
+            (f"{source}: and {more} more such texts. " if more > 0 else f"{source}: ")
+            + 'Texts complete "I ..." in English ("make friends easily"); what reads like nonsense after "I" '
+            "is fitted as nonsense"
+        )
 
 
 def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
@@ -125,8 +142,10 @@ def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
         wrong.append(f"id is {cells['id'][:40]!r}, wanted [A-Za-z0-9][A-Za-z0-9._-]{{0,127}}")
     if not text or len(text) > MAX_TEXT or not text.isprintable():
         wrong.append(f"text is {text[:40]!r}, wanted 1 to {MAX_TEXT} printable characters")
+    elif (why := fault(text)) is not None:
+        wrong.append(f'text is {cells["text"][:60]!r}, which {why}. Texts complete "I ..."')
     if len(cells["trait"]) != 1 or cells["trait"] not in TRAITS:
-        wrong.append(f"trait is {cells['trait'][:40]!r}, wanted one of O C E A N")
+        wrong.append(f"trait is {cells['trait'][:40]!r}, wanted one of {' '.join(TRAITS)}")
     if len(cells["facet"]) > MAX_TEXT:
         wrong.append(f"facet is longer than {MAX_TEXT} characters")
     if cells["key"] not in ("+", "-"):
@@ -138,12 +157,12 @@ def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
 
 
 def _csv_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:
-    found: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     for line, row in csv_rows(io.StringIO(text, newline=""), source):
-        if len(found) == MAX_ITEMS:
+        if len(rows) == MAX_ITEMS:
             raise InputError(f"{source}: has more than {MAX_ITEMS} rows, the most that is read")
-        found.append((f"line {line}", dict(row)))
-    return found
+        rows.append((f"line {line}", dict(row)))
+    return rows
 
 
 def _json_rows(text: str, source: str) -> list[tuple[str, dict[str, Any]]]:

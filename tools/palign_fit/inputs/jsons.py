@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from palign_fit.errors import InputError
-from palign_fit.inputs.files import STRICT_JSON
-from palign_fit.inputs.row import Row
+from palign_fit.inputs.rows import Row
+from vllm_palign.persona import STRICT_JSON
 
 WINDOW = 1 << 20
 MAX_RECORD = 4 * WINDOW
@@ -57,26 +57,26 @@ class _Window:
 
     def __init__(self, text: TextIO, source: str) -> None:
         self.text, self.source = text, source
-        self.held, self.at, self.line, self.ended = "", 0, 1, False
+        self.held, self.place, self.line, self.ended = "", 0, 1, False
 
     def peek(self) -> str:
         """The next character that is no white space, "" at the end."""
         while True:
-            found = _SPACE.match(self.held, self.at)
-            assert found is not None
-            self._go(found.end())
-            if self.at < len(self.held) or self.ended:
-                return self.held[self.at : self.at + 1]
+            space = _SPACE.match(self.held, self.place)
+            assert space is not None
+            self._go(space.end())
+            if self.place < len(self.held) or self.ended:
+                return self.held[self.place : self.place + 1]
             self._more()
 
     def step(self) -> None:
-        self._go(self.at + 1)
+        self._go(self.place + 1)
 
     def value(self) -> object:
         """The JSON value that starts here."""
         while True:
             try:
-                value, end = STRICT_JSON.raw_decode(self.held, self.at)
+                value, end = STRICT_JSON.raw_decode(self.held, self.place)
                 # A number at the window's edge may go on.
                 if end < len(self.held) or self.ended:
                     self._go(end)
@@ -85,25 +85,25 @@ class _Window:
                 if self.ended:
                     raise self.broken(error.msg) from error
             except RecursionError as error:
-                raise InputError(f"{self._place}: is nested too deeply to be read") from error
+                raise InputError(f"{self._where}: is nested too deeply to be read") from error
             except ValueError as error:
                 raise self.broken(str(error)) from error
-            if len(self.held) - self.at > MAX_RECORD:
+            if len(self.held) - self.place > MAX_RECORD:
                 raise self.broken(f"no whole record within {MAX_RECORD} characters")
             self._more()
 
     def broken(self, what: str) -> InputError:
-        return InputError(f"{self._place}: is not valid JSON: {what}")
+        return InputError(f"{self._where}: is not valid JSON: {what}")
 
     @property
-    def _place(self) -> str:
+    def _where(self) -> str:
         return f"{self.source}: line {self.line}"
 
-    def _go(self, at: int) -> None:
-        self.line += self.held.count("\n", self.at, at)
-        self.at = at
+    def _go(self, place: int) -> None:
+        self.line += self.held.count("\n", self.place, place)
+        self.place = place
 
     def _more(self) -> None:
         chunk = self.text.read(WINDOW)
-        self.held = self.held[self.at :] + chunk
-        self.at, self.ended = 0, not chunk
+        self.held = self.held[self.place :] + chunk
+        self.place, self.ended = 0, not chunk

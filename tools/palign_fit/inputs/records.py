@@ -6,24 +6,36 @@ or a flat record of the PAPI data set (``papi``). Nothing is believed yet; ``she
 
 from __future__ import annotations
 
-import io
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from palign_fit.errors import InputError
-from palign_fit.inputs.files import MAX_BYTES
-from palign_fit.inputs.row import Row
+from palign_fit.inputs import papi
+from palign_fit.inputs.files import strict_json
+from palign_fit.inputs.inventory import MAX_ITEMS
+from palign_fit.inputs.jsons import json_records
+from palign_fit.inputs.rows import (
+    Form,
+    Row,
+    bounded_lines,
+    csv_rows,
+    first_character,
+    parse_rows,
+    read_rows,
+)
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow", ".feather")
 """What is read out of a folder; a single file is known by its content, whatever its name."""
 
-_PACKED = {
-    b"\x1f\x8b": "gzip-compressed; unpack it first",
-    b"PK": "a zip archive (Excel files are, too); unpack it, or save the table as CSV",
-    b"\xd0\xcf": "an old Excel file; save the table as CSV",
-    b"\x28\xb5": "zstd-compressed; unpack it first",
-}
+SHEET = ("item", "statement", "answer")
+"""Columns of the form that ``palign-fit template`` prints as CSV: one line an item, one person."""
+
+_DIGIT = re.compile(r"[0-9](\.0+)?", re.ASCII)
+_INDEX = "__index_level_"
+"""How pandas names the row numbers that it writes along."""
 
 
 def answer_files(path: Path) -> tuple[list[Path], list[str]]:
@@ -33,72 +45,125 @@ def answer_files(path: Path) -> tuple[list[Path], list[str]]:
     """
     if not path.is_dir():
         return [path], []
-    inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-    files = [one for one in inside if one.is_file() and one.suffix.lower() in SUFFIXES]
+    inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in inside if entry.is_file() and entry.suffix.lower() in SUFFIXES]
     if not files:
         raise InputError(
             f"{path}: is a folder without answers files, wanted some ending in "
             f"{', '.join(SUFFIXES)}"
         )
-    return files, [one.name for one in inside if one not in files]
+    return files, [entry.name for entry in inside if entry not in files]
 
 
 def read_records(path: Path) -> Iterator[Row]:
     """Every record of one file. Raises InputError where it stops being readable."""
-    try:
-        with path.open("rb") as file:
-            # A pipe cannot be looked at twice.
-            yield from parse_records(file if file.seekable() else _held(file, path), str(path))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    yield from read_rows(path, _FORM)
 
 
 def parse_records(file: BinaryIO, source: str) -> Iterator[Row]:
-    """Records of an open, seekable file; its first bytes tell the form. ``source`` names it in errors."""
-    start = file.read(4)
-    file.seek(0)
-    if start == b"PAR1":
-        from palign_fit.inputs.parquet import parquet_records
-
-        yield from parquet_records(file, source)
-        return
-    refuse_packed(start, source)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    try:
-        yield from _text_records(text, source)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: is not UTF-8 text ({error.reason}); save it as UTF-8"
-        ) from error
-    finally:
-        text.detach()
-
-
-def refuse_packed(start: bytes, source: str) -> None:
-    """Name what a file beginning with ``start`` is, if it is packed. Raises InputError."""
-    for magic, what in _PACKED.items():
-        if start.startswith(magic):
-            raise InputError(f"{source}: is {what}")
+    """As ``read_records``, of an open, seekable file; ``source`` names it in errors."""
+    yield from parse_rows(file, source, _FORM)
 
 
 def _text_records(text: TextIO, source: str) -> Iterator[Row]:
-    from palign_fit.inputs.delimited import csv_records
-    from palign_fit.inputs.jsons import json_records
-
-    first = ""
-    while not first and (chunk := text.read(4096)):
-        first = chunk.lstrip()[:1]
-    text.seek(0)
-    yield from (json_records if first in ("{", "[") else csv_records)(text, source)
+    parse = json_records if first_character(text) in ("{", "[") else _csv_records
+    yield from parse(text, source)
 
 
-def _held(pipe: BinaryIO, path: Path) -> BinaryIO:
-    data = pipe.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"{path}: is a pipe of more than {MAX_BYTES // 2**20} MiB; save it as a file, which is "
-            "read piece by piece"
-        )
-    return io.BytesIO(data)
+def _csv_records(text: TextIO, source: str) -> Iterator[Row]:
+    """Records of CSV text. Raises InputError where it is no table, or has no id column."""
+    lines = bounded_lines(text, source)
+    first = next(lines, "")
+    rows = csv_rows(chain([first], lines), source, _sheet_delimiter(first))
+    for line, row in rows:
+        if set(row) == set(SHEET):
+            yield _filled_in(chain([(line, row)], rows), source)
+        elif "id" in row:
+            answers = {name: _cell(cell) for name, cell in row.items() if name != "id"}
+            yield Row(f"line {line}", {"id": row["id"].strip(), "answers": answers})
+        elif papi.is_papi(row):
+            yield Row(f"line {line}", {name: _cell(cell) for name, cell in row.items()})
+        else:
+            raise InputError(
+                f"{source}: line 1: has no id column; the columns are {', '.join(row)[:100]!r}"
+            )
+
+
+def _sheet_delimiter(header: str) -> str:
+    """Our own form is read back whatever a spreadsheet separates its columns by."""
+    for mark in (";", "\t"):
+        if tuple(cell.strip(' \r\n"') for cell in header.split(mark)) == SHEET:
+            return mark
+    return ","
+
+
+def _filled_in(rows: Iterator[tuple[int, dict[str, str]]], source: str) -> Row:
+    """The one person of a form."""
+    answers: dict[str, object] = {}
+    for line, row in rows:
+        item = row["item"].strip()
+        if item in answers:
+            raise InputError(f"{source}: line {line}: item {item[:40]!r} is there twice")
+        if len(answers) > MAX_ITEMS:
+            raise InputError(f"{source}: has more than {MAX_ITEMS} items, the most that is read")
+        answers[item] = row["answer"].strip() if item == "id" else _cell(row["answer"])
+    if "id" not in answers:
+        raise InputError(f"{source}: has no line for item 'id', whose answer names the person")
+    return Row("form", {"id": answers.pop("id"), "answers": answers})
+
+
+def _cell(cell: str) -> object:
+    """A cell as JSON would write it; text that is no digit stays text and is refused later."""
+    cell = cell.strip()
+    if not cell:
+        return None
+    # Tables with gaps often come out of a data frame as "4.0".
+    return int(cell[0]) if _DIGIT.fullmatch(cell) else cell
+
+
+def _record(row: dict[str, Any], source: str) -> object:
+    """A row of a Parquet or Arrow file as JSON would write it: answers are an object, ids are text."""
+    if "id" not in row:
+        return row
+    name = row.pop("id")
+    # Row numbers of a data frame are integers.
+    name = str(name) if type(name) is int else name
+    if set(row) != {"answers"}:
+        return {"id": name, "answers": row}
+    answers = row["answers"]
+    if isinstance(answers, str):
+        answers = strict_json(answers, source)
+    elif isinstance(answers, list):  # a map comes as pairs
+        if len({item for item, _ in answers}) != len(answers):
+            raise InputError(f"{source}: an item is there twice")
+        answers = dict(answers)
+    return {"id": name, "answers": answers}
+
+
+def _columns(schema: Any, source: str) -> list[str]:
+    """Columns to read; those that hold no answers are refused before their content is unpacked."""
+    from pyarrow import types
+
+    names = [name for name in schema.names if not name.startswith(_INDEX)]
+    if len(set(schema.names)) != len(schema.names):
+        raise InputError(f"{source}: a column name is there twice")
+    if "id" not in names and not papi.is_papi(names):
+        raise InputError(f"{source}: has no id column; the columns are {', '.join(names)[:100]!r}")
+    whole = set(names) == {"id", "answers"}
+    plain = (
+        types.is_integer, types.is_floating, types.is_boolean, types.is_null,
+        types.is_string, types.is_large_string, types.is_string_view,
+    )  # fmt: skip
+    for name in names:
+        kind = schema.field(name).type
+        while types.is_dictionary(kind):
+            kind = kind.value_type
+        packed = whole and name == "answers" and (types.is_struct(kind) or types.is_map(kind))
+        if not packed and not any(fits(kind) for fits in plain):
+            raise InputError(
+                f"{source}: column {name[:40]!r} is of type {str(kind)[:80]}, wanted numbers"
+            )
+    return names
+
+
+_FORM = Form(_text_records, _columns, _record)

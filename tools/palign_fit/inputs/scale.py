@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,21 @@ MIN_REVERSED = 0.5
 respondents of PAPI it is -0.81 for agreement and +0.81 for scores."""
 
 _FEWEST = 20
+_MOST_CODES = 3
+_CODES = frozenset(
+    (7, 8, 9, 77, 88, 97, 98, 99, 777, 888, 998, 999, -7, -8, -9, -77, -88, -99, -999)
+)
+"""What questionnaires write where somebody refused, did not know, or was not asked."""
+
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
 
 
 class OffScale:
-    """Range of the numbers that were refused."""
+    """The numbers that were refused: their range, and each with its count while they are few."""
 
     def __init__(self) -> None:
         self.low, self.high, self.whole = math.inf, -math.inf, True
+        self.counts: Counter[float] = Counter()
 
     def add(self, value: Any) -> None:
         if isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -33,6 +41,25 @@ class OffScale:
             return
         self.low, self.high = min(self.low, value), max(self.high, value)
         self.whole = self.whole and value == int(value)
+        if value in self.counts or len(self.counts) <= _MOST_CODES:
+            self.counts[value] += 1
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about the refused numbers, if they are codes for "no answer" or of a common scale."""
+        guess, values = self.guess, sorted(self.counts)
+        codes = len(values) == 1 or (len(values) <= _MOST_CODES and _CODES.issuperset(values))
+        if not values or not codes or not self.whole:
+            return guess
+        times = {
+            value: f"{count} times" if count > 1 else "once" for value, count in self.counts.items()
+        }
+        shown = " and ".join(f"{value:g} ({times[value]})" for value in values)
+        left_out = (
+            f"The only values off the scale are {shown}: if they stand for no answer, leave these empty "
+            "(null in JSON)."
+        )
+        return f"{left_out} Else: {guess}" if guess else left_out
 
     @property
     def guess(self) -> str | None:
@@ -72,8 +99,8 @@ def suspicions(table: npt.NDArray[np.uint8], inventory: Inventory) -> list[str]:
         return []
     # A sample tells it as well as everybody.
     sample = table[:2000]
-    found = [_zero_based(sample), _reversed_scores(sample, inventory)]
-    return [warning for warning in found if warning]
+    warnings = [_zero_based(sample), _reversed_scores(sample, inventory)]
+    return [warning for warning in warnings if warning]
 
 
 def _zero_based(sample: npt.NDArray[np.uint8]) -> str | None:
@@ -89,7 +116,7 @@ def _zero_based(sample: npt.NDArray[np.uint8]) -> str | None:
 def _reversed_scores(table: npt.NDArray[np.uint8], inventory: Inventory) -> str | None:
     """Answers of many people that must be scores, their minus-keyed items reversed."""
     sample = np.where(table == 0, np.nan, table.astype(np.float64))
-    found = []
+    correlations = []
     for trait in TRAITS:
         sides = []
         for sign in (1, -1):
@@ -101,12 +128,12 @@ def _reversed_scores(table: npt.NDArray[np.uint8], inventory: Inventory) -> str 
             )
         both = np.isfinite(sides).all(0)
         if both.sum() >= _FEWEST and all(side[both].std() > 0 for side in sides):
-            found.append(np.corrcoef(sides[0][both], sides[1][both])[0, 1])
-    if not found or np.mean(found) < MIN_REVERSED:
+            correlations.append(np.corrcoef(sides[0][both], sides[1][both])[0, 1])
+    if not correlations or np.mean(correlations) < MIN_REVERSED:
         return None
     return (
         "answers look like reversed scores: people who agree with items keyed + agree with items "
-        f"keyed - as well (r {np.mean(found):.2f}). Answers are about the text as printed: turn items "
+        f"keyed - as well (r {np.mean(correlations):.2f}). Answers are about the text as printed: turn items "
         "keyed - back (6 - score), or their personas point the wrong way"
     )
 

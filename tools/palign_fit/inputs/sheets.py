@@ -8,7 +8,7 @@ from typing import Any
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.row import Row
+from palign_fit.inputs.rows import Row
 from palign_fit.inputs.scale import OffScale
 from vllm_palign.persona import is_persona_id
 
@@ -34,6 +34,7 @@ class Sheets:
         self.off_scale = OffScale()
         self._inventory = inventory
         self._places = {item.id: place for place, item in enumerate(inventory.items)}
+        self._meant = {item.id.lower(): item.id for item in inventory.items}
         self._seen: dict[str, str] = {}
         self._names: list[str] = []
         self._order: list[int] = []
@@ -53,7 +54,8 @@ class Sheets:
         self._first = False
         if self._turn is not None and isinstance(value, dict) and papi.is_papi(value):
             value = self._turn(value)
-        if not isinstance(value, dict) or set(value) != {"id", "answers"}:
+        # The statements of a form are there for who fills it in.
+        if not isinstance(value, dict) or set(value) - {"statements"} != {"id", "answers"}:
             got = sorted(map(str, value))[:8] if isinstance(value, dict) else type(value).__name__
             self._problem(record, f"is {got}, wanted an object with id and answers")
             return
@@ -82,7 +84,10 @@ class Sheets:
         # Two names that differ only in case are one file on some file systems.
         key = name.lower()
         if key in self._seen:
-            self._problem(record, f"id {name!r} is there twice")
+            self._problem(
+                record,
+                f"id {name!r} is there twice, first in {self._seen[key]}; capitals make no other name",
+            )
             return False
         self._seen[key] = record.place
         return True
@@ -112,8 +117,11 @@ class Sheets:
         for item, value in answers.items():
             place = self._places.get(item)
             if place is None:
+                meant = self._meant.get(item.lower())
                 self._problem(
-                    record, f"item {item[:40]!r} is not in inventory {self._inventory.name!r}"
+                    record,
+                    f"item {item[:40]!r} is not in inventory {self._inventory.name!r}"
+                    + (f", which has {meant!r}" if meant else ""),
                 )
             elif value is None:
                 continue

@@ -23,7 +23,7 @@ def parse_sliders(arguments: Sequence[str]) -> dict[str, float]:
 
     Raises InputError listing every problem.
     """
-    found: dict[str, float] = {}
+    given: dict[str, float] = {}
     problems = []
     for argument in arguments:
         name, _, text = argument.partition("=")
@@ -32,17 +32,17 @@ def parse_sliders(arguments: Sequence[str]) -> dict[str, float]:
         shown = repr(argument[:60])
         if letter is None:
             problems.append(f"{shown}: no trait has this name")
-        elif letter in found:
+        elif letter in given:
             problems.append(f"{shown}: {letter} is there twice")
         elif not abs(value) <= MAX_VALUE:
             problems.append(f"{shown}: the value is not a number within the limits")
         if letter is not None:
-            found.setdefault(letter, value)
-    if not problems and not any(found.values()):
+            given.setdefault(letter, value)
+    if not problems and not any(given.values()):
         problems.append("every trait is 0: there is nothing to steer towards")
     if problems:
         raise refuse("traits", problems, _ADVICE)
-    return {trait: found[trait] for trait in TRAITS if found.get(trait)}
+    return {trait: given[trait] for trait in TRAITS if given.get(trait)}
 
 
 def _letter(name: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from palign_fit.errors import FitError, InputError
 from palign_fit.model.memory import refuse_too_large
 from palign_fit.model.narrow import narrower
+from vllm_palign.persona import model_name
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,9 @@ def open_model(
             f"--model {source}: cannot be opened as a causal language model: {first[0][:300]}. "
             "Give a Hugging Face name or a folder with config.json, a tokenizer and safetensors"
         ) from error
-    name = base_model or (Path(source).resolve().name if Path(source).is_dir() else source)
+    name = base_model or (
+        model_name(str(Path(source).resolve())) if Path(source).is_dir() else source
+    )
     opened = wrap(model.to(device), tokenizer, base_model=name)
     # Who names a dtype gets it for everything.
     return replace(opened, gradient_dtype=narrower(model)) if automatic else opened

@@ -36,15 +36,40 @@ class Kind(IntEnum):
 _DENIED = (
     ("am not ", "am "),
     ("am ", "am not "),
+    ("was not ", "was "),
+    ("wasn't ", "was "),
+    ("was ", "was not "),
     ("don't ", ""),
     ("do not ", ""),
+    ("didn't ", "did "),
+    ("did not ", "did "),
     ("can't ", "can "),
     ("cannot ", "can "),
+    ("couldn't ", "could "),
+    ("wouldn't ", "would "),
+    ("shouldn't ", "should "),
+    ("won't ", "will "),
+    ("will not ", "will "),
+    ("haven't ", "have "),
+    ("have not ", "have "),
+    ("hadn't ", "had "),
+    ("had not ", "had "),
+    ("had better not ", "had better "),
+    ("had better ", "had better not "),
+    ("used to ", "did not use to "),
     ("never ", "often "),
     ("rarely ", "often "),
     ("seldom ", "often "),
 )
 _MODAL = re.compile(r"(can|could|will|would|should|may|might|must) ")
+_PERFECT = re.compile(
+    r"(have|had) (?=(?:(?:always|often|ever|long|just|already|sometimes) )?"
+    r"(?:been|had|done|gone|seen|known|met|made|lost|found|felt|taken|given|got|told|said|thought|"
+    r"tried|learned|failed|changed|lied|hurt|broken|written|stolen)\b)"
+)
+"""Before a participle; "have mixed feelings" is none."""
+
+_NEVER = re.compile(r"(have|had|will|was|am) never ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +105,17 @@ class Examples:
 
 def denied(text: str) -> str:
     """The opposite of what follows "I": "make friends easily" -> "do not make friends easily"."""
+    never = _NEVER.match(text)
+    if never:
+        return f"{never[1]} often {text[never.end() :]}"
     for start, instead in _DENIED:
         if text.startswith(start):
             return instead + text.removeprefix(start)
-    modal = _MODAL.match(text)
+    modal = _MODAL.match(text) or _PERFECT.match(text)
     if modal:
         return f"{modal[1]} not {text[modal.end() :]}"
+    if text.startswith("had "):
+        return f"did not have {text.removeprefix('had ')}"
     return f"do not {text}"
 
 
