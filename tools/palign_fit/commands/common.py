@@ -6,9 +6,8 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import typer
 
@@ -19,58 +18,6 @@ from palign_fit.model.cache import Cache, default_folder
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-ModelOption = Annotated[
-    str, typer.Option("--model", help="Hugging Face name or checkpoint folder.")
-]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
-DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own.")
-]
-BaseModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--base-model", help="Model name to record; default: --model, or its folder's name."
-    ),
-]
-AnswersOption = Annotated[
-    Path,
-    typer.Option(
-        "--answers", help="Answers: JSON, JSONL, CSV, Parquet, Arrow, or a folder of such files."
-    ),
-]
-HeadsOption = Annotated[int, typer.Option("--heads", help="How many heads to steer.")]
-DescriptionOption = Annotated[
-    str, typer.Option("--description", help="Free text to record in the persona.")
-]
-InventoryOption = Annotated[
-    Path | None,
-    typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option("--cache", help="Keeps what no input changes; default: ~/.cache/palign-fit."),
-]
-NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")]
-AllowWeakOption = Annotated[
-    bool, typer.Option("--allow-weak", help="A weak persona does not end with exit 3.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
 
 
 def with_exit_codes(command: Command) -> Command:

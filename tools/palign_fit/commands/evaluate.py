@@ -8,68 +8,44 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    AnswersOption,
-    CacheOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    InventoryOption,
-    JsonOption,
-    ModelOption,
-    NoCacheOption,
-    check_file,
-    open_cache,
-    with_exit_codes,
-)
-from palign_fit.commands.measuring import (
-    ApiKeyOption,
-    MarkdownOption,
-    People,
-    ServerOption,
-    StrengthOption,
-    SubjectsOption,
-    TrainItemsOption,
-    listed,
-    open_backend,
-    show,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import check_file, open_cache, with_exit_codes
+from palign_fit.commands.measuring import People, listed, open_backend, show
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.progress import show_progress
 
 
 @with_exit_codes
 def evaluate(
-    model: ModelOption,
-    answers: AnswersOption,
+    model: options.Model,
+    answers: options.Answers,
     personas: Annotated[
         Path | None,
         typer.Option(
             help="Folder of ID.safetensors; without it they are fitted here, and kept in --cache."
         ),
     ] = None,
-    inventory: InventoryOption = None,
-    train_items: TrainItemsOption = None,
+    inventory: options.Inventory = None,
+    train_items: options.TrainItems = None,
     conditions: Annotated[
         str | None, typer.Option(help="Comma-separated; default: all that need no further fitting.")
     ] = None,
     measures: Annotated[
         str, typer.Option(help="Comma-separated: statements, letters, texts, drift.")
     ] = "statements,letters,texts,drift",
-    subjects: SubjectsOption = None,
+    subjects: options.Subjects = None,
     openings: Annotated[int, typer.Option(help="Statements after 1 to 3 user turns.")] = 1,
-    strength: StrengthOption = 1.0,
+    strength: options.Strength = 1.0,
     seed: Annotated[int, typer.Option(help="For samples, fits and bootstrap.")] = 0,
-    markdown: MarkdownOption = None,
-    server: ServerOption = None,
-    api_key: ApiKeyOption = None,
+    markdown: options.Markdown = None,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
     in_flight: Annotated[int, typer.Option(help="Requests to --server at once.")] = IN_FLIGHT,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    cache: CacheOption = None,
-    no_cache: NoCacheOption = False,
-    as_json: JsonOption = False,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    cache: options.Cache = None,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure personas and prompts on answers they were not made from."""
     if markdown is not None:

@@ -8,62 +8,40 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    AnswersOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    InventoryOption,
-    JsonOption,
-    ModelOption,
-    check_file,
-    with_exit_codes,
-)
-from palign_fit.commands.measuring import (
-    ApiKeyOption,
-    MarkdownOption,
-    People,
-    PersonasOption,
-    ServerOption,
-    StrengthOption,
-    SubjectsOption,
-    TrainItemsOption,
-    listed,
-    open_backend,
-    show,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import check_file, with_exit_codes
+from palign_fit.commands.measuring import People, listed, open_backend, show
 from palign_fit.errors import InputError
 from palign_fit.progress import show_progress
 
 
 @with_exit_codes
 def judge(
-    model: ModelOption,
-    answers: AnswersOption,
+    model: options.Model,
+    answers: options.Answers,
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint that rates.")],
     judge_model: Annotated[
         str, typer.Option(help="Its model; the key is read from OPENAI_API_KEY.")
     ],
-    personas: PersonasOption = None,
-    inventory: InventoryOption = None,
-    train_items: TrainItemsOption = None,
+    personas: options.Personas = None,
+    inventory: options.Inventory = None,
+    train_items: options.TrainItems = None,
     conditions: Annotated[
         str,
         typer.Option(help="Of plain, few-shot, personality-prompt, palign, palign+prompt."),
     ] = "plain,personality-prompt,palign",
-    subjects: SubjectsOption = None,
+    subjects: options.Subjects = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer to a question.")] = 120,
-    strength: StrengthOption = 1.0,
+    strength: options.Strength = 1.0,
     seed: Annotated[int, typer.Option(help="For samples, order and bootstrap.")] = 0,
     judge_in_flight: Annotated[int, typer.Option(help="Ratings asked for at once.")] = 8,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one rating.")] = 120.0,
-    markdown: MarkdownOption = None,
-    server: ServerOption = None,
-    api_key: ApiKeyOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    as_json: JsonOption = False,
+    markdown: options.Markdown = None,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    as_json: options.Json = False,
 ) -> None:
     """Let another model rate how well answers to open questions fit each person."""
     if markdown is not None:

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 
-from palign_fit.commands.common import Device, Dtype, inventory_of, quiet_transformers
+from palign_fit.commands import options
+from palign_fit.commands.common import inventory_of, quiet_transformers
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.inputs.answers import Subject, read_answers
@@ -24,32 +24,6 @@ from vllm_palign.persona import Persona, load
 if TYPE_CHECKING:
     from palign_fit.evaluation.tasks import Backend
     from palign_fit.model.model import OpenedModel
-
-
-PersonasOption = Annotated[
-    Path | None, typer.Option("--personas", help="Folder of ID.safetensors, one a subject.")
-]
-TrainItemsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--train-items", help="Item ids that may be learned from; all others are held out."
-    ),
-]
-SubjectsOption = Annotated[
-    int | None, typer.Option("--subjects", help="Measure a sample of so many, drawn with --seed.")
-]
-StrengthOption = Annotated[float, typer.Option("--strength", help="Strength of every persona.")]
-MarkdownOption = Annotated[
-    Path | None, typer.Option("--markdown", help="Also write the report here.")
-]
-ServerOption = Annotated[
-    str | None,
-    typer.Option("--server", help="Measure what this palign server serves, by subject id."),
-]
-ApiKeyOption = Annotated[
-    str | None,
-    typer.Option("--api-key", help="For --server.", envvar="PALIGN_API_KEY", show_envvar=True),
-]
 
 
 @dataclass(frozen=True)
@@ -149,8 +123,8 @@ def open_backend(
     personas: Sequence[Persona],
     progress: Progress,
     *,
-    device: Device,
-    dtype: Dtype,
+    device: options.Device,
+    dtype: options.Dtype,
     server: str | None,
     api_key: str | None,
     strength: float,

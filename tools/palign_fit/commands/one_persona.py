@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -13,11 +12,6 @@ from palign_fit.commands.tally import WEAK
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_bytes
 from vllm_palign.persona import Persona, is_persona_id
-
-PersonaFileOption = Annotated[Path, typer.Option("--out", help="The persona file to write.")]
-NameOption = Annotated[
-    str | None, typer.Option("--name", help="Name to record; default: the file's.")
-]
 
 
 def name_for(out: Path, name: str | None, description: str) -> str:

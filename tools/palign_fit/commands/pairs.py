@@ -8,39 +8,21 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    AllowWeakOption,
-    BaseModelOption,
-    DescriptionOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    HeadsOption,
-    JsonOption,
-    ModelOption,
-    alpha_of,
-    quiet_transformers,
-    with_exit_codes,
-)
-from palign_fit.commands.one_persona import (
-    NameOption,
-    PersonaFileOption,
-    name_for,
-    write_and_tell,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import alpha_of, quiet_transformers, with_exit_codes
+from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.pairs import read_pairs
 from palign_fit.progress import show_progress
 
 
 @with_exit_codes
 def pairs(
-    model: ModelOption,
+    model: options.Model,
     pairs: Annotated[
         Path, typer.Option(help="Prompt, chosen and rejected: JSONL, JSON, Parquet or Arrow.")
     ],
-    out: PersonaFileOption,
-    heads: HeadsOption = 24,
+    out: options.PersonaFile,
+    heads: options.Heads = 24,
     alpha: Annotated[
         str,
         typer.Option(
@@ -48,13 +30,13 @@ def pairs(
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="For samples and held-out folds.")] = 0,
-    name: NameOption = None,
-    description: DescriptionOption = "",
-    base_model: BaseModelOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    allow_weak: AllowWeakOption = False,
-    as_json: JsonOption = False,
+    name: options.Name = None,
+    description: options.Description = "",
+    base_model: options.BaseModel = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    allow_weak: options.AllowWeak = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit one persona from preference pairs: towards what was chosen, away from what was rejected.
 

@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    check_file,
-    quiet_transformers,
-    with_exit_codes,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import check_file, quiet_transformers, with_exit_codes
 from palign_fit.inputs.files import write_text
 from palign_fit.progress import show_progress
 
@@ -34,9 +26,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Page to write; default: report.html in DIR.")
     ] = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    as_json: JsonOption = False,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    as_json: options.Json = False,
 ) -> None:
     """Show a folder of personas as one HTML page that needs no network."""
     from palign_fit.reporting.evaluated import read_evaluation

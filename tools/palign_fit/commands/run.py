@@ -10,21 +10,8 @@ from typing import Annotated
 
 import typer
 
+from palign_fit.commands import options
 from palign_fit.commands.common import (
-    AllowWeakOption,
-    AnswersOption,
-    BaseModelOption,
-    CacheOption,
-    DescriptionOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    HeadsOption,
-    InventoryOption,
-    JsonOption,
-    ModelOption,
-    NoCacheOption,
     alpha_of,
     check_description,
     inventory_of,
@@ -46,14 +33,14 @@ from palign_fit.progress import show_progress
 
 @with_exit_codes
 def run(
-    model: ModelOption,
-    answers: AnswersOption,
+    model: options.Model,
+    answers: options.Answers,
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
-    inventory: InventoryOption = None,
+    inventory: options.Inventory = None,
     method: Annotated[
         str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
     ] = next(iter(METHODS)),
-    heads: HeadsOption = 24,
+    heads: options.Heads = 24,
     alpha: Annotated[
         str,
         typer.Option(
@@ -62,10 +49,10 @@ def run(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
-    description: DescriptionOption = "",
-    base_model: BaseModelOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    description: options.Description = "",
+    base_model: options.BaseModel = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
     check: Annotated[
         bool,
         typer.Option(
@@ -79,13 +66,13 @@ def run(
         float | None,
         typer.Option(help="GB the run may take, refused beyond; default: what is free."),
     ] = None,
-    cache: CacheOption = None,
-    no_cache: NoCacheOption = False,
-    allow_weak: AllowWeakOption = False,
+    cache: options.Cache = None,
+    no_cache: options.NoCache = False,
+    allow_weak: options.AllowWeak = False,
     allow_skipped: Annotated[
         bool, typer.Option("--allow-skipped", help="Skipped subjects do not end with exit 1.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit one persona per subject. Started again, it goes on where it was stopped.
 

@@ -7,29 +7,9 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    AllowWeakOption,
-    BaseModelOption,
-    CacheOption,
-    DescriptionOption,
-    Device,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    HeadsOption,
-    JsonOption,
-    ModelOption,
-    NoCacheOption,
-    open_cache,
-    quiet_transformers,
-    with_exit_codes,
-)
-from palign_fit.commands.one_persona import (
-    NameOption,
-    PersonaFileOption,
-    name_for,
-    write_and_tell,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import open_cache, quiet_transformers, with_exit_codes
+from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.sliders import parse_sliders
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings
@@ -42,18 +22,18 @@ def traits(
         list[str],
         typer.Argument(help="TRAIT=VALUE in standard deviations, -3 to 3; names or O C E A N."),
     ],
-    model: ModelOption,
-    out: PersonaFileOption,
-    heads: HeadsOption = 24,
-    name: NameOption = None,
-    description: DescriptionOption = "",
-    base_model: BaseModelOption = None,
-    device: DeviceOption = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    cache: CacheOption = None,
-    no_cache: NoCacheOption = False,
-    allow_weak: AllowWeakOption = False,
-    as_json: JsonOption = False,
+    model: options.Model,
+    out: options.PersonaFile,
+    heads: options.Heads = 24,
+    name: options.Name = None,
+    description: options.Description = "",
+    base_model: options.BaseModel = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    cache: options.Cache = None,
+    no_cache: options.NoCache = False,
+    allow_weak: options.AllowWeak = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make one persona from Big Five values, without answers.
 
