@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -26,7 +24,7 @@ from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Job, Output, fit_population
+from palign_fit.output.population import Job, Output, fit_population, run_inputs
 from palign_fit.output.shards import ShardOutput
 from palign_fit.progress import show_progress
 
@@ -92,8 +90,8 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.model import checkpoint, prompts
-    from palign_fit.model.model import model_dtype, open_model
+    from palign_fit.model import checkpoint
+    from palign_fit.model.model import open_model
 
     settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
@@ -111,15 +109,7 @@ def run(
         )
         content = checkpoint.digest(opened, kept.folder)
     job = Job(
-        run={
-            "base_model": opened.base_model,
-            "checkpoint": content,
-            "dtype": model_dtype(opened),
-            "prompt": prompts.chat_prefix(opened.tokenizer, prompts.OPENINGS[0]),
-            "inventory": [items.name, items.digest],
-            "settings": asdict(settings),
-            "tool": version("vllm-palign"),
-        },
+        run=run_inputs(opened, content, items, settings),
         name=name,
         description=description,
         refused=refused,
@@ -129,23 +119,15 @@ def run(
 
         def prepare() -> Fitter:
             return open_fitter(
-                opened,
-                items,
-                people.used,
-                settings,
-                checkpoint=content,
-                cache=kept,
-                progress=progress,
-            )
+                opened, items, people.used, settings,
+                checkpoint=content, cache=kept, progress=progress,
+            )  # fmt: skip
 
         for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
             done(1, free=tally.last_was_kept)
-    tally.tell(
-        {"method": method, "model": opened.base_model},
-        seconds=perf_counter() - started,
-        out=out,
-    )
+    head = {"method": method, "model": opened.base_model}
+    tally.tell(head, seconds=perf_counter() - started, out=out)
     tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,11 +16,11 @@ from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model import checkpoint, prompts
+from palign_fit.model import checkpoint
 from palign_fit.model.cache import Cache, key_digest
 from palign_fit.model.model import OpenedModel
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Job, fit_population
+from palign_fit.output.population import Job, fit_population, run_inputs
 from palign_fit.progress import Progress
 from vllm_palign.persona import Persona, load
 
@@ -61,14 +60,8 @@ def fit_learners(
     content = checkpoint.digest(model, cache.folder)
     job = Job(
         run={
-            "base_model": model.base_model,
-            "checkpoint": content,
-            "dtype": str(model.model.dtype),
-            "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
-            "inventory": [inventory.name, inventory.digest],
+            **run_inputs(model, content, inventory, settings),
             "used": np.flatnonzero(learners.used).tolist(),
-            "settings": asdict(settings),
-            "tool": version("vllm-palign"),
         },
         name=None,
         description="",

@@ -12,11 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
+from importlib.metadata import version
 from typing import Any, Protocol
 
 from palign_fit.fit import Fitter, fit_or_refuse
 from palign_fit.inputs.answers import Answers, Refusal, Subject
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.settings import Settings
+from palign_fit.model import prompts
 from palign_fit.model.cache import key_digest
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
 
 
@@ -87,6 +92,21 @@ class Job:
     @cached_property
     def _run(self) -> str:
         return key_digest(self.run)
+
+
+def run_inputs(
+    model: OpenedModel, content: str, inventory: Inventory, settings: Settings
+) -> dict[str, Any]:
+    """``Job.run`` of a fit on ``model``, whose checkpoint has the digest ``content``."""
+    return {
+        "base_model": model.base_model,
+        "checkpoint": content,
+        "dtype": model_dtype(model),
+        "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
+        "inventory": [inventory.name, inventory.digest],
+        "settings": asdict(settings),
+        "tool": version("vllm-palign"),
+    }
 
 
 class Output(Protocol):
