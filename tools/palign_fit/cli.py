@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from palign_fit.commands.evaluate import evaluate
@@ -17,7 +19,7 @@ from palign_fit.commands.unpack import unpack
 _MODEL = "--model HuggingFaceTB/SmolLM2-135M-Instruct"
 _ANSWERS = f"{_MODEL} --answers examples/answers.json"
 
-COMMANDS = {
+COMMANDS: dict[Callable[..., None], str] = {
     run: f"run {_ANSWERS} --out personas/",
     pairs: f"pairs {_MODEL} --pairs examples/pairs_warm.jsonl --out warm.safetensors",
     traits: f"traits extraversion=+1.5 neuroticism=-0.5 {_MODEL} --out lively.safetensors",

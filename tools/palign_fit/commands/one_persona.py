@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -44,7 +45,7 @@ def write_and_tell(
     write_bytes(out, persona.to_bytes())
     fit = persona.fit
     if as_json:
-        told = {"id": persona.name, "path": str(out), "digest": persona.digest}
+        told: dict[str, Any] = {"id": persona.name, "path": str(out), "digest": persona.digest}
         told |= {"alpha": persona.alpha, "seconds": round(seconds, 2), "fit": fit}
         print(json.dumps(told))
     else:

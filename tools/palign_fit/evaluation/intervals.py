@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Reals
-from palign_fit.methods.record import short
+from palign_fit.arrays import Reals, short
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from palign_fit.methods.record import short
+from palign_fit.arrays import short
 from vllm_palign.persona import Persona
 
 TOP_HEADS = 10
