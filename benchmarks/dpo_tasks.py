@@ -23,11 +23,10 @@ from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import Cache
 from palign_fit.model.dialogue import tokenised
-from palign_fit.model.likelihood import perplexity
+from palign_fit.model.likelihood import perplexity, reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement
 from palign_fit.model.steer import steered
-from palign_fit.model.token_tree import reader_for
 
 from vllm_palign.persona import Persona
 
@@ -95,10 +94,8 @@ class Person:
             self.name, np.where(self.sheet.train, self.sheet.subject.agreement, np.nan)
         )
         began = time.perf_counter()
-        (persona,) = self.prepared.fitter.fit_batch([learner])
+        persona = self.prepared.fitter.fit(learner)
         seconds = time.perf_counter() - began
-        if not isinstance(persona, Persona):
-            raise SystemExit(persona.reason)
         return persona, self.prepared.seconds, seconds
 
     def preferences(self, count: int, seed: int) -> list[dict[str, Turns]]:

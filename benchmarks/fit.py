@@ -30,19 +30,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from palign_fit.fit import open_fitter
+from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers
 from palign_fit.inputs.inventory import Inventory, built_in
-from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.settings import Settings
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
 from palign_fit.model.cache import Cache
 from palign_fit.model.checkpoint import digest
+from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import MAX_BATCH, Fitted, Job, fit_population
+from palign_fit.output.population import Fitted, Job, fit_population
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "SmolLM2-135M-Instruct"
@@ -256,7 +255,7 @@ def timed_fit(fitter: Fitter, people: Answers) -> tuple[float, list[Fitted]]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         output = FolderOutput(Path(folder), len(people))
-        outcomes = list(fit_population(people, lambda: (fitter, MAX_BATCH), order, output))
+        outcomes = list(fit_population(people, lambda: fitter, order, output))
     return time.perf_counter() - began, [one for one in outcomes if isinstance(one, Fitted)]
 
 

@@ -24,7 +24,7 @@ SERVING = (
 """Rooms of ``vllm_palign`` from the ground up. Rooms of one floor do not know each other."""
 
 FITTING = (
-    ("errors", "arrays"),
+    ("errors", "arrays", "progress"),
     ("inputs",),
     ("model",),
     ("methods",),

@@ -43,7 +43,7 @@ def subject(inventory: Inventory, seed: int, missing: int = 0, name: str = "ann"
 
 
 def one_fit(fitter: Any, person: Subject) -> Persona:
-    (found,) = fitter.fit_batch([person])
+    found = fitter.fit(person)
     assert isinstance(found, Persona), found
     return found
 
@@ -164,13 +164,13 @@ def test_an_estimate_needs_no_forward_pass_and_says_so(
     quick = PalignFitter(tiny, inventory, EVERY, Settings(heads=5, check=False))
     people = [subject(inventory, seed, name=f"s{seed}") for seed in range(3)]
     found: list[Any] = []
-    assert passes(tiny, lambda: found.extend(quick.fit_batch(people))) == 0
+    assert passes(tiny, lambda: found.extend(map(quick.fit, people))) == 0
     for person, one in zip(people, found, strict=True):
         checked = one_fit(fitter, person)
         assert (one.fit["checked"], checked.fit["checked"]) == (False, True)
         assert (one.offsets == checked.offsets).all()
         assert one.fit["perplexity"] != checked.fit["perplexity"]
-    assert passes(tiny, lambda: fitter.fit_batch(people[:1])) > FOLDS
+    assert passes(tiny, lambda: fitter.fit(people[0])) > FOLDS
 
 
 def test_what_no_subject_changes_is_computed_once(

@@ -117,17 +117,17 @@ def test_a_server_that_is_not_there_ends_with_exit_1(people: Path, tiny_model: P
 def test_a_server_says_what_hugging_face_says(
     tiny_server: Server, tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]]
 ) -> None:
-    from palign_fit.evaluation.server import ServedModel
-    from palign_fit.evaluation.speakers import HuggingFaceSpeaker, ServerSpeaker, Speech
-    from palign_fit.evaluation.tasks import Setting
+    from palign_fit.evaluation.huggingface import HuggingFaceBackend
+    from palign_fit.evaluation.server import ServerBackend
+    from palign_fit.evaluation.tasks import Setting, Speech
     from palign_fit.model.model import open_model
 
     prompt = "You are a very talkative person."
     settings = [Setting(), *(Setting(prompt, one, tiny_personas[1][one]) for one in NAMES)]
     questions = ("How are you?", "A friend plays you a very strange new piece of music.")
     speeches = [Speech(setting, question) for setting in settings for question in questions]
-    here = HuggingFaceSpeaker(open_model(str(tiny_model), device="cpu"), 0.5)
-    served = ServerSpeaker(ServedModel(tiny_server.url, api_key=None, strength=0.5))
+    here = HuggingFaceBackend(open_model(str(tiny_model), device="cpu"), 0.5)
+    served = ServerBackend(tiny_server.url, str(tiny_model), api_key=None, strength=0.5)
     said = here.speak(speeches, 12, lambda _: None)
     assert served.speak(speeches, 12, lambda _: None) == said
     assert len(set(said)) == len(said)

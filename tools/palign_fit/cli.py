@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from palign_fit.commands.evaluate import evaluate
@@ -14,44 +16,33 @@ from palign_fit.commands.run import run
 from palign_fit.commands.traits import traits
 from palign_fit.commands.unpack import unpack
 
+_MODEL = "--model HuggingFaceTB/SmolLM2-135M-Instruct"
+_ANSWERS = f"{_MODEL} --answers examples/answers.json"
+
+COMMANDS: dict[Callable[..., None], str] = {
+    run: f"run {_ANSWERS} --out personas/",
+    pairs: f"pairs {_MODEL} --pairs examples/pairs_warm.jsonl --out warm.safetensors",
+    traits: f"traits extraversion=+1.5 neuroticism=-0.5 {_MODEL} --out lively.safetensors",
+    evaluate: f"evaluate {_ANSWERS} --personas personas/",
+    judge: f"judge {_ANSWERS} --personas personas/ --judge-url https://api.openai.com --judge-model gpt-4o",
+    inspect: "inspect personas/alice.safetensors --plot alice.png",
+    report: f"report personas/ --evaluation evaluation.json {_MODEL}",
+    unpack: "unpack shards/ s41 s977 --out personas/",
+    inventory: "inventory --out items.csv",
+    make_template: "template --out answers.json",
+}
+"""Each command and its example, whose first word is its name."""
+
 app = typer.Typer(
     name="palign-fit",
     help="Fit personas from questionnaire answers, and look at persona files.",
-    epilog="Example: palign-fit run --model Qwen/Qwen2.5-1.5B-Instruct --answers alice.json --out personas/",
+    epilog=f"Example: palign-fit {COMMANDS[run]}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-app.command(
-    epilog="Example: palign-fit run --model HuggingFaceTB/SmolLM2-135M-Instruct "
-    "--answers examples/answers.json --out personas/"
-)(run)
-app.command(
-    epilog="Example: palign-fit pairs --model HuggingFaceTB/SmolLM2-135M-Instruct "
-    "--pairs examples/pairs_warm.jsonl --out warm.safetensors"
-)(pairs)
-app.command(
-    epilog="Example: palign-fit traits extraversion=+1.5 neuroticism=-0.5 "
-    "--model HuggingFaceTB/SmolLM2-135M-Instruct --out x.safetensors"
-)(traits)
-app.command(
-    epilog="Example: palign-fit evaluate --model HuggingFaceTB/SmolLM2-135M-Instruct "
-    "--answers examples/answers.json --personas personas/"
-)(evaluate)
-app.command(
-    epilog="Example: palign-fit judge --model HuggingFaceTB/SmolLM2-135M-Instruct --answers "
-    "examples/answers.json --personas personas/ --judge-url https://api.openai.com --judge-model gpt-4o"
-)(judge)
-app.command(epilog="Example: palign-fit inspect personas/alice.safetensors --plot alice.png")(
-    inspect
-)
-app.command(
-    epilog="Example: palign-fit report personas/ --evaluation evaluation.json --model MODEL"
-)(report)
-app.command(epilog="Example: palign-fit unpack shards/ s41 s977 --out personas/")(unpack)
-app.command(epilog="Example: palign-fit inventory --out items.csv")(inventory)
-app.command("template", epilog="Example: palign-fit template --out answers.json")(make_template)
+for command, example in COMMANDS.items():
+    app.command(example.split()[0], epilog=f"Example: palign-fit {example}")(command)
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -10,13 +11,49 @@ from palign_fit.arrays import Mask
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.fitter import Fitter
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.pas_reference.fitter import ReferenceFitter
-from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.methods.settings import Settings, check_heads, check_subject
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
+
+
+class Fitter(Protocol):
+    """What fits: everything that no subject changes is prepared."""
+
+    def fit(self, subject: Subject) -> Persona:
+        """The persona of ``subject``, whom no other changes. Raises InputError for answers that cannot be
+        fitted."""
+
+
+class Method(Protocol):
+    """Prepares a fitter. ``used`` bool [N]: items with an answer by anybody; the others do not exist for
+    the fit. ``cache`` is used where ``checkpoint`` (``checkpoint.digest``) says what the model is.
+    ``progress`` hears of every stage. Raises FitError for a model that cannot be fitted."""
+
+    def __call__(
+        self,
+        model: OpenedModel,
+        inventory: Inventory,
+        used: Mask,
+        settings: Settings,
+        *,
+        checkpoint: str = "",
+        cache: Cache | None = None,
+        progress: Progress = no_progress,
+    ) -> Fitter: ...
+
+
+METHODS: Mapping[str, Method] = {"palign": PalignFitter, "pas-reference": ReferenceFitter}
+"""What ``--method`` may be, the default first."""
+
+
+def check_method(name: str) -> None:
+    """Raises InputError for a method that is not there."""
+    if name not in METHODS:
+        raise InputError(f"--method {name[:40]!r}: wanted one of {', '.join(METHODS)}")
 
 
 def open_fitter(
@@ -27,23 +64,25 @@ def open_fitter(
     *,
     checkpoint: str = "",
     cache: Cache | None = None,
-    tick: Callable[[int], None] = lambda _: None,
+    progress: Progress = no_progress,
 ) -> Fitter:
-    """The fitter of ``settings.method``, everything shared by subjects computed.
+    """The fitter of ``settings.method``, everything shared by subjects computed; see ``Method``.
 
-    ``used`` bool [N]: items with an answer by anybody; the others do not exist for the fit. ``cache``
-    is used where ``checkpoint`` (``checkpoint.digest``) says what the model is. ``tick`` hears of
-    examples read. Raises InputError for settings the model cannot follow, FitError for a
-    model that cannot be fitted.
+    Raises InputError for settings the model cannot follow, FitError for a model that cannot be fitted.
     """
-    most = model.num_layers * model.num_heads
-    if settings.heads > most:
-        raise InputError(f"--heads {settings.heads}: {model.base_model} has {most} heads in all")
-    if settings.method == PalignFitter.name:
-        return PalignFitter(
-            model, inventory, used, settings, checkpoint=checkpoint, cache=cache, tick=tick
-        )
-    return ReferenceFitter(model, inventory, settings, tick)
+    check_method(settings.method)
+    check_heads(settings.heads, model)
+    return METHODS[settings.method](
+        model, inventory, used, settings, checkpoint=checkpoint, cache=cache, progress=progress
+    )
+
+
+def fit_or_refuse(fitter: Fitter, subject: Subject) -> Persona | Refusal:
+    """The persona of ``subject``, or why there is none."""
+    try:
+        return fitter.fit(subject)
+    except InputError as error:
+        return Refusal(subject.id, str(error))
 
 
 def fit_personas(
@@ -52,7 +91,9 @@ def fit_personas(
     subjects: Sequence[Subject],
     settings: Settings,
     *,
-    tick: Callable[[int], None] = lambda _: None,
+    checkpoint: str = "",
+    cache: Cache | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[Persona]:
     """One persona a subject, in order; what the model is needed for is computed once for all.
 
@@ -61,9 +102,8 @@ def fit_personas(
     for subject in subjects:
         check_subject(subject)
     used = np.any([np.isfinite(subject.agreement) for subject in subjects], axis=0)
-    fitter = open_fitter(model, inventory, used, settings, tick=tick)
+    fitter = open_fitter(
+        model, inventory, used, settings, checkpoint=checkpoint, cache=cache, progress=progress
+    )
     for subject in subjects:
-        (found,) = fitter.fit_batch([subject])
-        if isinstance(found, Refusal):
-            raise InputError(found.reason)
-        yield found
+        yield fitter.fit(subject)

@@ -19,12 +19,12 @@ from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_an
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory, Item
 from palign_fit.model import prompts
-from palign_fit.model.likelihood import perplexity
-from palign_fit.model.token_tree import in_rows, packed, reader_for
+from palign_fit.model.likelihood import in_rows, perplexity, reader_for
+from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
-from vllm_palign.persona import Persona, save
+from vllm_palign.persona import Persona, load, save
 
 CHEAP = ["--measures", "statements,drift", "--device", "cpu"]
 
@@ -316,6 +316,40 @@ def test_every_condition_and_measure_is_in_the_report(
     assert set(report["baselines"]) == {"constant", "own-mean", "own-trait-means"}
     text = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in text for name in CONDITIONS)
+
+
+def test_personas_fitted_for_an_evaluation_are_kept_and_the_next_one_fits_nobody(
+    people: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Each run fitted everybody anew, without the cache, and threw the personas away."""
+    ask = ["evaluate", "--model", tiny_checkpoint, "--answers", people / "answers.json", *CHEAP]
+    ask += ["--train-items", people / "train.txt", "--conditions", "palign", "--cache", tmp_path]
+    first = json.loads(call(*ask, "--json").stdout)
+    folder = Path(first["fitted_in"]["palign"])
+    assert folder.is_relative_to(tmp_path)
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert set(written) == {"ann.safetensors", "ben.safetensors", "cleo.safetensors"}
+    assert [one["persona"]["digest"] for one in first["subjects"]] == [
+        load(folder / f"{one['id']}.safetensors").digest for one in first["subjects"]
+    ]
+    (folder / "ben.safetensors").unlink()
+    again = call(*ask, "--json")
+    assert {**json.loads(again.stdout), "seconds": 0} == {**first, "seconds": 0}
+    now = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {name for name in written if now[name] != written[name]} == {"ben.safetensors"}
+    assert str(folder) in "".join(call(*ask).stdout.split())
+
+
+def test_without_a_cache_an_evaluation_keeps_nothing(
+    people: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    result = call(
+        "evaluate", "--model", tiny_checkpoint, "--answers", people / "answers.json", *CHEAP,
+        "--train-items", people / "train.txt", "--conditions", "palign", "--subjects", 1,
+        "--cache", tmp_path / "cache", "--no-cache", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0 and json.loads(result.stdout)["fitted_in"] == {}
+    assert not (tmp_path / "cache").exists()
 
 
 def test_given_personas_are_measured_on_what_they_never_saw(

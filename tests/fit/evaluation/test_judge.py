@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.cli import app
-from palign_fit.evaluation.rater import Rater
-from palign_fit.evaluation.rubric import QUESTIONS, judge_messages, parse_rating
+from palign_fit.evaluation.judge import QUESTIONS, Rater, judge_messages, parse_rating
 from palign_fit.inputs.inventory import Inventory
 from typer.testing import CliRunner, Result
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from palign_fit.inputs.answers import Subject
+from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods import budget as module
 from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
+from palign_fit.methods.palign.fitter import PalignFitter
+from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads
-from palign_fit.model.cache import Cache
+
+from tests.fit.conftest import answer_sheet
 
 PLAIN = 20.0
 HEADS = SteeredHeads(
@@ -45,14 +51,6 @@ def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
     costs(monkeypatch, lambda alpha: -0.01 * alpha)
     budget = Budget.measure(tiny, [(HEADS, 1.0)])
     assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA
-
-
-def test_a_measurement_is_kept(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
-    key: dict[str, object] = {"k": 1}
-    first = Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path))
-    monkeypatch.setattr(module, "perplexity", None)
-    assert Budget.measure(tiny, [(HEADS, 1.0)], key=key, cache=Cache(tmp_path)) == first
 
 
 @given(
@@ -92,3 +90,16 @@ def test_one_correction_brings_a_quadratic_cost_near_the_target(
     for start in (0.6 * right, right, 1.8 * right):
         alpha, _ = Budget(None, PLAIN, 1.0).checked(HEADS, start)  # type: ignore[arg-type]
         assert alpha == pytest.approx(right, rel=0.01)
+
+
+def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
+    tiny: Any, inventory: Inventory
+) -> None:
+    every = np.ones(120, bool)
+    ann = Subject("ann", np.array(list(answer_sheet(inventory, 1).values()), float))
+    for alpha, said in ((None, True), (MAX_ALPHA, False)):
+        fitter = PalignFitter(tiny, inventory, every, Settings(heads=5, alpha=alpha, check=False))
+        fitter.budget, fitter.reach = replace(fitter.budget, rate=0.0), 1.0
+        persona = fitter.fit(ann)
+        assert persona.alpha == MAX_ALPHA
+        assert any("alpha stops at 20" in text for text in persona.fit["warnings"]) is said

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from palign_fit.arrays import Mask
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.inventory import Inventory, Item
 from palign_fit.inputs.traits import TRAITS
+from palign_fit.methods.palign import reach
 from palign_fit.methods.palign.fitter import PalignFitter
-from palign_fit.methods.palign.reach import FEWEST, REACHES, find_reach
+from palign_fit.methods.palign.reach import REACHES, longest
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.steering import SteeredHeads
+from palign_fit.methods.traits import TraitFitter
 from palign_fit.model.cache import Cache
 
 from tests.fit.conftest import answer_sheet
-from vllm_palign.persona import Persona
-
-KEY: dict[str, object] = {"k": 1}
 
 
 @pytest.mark.parametrize(
@@ -39,20 +38,36 @@ KEY: dict[str, object] = {"k": 1}
 def test_the_longest_reach_that_carries_about_as_well_as_any(
     carried: Sequence[float], reach: float
 ) -> None:
-    assert find_reach(lambda: carried, 120, key=KEY, cache=None) == reach
+    assert longest(carried, 120) == reach
 
 
-def test_it_is_measured_once_and_not_on_a_handful_of_items(tmp_path: Path) -> None:
-    asked: list[None] = []
-
-    def carried() -> list[float]:
-        asked.append(None)
-        return [0.1, 0.3, 0.3]
-
-    assert find_reach(carried, FEWEST - 1, key=KEY, cache=None) == 1.0 and not asked
-    for _ in range(2):
-        assert find_reach(carried, FEWEST, key=KEY, cache=Cache(tmp_path)) == 0.5
-    assert len(asked) == 1
+def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_check(
+    tiny: Any, inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--no-check`` and another inventory find it done, and so does ``traits``."""
+    kept: dict[str, Any] = {"checkpoint": "abc", "cache": Cache(tmp_path)}
+    every = np.ones(120, bool)
+    first = PalignFitter(tiny, inventory, every, Settings(heads=5), **kept)
+    monkeypatch.setattr(reach, "carried", None)
+    monkeypatch.setattr(reach.Budget, "measure", None)
+    texts = [item.text for item in inventory.items[:40]]
+    own = Inventory(
+        "own",
+        tuple(
+            Item(f"x{n}", f"{text} at home", "OCEAN"[n % 5], "f", 1 - 2 * (n % 2))
+            for n, text in enumerate(texts)
+        ),
+    )
+    for other, used, settings in (
+        (inventory, every, Settings(heads=5, check=False)),
+        (inventory, np.arange(120) > 3, Settings(heads=5, seed=3)),
+        (own, np.ones(40, bool), Settings(heads=5, check=False)),
+    ):
+        again = PalignFitter(tiny, other, used, settings, **kept)
+        assert (again.reach, again.budget) == (first.reach, first.budget)
+    TraitFitter(tiny, 5, **kept)
+    with pytest.raises(TypeError):
+        PalignFitter(tiny, inventory, every, Settings(heads=4), **kept)
 
 
 def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inventory) -> None:
@@ -66,28 +81,25 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
     class Bent:
         def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> np.ndarray:
             for blind in whole.blind:
-                for place, sign, steering, disturbance in whole._typical(blind):
-                    if (steering.offsets == heads.offsets).all():
-                        part = alpha / whole.budget.alpha(disturbance)
-                        return np.asarray(
-                            (sign * keys[:, place] + (part > 0.3) * 20 * keys[:, 0] ** 2)[rows]
-                        )
+                for someone in blind.typical():
+                    if (someone.steering.offsets == heads.offsets).all():
+                        part = alpha / whole.budget.alpha(someone.disturbance)
+                        trait = someone.sign * keys[:, someone.trait]
+                        return np.asarray((trait + (part > 0.3) * 20 * keys[:, 0] ** 2)[rows])
             raise AssertionError("none of the typical people")
 
-    bent = copy.copy(whole)
-    bent.baseline = Bent()  # type: ignore[assignment]
-    carried = bent._carried(every, lambda _: None)
+    bent: Any = Bent()
+    carried = reach.carried(bent, whole.budget, whole.blind, whole.folds)
     assert len(carried) == len(REACHES) and carried[2] == pytest.approx(1)
     assert max(carried[:2]) < 0.6
     quarter = copy.copy(whole)
-    quarter.reach = find_reach(lambda: carried, 120, key=KEY, cache=None)
+    quarter.reach = longest(carried, 120)
     assert quarter.reach == 0.25
     whole.reach = 1.0
     ann = Subject(
         "ann", np.array([np.nan if v is None else v for v in answer_sheet(inventory, 1).values()])
     )
-    (full,), (short,) = whole.fit_batch([ann]), quarter.fit_batch([ann])
-    assert isinstance(full, Persona) and isinstance(short, Persona)
+    full, short = whole.fit(ann), quarter.fit(ann)
     assert short.alpha == pytest.approx(full.alpha / 4, rel=0.01)
     assert (short.offsets == full.offsets).all()
     assert full.fit["alpha_from"] == "perplexity"
@@ -97,7 +109,7 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
 def test_who_gives_alpha_does_not_wait_for_what_would_choose_it(
     tiny: Any, inventory: Inventory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PalignFitter, "_carried", None)
+    monkeypatch.setattr(reach, "carried", None)
     every = np.ones(120, bool)
     given = Settings(heads=5, alpha=2.0)
     assert PalignFitter(tiny, inventory, every, given).reach == 1.0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
+from palign_fit.model.continuations import Prefix, collect
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import wrap
 from palign_fit.model.steer import steered_by
@@ -43,7 +43,7 @@ def loglik(model: Any, prefix: list[int], line: list[int], added: np.ndarray[Any
 
 def test_gradients_are_the_slope_of_the_likelihood_under_steering(double: Any) -> None:
     prefix, lines = read(double)
-    gradients = read_gradients(double, prefix, lines).gradients
+    gradients = read_gradients(double, Prefix(double, prefix), lines).gradients
     assert gradients.shape == (len(TEXTS), LAYERS, HEADS, HEAD_DIM)
     rng = np.random.default_rng(0)
     for row, line in enumerate(lines):
@@ -57,13 +57,14 @@ def test_gradients_are_the_slope_of_the_likelihood_under_steering(double: Any) -
 def test_outputs_are_the_head_outputs_at_the_last_token(tiny: Any) -> None:
     prefix, lines = read(tiny)
     heard: list[int] = []
-    found = read_gradients(tiny, prefix, lines, heard.append)
+    found = read_gradients(tiny, Prefix(tiny, prefix), lines, heard.append)
     assert np.allclose(found.outputs, collect(tiny, prefix, lines), atol=1e-5)
     assert sum(heard) == len(lines)
 
 
 def test_the_model_is_left_as_it_was(tiny: Any) -> None:
-    read_gradients(tiny, *read(tiny))
+    prefix, lines = read(tiny)
+    read_gradients(tiny, Prefix(tiny, prefix), lines)
     assert all(weight.requires_grad for weight in tiny.model.parameters())
     assert all(weight.grad is None for weight in tiny.model.parameters())
     assert not any(module._forward_pre_hooks for module in tiny.projections)

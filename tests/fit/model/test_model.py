@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from palign_fit.errors import FitError, InputError
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
+from palign_fit.model.continuations import collect
 from palign_fit.model.likelihood import perplexity, statement_loglik
 from palign_fit.model.model import find_projections, model_dtype, open_model, wrap
 from palign_fit.model.steer import steered

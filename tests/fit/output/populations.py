@@ -1,7 +1,7 @@
 """A population that is fitted in no time, for what is about files and not about fits.
 
 ``python -m tests.fit.output.populations OUT SHARD COUNT PAUSE`` fits COUNT subjects into OUT, shards of SHARD
-or 0 for single files, PAUSE seconds after each batch of 5.
+or 0 for single files, PAUSE seconds before each.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from palign_fit.inputs.answers import Answers, Refusal, Subject
+from palign_fit.errors import InputError
+from palign_fit.inputs.answers import Answers, Subject
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, Outcome, Output, fit_population
 from palign_fit.output.shards import ShardOutput
 
 from vllm_palign.persona import Persona
 
-ITEMS, BATCH = 8, 5
+ITEMS = 8
 
 
 def answers(count: int, seed: int = 0) -> Answers:
@@ -34,16 +35,11 @@ class Stub:
     def __init__(self, refused: Sequence[str] = (), pause: float = 0.0) -> None:
         self.refused, self.pause = set(refused), pause
         self.fitted: list[str] = []
-        self.batches: list[int] = []
 
-    def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
-        self.batches.append(len(subjects))
+    def fit(self, subject: Subject) -> Persona:
         time.sleep(self.pause)
-        return [self._fit(one) for one in subjects]
-
-    def _fit(self, subject: Subject) -> Persona | Refusal:
         if subject.id in self.refused:
-            return Refusal(subject.id, f"subject {subject.id!r}: no")
+            raise InputError(f"subject {subject.id!r}: no")
         self.fitted.append(subject.id)
         measured = dict.fromkeys(("alignment", "effect", "perplexity", "perplexity_plain"), 0.5)
         return Persona(
@@ -68,7 +64,7 @@ def fit(
         ShardOutput(out, shard, len(people)) if shard else FolderOutput(out, len(people))
     )
     job = Job(run={"settings": run}, name=None, description="", refused={})
-    return list(fit_population(people, lambda: (fitter or Stub(), BATCH), job, output))
+    return list(fit_population(people, lambda: fitter or Stub(), job, output))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from palign_fit.cli import app
-from palign_fit.commands import progress
 from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Refusal
+from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.output import shards
 from palign_fit.output.folder import InUse
-from palign_fit.output.population import MAX_BATCH, Fitted, batch_size, resident_bytes
+from palign_fit.output.population import Fitted
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
-from tests.fit.output.populations import BATCH, Stub, answers, fit
-from vllm_palign.persona import load
+from tests.fit.output.populations import Stub, answers, fit
+from vllm_palign.persona import Persona, load
 
 
 def call(*arguments: object) -> Result:
@@ -39,7 +38,6 @@ def test_every_subject_gets_its_own_file_in_the_order_of_the_answers(tmp_path: P
     people, stub = answers(13), Stub()
     found = fit(people, tmp_path / "o", fitter=stub)
     assert [one.id for one in found] == list(people.ids) == stub.fitted
-    assert max(stub.batches) == BATCH
     for place, subject in enumerate(people):
         persona = load(tmp_path / "o" / f"{subject.id}.safetensors")
         assert (persona.offsets[0] == people.table[place]).all()
@@ -65,7 +63,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
     ]
     done_before: dict[str, int] = {}
     for kill in range(3):
-        process = subprocess.Popen([*command, "0.08"], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, "0.016"], stderr=subprocess.DEVNULL)
         goal = len(done_before) + 1 + kill
         while process.poll() is None and len(list(out.glob("[ps]*"))) < goal:
             time.sleep(0.005)
@@ -81,6 +79,18 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
     assert subprocess.run([*command, "0"]).returncode == 0
     assert digests(out) == digests(tmp_path / "whole")
     assert done_before.items() <= {one.name: one.stat().st_ino for one in out.iterdir()}.items()
+
+
+def test_a_killed_run_loses_nobody_who_was_finished(tmp_path: Path) -> None:
+    class Killed(Stub):
+        def fit(self, subject: Subject) -> Persona:
+            if subject.id == "s7":
+                raise KeyboardInterrupt
+            return super().fit(subject)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(answers(12), tmp_path, fitter=Killed())
+    assert sorted(digests(tmp_path)) == [f"s{n}.safetensors" for n in range(7)]
 
 
 @pytest.mark.parametrize("shard", [0, 5])
@@ -187,29 +197,6 @@ def test_shards_of_another_run_are_refused_before_any_work(tmp_path: Path) -> No
         fit(answers(8), tmp_path, shard=4)
     with pytest.raises(InputError, match="wanted 1 to"):
         fit(answers(8), tmp_path, shard=-1)
-
-
-def test_the_batch_follows_the_memory_that_is_left() -> None:
-    assert batch_size(None, 0, 10**6) == MAX_BATCH
-    small, large = batch_size(4, 10**9, 10**7), batch_size(8, 10**9, 10**7)
-    assert 1 < small < large < MAX_BATCH
-    with pytest.raises(InputError, match=r"--memory 1: 2\.0 GB are taken"):
-        batch_size(1, 2 * 10**9, 10**6)
-    assert 10**7 < resident_bytes() < 10**11
-
-
-def test_without_a_terminal_a_long_run_says_how_far_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
-    with progress.progress(1000) as (_, done):
-        for place in range(600):
-            now[0] += 0 if place < 100 else 0.5
-            done(place < 100)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 8
-    assert lines[0] == "palign-fit: 160 of 1000 subjects, 2 a second, 7:00 left"
 
 
 @pytest.fixture(scope="module")

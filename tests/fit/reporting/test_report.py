@@ -19,7 +19,7 @@ from palign_fit.cli import app
 from palign_fit.errors import InputError
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.reporting import samples, sources
-from palign_fit.reporting.axis import Axis
+from palign_fit.reporting.charts import Axis
 from palign_fit.reporting.evaluated import read_evaluation
 from palign_fit.reporting.page import overview, render
 from typer.testing import CliRunner, Result
@@ -260,8 +260,8 @@ def test_what_does_not_belong_together_ends_with_exit_2_and_no_page(
 def test_the_sample_answers_are_the_steered_models_own(tiny: Any, tmp_path: Path) -> None:
     from contextlib import nullcontext
 
-    from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
-    from palign_fit.evaluation.tasks import Setting
+    from palign_fit.evaluation.huggingface import HuggingFaceBackend
+    from palign_fit.evaluation.tasks import Setting, Speech
 
     strong = persona(alpha=8.0)
     save(strong, tmp_path / "ann.safetensors")
@@ -270,7 +270,7 @@ def test_the_sample_answers_are_the_steered_models_own(tiny: Any, tmp_path: Path
         tiny, samples.chosen(found, tiny), lambda *_: nullcontext(lambda _: None)
     )
     asked = [Speech(Setting(persona_id="ann", persona=strong), q.text) for q in samples.ASKED]
-    own = HuggingFaceSpeaker(tiny, 1.0).speak(asked, samples.MAX_TOKENS, lambda _: None)
+    own = HuggingFaceBackend(tiny, 1.0).speak(asked, samples.MAX_TOKENS, lambda _: None)
     assert [one.steered for one in spoken["ann"].samples] == own
     assert own != [one.plain for one in spoken["ann"].samples]
     curve = spoken["ann"].curve

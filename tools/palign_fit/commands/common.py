@@ -6,43 +6,18 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import typer
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
 from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
+from palign_fit.model.cache import Cache, default_folder
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-DtypeOption = Annotated[
-    Dtype,
-    typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own."),
-]
-InventoryOption = Annotated[
-    Path | None,
-    typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
 
 
 def with_exit_codes(command: Command) -> Command:
@@ -70,16 +45,6 @@ def quiet_transformers() -> None:
         logging.disable_progress_bar()
 
 
-def inventory_of(path: Path | None) -> Inventory:
-    """--inventory, its doubtful texts named on stderr; without, the built-in one. Raises InputError."""
-    if path is None:
-        return built_in()
-    inventory = read_inventory(path)
-    for note in inventory.notes:
-        typer.echo(f"palign-fit: {note}", err=True)
-    return inventory
-
-
 def alpha_of(text: str) -> float | None:
     """--alpha: None for auto, else a finite number. Raises InputError."""
     if text == "auto":
@@ -97,6 +62,26 @@ def check_description(text: str) -> None:
     """Raises InputError for what a persona file does not keep."""
     if len(text) > 1000 or not text.isprintable():
         raise InputError("--description: wanted at most 1000 printable characters")
+
+
+def inventory_of(path: Path | None) -> Inventory:
+    """--inventory, its doubtful texts named on stderr; without, the built-in one. Raises InputError."""
+    if path is None:
+        return built_in()
+    inventory = read_inventory(path)
+    for note in inventory.notes:
+        typer.echo(f"palign-fit: {note}", err=True)
+    return inventory
+
+
+def check_file(option: str, path: Path) -> None:
+    """Refuse, before any work is done, a place where no file can be written. Raises InputError."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{option} {path}: wanted a file in a folder that is there")
+
+
+def open_cache(folder: Path | None, no_cache: bool) -> Cache:
+    return Cache(None if no_cache else folder or default_folder())
 
 
 def emit(text: str, out: Path | None) -> None:

@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import JsonOption, with_exit_codes
+from palign_fit.commands import options
+from palign_fit.commands.common import with_exit_codes
 from vllm_palign.persona import load
 
 
 @with_exit_codes
 def inspect(
     file: Annotated[Path, typer.Argument(help="A persona file.")],
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the head map, as PNG.")] = None,
 ) -> None:
     """Show what is in a persona file."""

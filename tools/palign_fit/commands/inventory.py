@@ -8,20 +8,14 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    InventoryOption,
-    JsonOption,
-    OutOption,
-    emit,
-    inventory_of,
-    with_exit_codes,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import emit, inventory_of, with_exit_codes
 from palign_fit.inputs.answers import form, template
 from palign_fit.inputs.inventory import built_in
 
 
 @with_exit_codes
-def inventory(out: OutOption = None, as_json: JsonOption = False) -> None:
+def inventory(out: options.Out = None, as_json: options.Json = False) -> None:
     """Print the built-in inventory: 120 items of our own wording, CC0. CSV, or JSON with --json."""
     items = built_in()
     emit(items.to_json() + "\n" if as_json else items.to_csv(), out)
@@ -29,14 +23,14 @@ def inventory(out: OutOption = None, as_json: JsonOption = False) -> None:
 
 @with_exit_codes
 def make_template(
-    inventory: InventoryOption = None,
+    inventory: options.Inventory = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="File to write, NAME.csv for a form that people fill in; default: JSON to stdout."
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print an answers file with every statement, to fill in with 1 (very inaccurate) to 5 (very accurate).
 

@@ -3,120 +3,70 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    Device,
-    Dtype,
-    DtypeOption,
-    InventoryOption,
-    JsonOption,
-    inventory_of,
-    quiet_transformers,
-    with_exit_codes,
-)
-from palign_fit.commands.measuring import (
-    bars,
-    check_made_for,
-    check_target,
-    listed,
-    personas_of,
-    sample,
-    show,
-)
+from palign_fit.commands import options
+from palign_fit.commands.common import check_file, with_exit_codes
+from palign_fit.commands.measuring import People, listed, open_backend, show
 from palign_fit.errors import InputError
-from palign_fit.inputs.answers import read_answers
-
-if TYPE_CHECKING:
-    from palign_fit.evaluation.speakers import Speaker
-    from vllm_palign.persona import Persona
+from palign_fit.progress import show_progress
 
 
 @with_exit_codes
 def judge(
-    model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
-    answers: Annotated[Path, typer.Option(help="Answers: who the persons are.")],
+    model: options.Model,
+    answers: options.Answers,
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint that rates.")],
     judge_model: Annotated[
         str, typer.Option(help="Its model; the key is read from OPENAI_API_KEY.")
     ],
-    personas: Annotated[Path | None, typer.Option(help="Folder of ID.safetensors.")] = None,
-    inventory: InventoryOption = None,
-    train_items: Annotated[
-        Path | None, typer.Option(help="Item ids that may be learned from.")
-    ] = None,
+    personas: options.Personas = None,
+    inventory: options.Inventory = None,
+    train_items: options.TrainItems = None,
     conditions: Annotated[
         str,
         typer.Option(help="Of plain, few-shot, personality-prompt, palign, palign+prompt."),
     ] = "plain,personality-prompt,palign",
-    subjects: Annotated[
-        int | None, typer.Option(help="Judge a sample of so many, drawn with --seed.")
-    ] = None,
+    subjects: options.Subjects = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer to a question.")] = 120,
-    strength: Annotated[float, typer.Option(help="Strength of every persona.")] = 1.0,
+    strength: options.Strength = 1.0,
     seed: Annotated[int, typer.Option(help="For samples, order and bootstrap.")] = 0,
     judge_in_flight: Annotated[int, typer.Option(help="Ratings asked for at once.")] = 8,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for one rating.")] = 120.0,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the report here.")] = None,
-    server: Annotated[
-        str | None, typer.Option(help="Ask this palign server instead of loading the model.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="For --server.", envvar="PALIGN_API_KEY", show_envvar=True)
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    as_json: JsonOption = False,
+    markdown: options.Markdown = None,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    as_json: options.Json = False,
 ) -> None:
     """Let another model rate how well answers to open questions fit each person."""
-    check_target(markdown)
-    items = inventory_of(inventory)
-    sheets = read_answers(answers, items)
-    people, chosen = sample(sheets, subjects, seed)
+    if markdown is not None:
+        check_file("--markdown", markdown)
+    people = People.read(answers, inventory, subjects, seed, train_items, personas)
     from palign_fit.evaluation.conditions import CONDITIONS, PALIGN
+    from palign_fit.evaluation.judge import Rater
     from palign_fit.evaluation.judging import JudgePlan, judge_personas
-    from palign_fit.evaluation.rater import Rater
-    from palign_fit.evaluation.split import read_train_items, split
+    from palign_fit.evaluation.split import split_all
 
     plan = JudgePlan(listed(conditions), max_tokens=max_tokens, strength=strength, seed=seed)
     rater = Rater(
         judge_url, judge_model, os.environ.get("OPENAI_API_KEY"), judge_in_flight, timeout
     )
-    train = read_train_items(train_items, items) if train_items else None
-    files = personas_of(personas, people) if personas else None
     steered = any(CONDITIONS[name].method for name in plan.conditions)
-    if steered and files is None and server is None:
+    if steered and people.files is None and server is None:
         raise InputError("--personas: is missing; palign-fit run writes them, or leave out palign")
-    given: Sequence[Persona | None] = files or [None] * len(people)
-    split_sheets = [
-        split(subject, items, train, persona)
-        for subject, persona in zip(people, given, strict=True)
-    ]
-    quiet_transformers()
+    sheets = split_all(people.subjects, people.items, people.train, people.files)
+    known = {PALIGN: people.files} if people.files else {}
     started = perf_counter()
-    speaker: Speaker
-    notes: list[str] = []
-    if server is not None:
-        from palign_fit.evaluation.server import ServedModel
-        from palign_fit.evaluation.speakers import ServerSpeaker
-
-        speaker = ServerSpeaker(ServedModel(server, api_key=api_key, strength=strength))
-    else:
-        from palign_fit.evaluation.speakers import HuggingFaceSpeaker
-        from palign_fit.model.model import open_model
-
-        opened = open_model(model, device=device.value, dtype=dtype.value)
-        notes = check_made_for(opened, files or ())
-        speaker = HuggingFaceSpeaker(opened, strength)
-    with bars() as progress:
-        known = {PALIGN: files} if files else {}
-        report = judge_personas(speaker, rater, split_sheets, items, known, plan, progress)
-    report["settings"]["subjects"] = chosen
-    report["warnings"] += [*notes, *sheets.notes]
-    report["seconds"] = round(perf_counter() - started, 2)
+    with show_progress() as progress:
+        backend, _, warnings = open_backend(
+            model, people.files or (), progress, device=device, dtype=dtype,
+            server=server, api_key=api_key, strength=strength,
+        )  # fmt: skip
+        report = judge_personas(backend, rater, sheets, people.items, known, plan, progress)
+    people.sign(report, warnings, perf_counter() - started)
     show(report, markdown, as_json)

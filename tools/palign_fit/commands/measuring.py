@@ -3,28 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palign_fit.commands import options
+from palign_fit.commands.common import inventory_of, quiet_transformers
 from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Subject
+from palign_fit.evaluation.client import IN_FLIGHT
+from palign_fit.inputs.answers import Subject, read_answers
 from palign_fit.inputs.files import write_text
+from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.settings import MIN_ANSWERED
+from palign_fit.progress import Progress
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:
-    from palign_fit.evaluation.evaluate import Progress
-    from palign_fit.evaluation.tasks import Tick
+    from palign_fit.evaluation.tasks import Backend
     from palign_fit.model.model import OpenedModel
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is measured, in which words chosen, on which items; ``train``: ids that may be learned from, None
+    if that was not said; ``files``: everybody's persona, None if none were given."""
+
+    items: Inventory
+    subjects: list[Subject]
+    chosen: str
+    train: frozenset[str] | None
+    files: list[Persona] | None
+    notes: Sequence[str]
+
+    @classmethod
+    def read(
+        cls,
+        answers: Path,
+        inventory: Path | None,
+        subjects: int | None,
+        seed: int,
+        train_items: Path | None,
+        personas: Path | None,
+    ) -> People:
+        """What the options name. Raises InputError."""
+        from palign_fit.evaluation.split import read_train_items
+
+        items = inventory_of(inventory)
+        sheets = read_answers(answers, items)
+        people, chosen = sample(sheets, subjects, seed)
+        train = read_train_items(train_items, items) if train_items else None
+        files = personas_of(personas, people) if personas else None
+        return cls(items, people, chosen, train, files, sheets.notes)
+
+    def sign(self, report: dict[str, Any], warnings: Sequence[str], seconds: float) -> None:
+        """Put into ``report`` who was measured, what to know about it, and how long it took."""
+        report["settings"]["subjects"] = self.chosen
+        report["warnings"] += [*warnings, *self.notes]
+        report["seconds"] = round(seconds, 2)
 
 
 def listed(text: str) -> tuple[str, ...]:
     """The names of a comma-separated option."""
-    return tuple(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[list[Subject], str]:
@@ -37,13 +80,13 @@ def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[l
         drawn = np.random.default_rng(seed).choice(len(subjects), count, replace=False)
         places = np.sort(drawn)
         chosen = f"{count} of {len(subjects)}, drawn with seed {seed}"
-    people = [subjects[int(at)] for at in places]
-    empty = [one.id for one in people if one.answered < MIN_ANSWERED]
+    people = [subjects[int(place)] for place in places]
+    empty = [subject.id for subject in people if subject.answered < MIN_ANSWERED]
     if len(empty) == len(people):
         raise InputError(f"{len(empty)} subjects, none with {MIN_ANSWERED} answers or more")
     if empty:
         chosen += f"; {len(empty)} left out with fewer than {MIN_ANSWERED} answers"
-    return [one for one in people if one.answered >= MIN_ANSWERED], chosen
+    return [subject for subject in people if subject.answered >= MIN_ANSWERED], chosen
 
 
 def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
@@ -75,41 +118,33 @@ def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
     ]
 
 
-def check_target(path: Path | None) -> None:
-    """Refuse a report's place before any work is done."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise InputError(f"--markdown {path}: wanted a file in a folder that is there")
+def open_backend(
+    model: str,
+    personas: Sequence[Persona],
+    progress: Progress,
+    *,
+    device: options.Device,
+    dtype: options.Dtype,
+    server: str | None,
+    api_key: str | None,
+    strength: float,
+    in_flight: int = IN_FLIGHT,
+) -> tuple[Backend, OpenedModel | None, list[str]]:
+    """What runs the model, the model if it runs in this process, and warnings about ``personas``."""
+    if server is not None:
+        from palign_fit.evaluation.server import ServerBackend
 
+        served = ServerBackend(
+            server, model, api_key=api_key, strength=strength, in_flight=in_flight
+        )
+        return served, None, []
+    from palign_fit.evaluation.huggingface import HuggingFaceBackend
+    from palign_fit.model.model import open_model
 
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars on stderr if it is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        @contextmanager
-        def bar(name: str, total: int) -> Iterator[Tick]:
-            task = bars.add_task(name, total=total)
-            yield lambda count: bars.advance(task, count)
-
-        yield bar
+    quiet_transformers()
+    with progress(f"opening {model}", None):
+        opened = open_model(model, device=device.value, dtype=dtype.value)
+    return HuggingFaceBackend(opened, strength), opened, check_made_for(opened, personas)
 
 
 def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:

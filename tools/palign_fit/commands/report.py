@@ -8,17 +8,10 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import (
-    Device,
-    Dtype,
-    DtypeOption,
-    JsonOption,
-    quiet_transformers,
-    with_exit_codes,
-)
-from palign_fit.commands.measuring import bars
-from palign_fit.errors import InputError
+from palign_fit.commands import options
+from palign_fit.commands.common import check_file, quiet_transformers, with_exit_codes
 from palign_fit.inputs.files import write_text
+from palign_fit.progress import show_progress
 
 
 @with_exit_codes
@@ -33,9 +26,9 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Page to write; default: report.html in DIR.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
-    as_json: JsonOption = False,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
+    as_json: options.Json = False,
 ) -> None:
     """Show a folder of personas as one HTML page that needs no network."""
     from palign_fit.reporting.evaluated import read_evaluation
@@ -44,8 +37,7 @@ def report(
 
     sources = read_folder(folder)
     target = out or folder / "report.html"
-    if target.is_dir() or not target.parent.is_dir():
-        raise InputError(f"--out {target}: wanted a file in a folder that is there")
+    check_file("--out", target)
     measured = read_evaluation(evaluation) if evaluation else None
     rows = overview(sources, measured)
     spoken, asked, left_out = {}, None, list(sources.left_out)
@@ -54,12 +46,13 @@ def report(
         from palign_fit.reporting import samples
 
         quiet_transformers()
-        opened = open_model(model, device=device.value, dtype=dtype.value)
-        detailed = [row.entry for row in rows if row.detailed]
-        chosen = samples.chosen(detailed, opened)
-        asked = opened.base_model
-        left_out += samples.left_out(detailed, chosen, opened)
-        with bars() as progress:
+        with show_progress() as progress:
+            with progress(f"opening {model}", None):
+                opened = open_model(model, device=device.value, dtype=dtype.value)
+            detailed = [row.entry for row in rows if row.detailed]
+            chosen = samples.chosen(detailed, opened)
+            asked = opened.base_model
+            left_out += samples.left_out(detailed, chosen, opened)
             spoken = samples.speak(opened, chosen, progress)
     page = render(
         folder.resolve().name, sources, rows,

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
 import typer
 
+from palign_fit.commands import options
 from palign_fit.commands.common import (
-    Device,
-    Dtype,
-    DtypeOption,
-    InventoryOption,
-    JsonOption,
     alpha_of,
     check_description,
     inventory_of,
+    open_cache,
     quiet_transformers,
     with_exit_codes,
 )
-from palign_fit.commands.progress import progress
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
+from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
-from palign_fit.methods.fitter import Fitter
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model.cache import Cache, default_folder
 from palign_fit.output.folder import FolderOutput
-from palign_fit.output.population import Job, Output, batch_size, fit_population, resident_bytes
+from palign_fit.output.population import Job, Output, fit_population, run_inputs
 from palign_fit.output.shards import ShardOutput
-
-
-class Method(StrEnum):
-    palign = "palign"
-    pas_reference = "pas-reference"
+from palign_fit.progress import show_progress
 
 
 @with_exit_codes
 def run(
-    model: Annotated[str, typer.Option(help="Hugging Face name or checkpoint folder.")],
-    answers: Annotated[
-        Path,
-        typer.Option(help="Answers: JSON, JSONL, CSV, Parquet, Arrow, or a folder of such files."),
-    ],
+    model: options.Model,
+    answers: options.Answers,
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
-    inventory: InventoryOption = None,
-    method: Annotated[Method, typer.Option(help="How directions are found.")] = Method.palign,
-    heads: Annotated[int, typer.Option(help="How many heads to steer.")] = 24,
+    inventory: options.Inventory = None,
+    method: Annotated[
+        str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
+    ] = next(iter(METHODS)),
+    heads: options.Heads = 24,
     alpha: Annotated[
         str,
         typer.Option(
@@ -59,12 +47,10 @@ def run(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
-    description: Annotated[str, typer.Option(help="Free text to record.")] = "",
-    base_model: Annotated[
-        str | None, typer.Option(help="Model name to record; default: --model.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where the model runs.")] = Device.auto,
-    dtype: DtypeOption = Dtype.auto,
+    description: options.Description = "",
+    base_model: options.BaseModel = None,
+    device: options.OnDevice = options.Device.auto,
+    dtype: options.InDtype = options.Dtype.auto,
     check: Annotated[
         bool,
         typer.Option(
@@ -75,20 +61,16 @@ def run(
         int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="GB the run may take; smaller batches where needed.")
+        float | None,
+        typer.Option(help="GB the run may take, refused beyond; default: what is free."),
     ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Keeps what no subject changes; default: ~/.cache/palign-fit."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")] = False,
-    allow_weak: Annotated[
-        bool, typer.Option("--allow-weak", help="Weak fits do not end with exit 3.")
-    ] = False,
+    cache: options.Cache = None,
+    no_cache: options.NoCache = False,
+    allow_weak: options.AllowWeak = False,
     allow_skipped: Annotated[
         bool, typer.Option("--allow-skipped", help="Skipped subjects do not end with exit 1.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fit one persona per subject. Started again, it goes on where it was stopped.
 
@@ -97,6 +79,7 @@ def run(
     Exit 3: a persona is weak: its held-out alignment could be chance.
     What could be fitted is written in all cases but 2.
     """
+    check_method(method)
     number = alpha_of(alpha)
     check_description(description)
     items = inventory_of(inventory)
@@ -107,54 +90,44 @@ def run(
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.fit import open_fitter
     from palign_fit.model import checkpoint
     from palign_fit.model.model import open_model
 
-    settings = Settings(method=method.value, heads=heads, alpha=number, seed=seed, check=check)
+    settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
     quiet_transformers()
     started = perf_counter()
-    kept = Cache(None if no_cache else cache or default_folder())
-    opened = open_model(model, base_model=base_model, device=device.value, dtype=dtype.value)
-    content = checkpoint.digest(opened, kept.folder)
+    kept = open_cache(cache, no_cache)
+    with show_progress() as progress, progress(f"opening {model}", None):
+        opened = open_model(
+            model,
+            base_model=base_model,
+            device=device.value,
+            dtype=dtype.value,
+            texts=sum(map(len, shipped())) + 2 * int(people.used.sum()),
+            memory=memory,
+        )
+        content = checkpoint.digest(opened, kept.folder)
     job = Job(
-        run={
-            "base_model": opened.base_model,
-            "checkpoint": content,
-            "dtype": str(opened.model.dtype),
-            "inventory": [items.name, items.digest],
-            "settings": asdict(settings),
-            "tool": version("vllm-palign"),
-        },
+        run=run_inputs(opened, content, items, settings),
         name=name,
         description=description,
         refused=refused,
     )
     tally = Tally(len(people), as_json=as_json)
-    with progress(len(people)) as (read, done):
+    with show_progress() as progress, progress("personas", len(people)) as done:
 
-        def prepare() -> tuple[Fitter, int]:
-            fitter = open_fitter(
-                opened,
-                items,
-                people.used,
-                settings,
-                checkpoint=content,
-                cache=kept,
-                tick=read,
-            )
-            numbers = opened.num_layers * opened.num_heads * opened.head_dim
-            return fitter, batch_size(memory, resident_bytes(), numbers)
+        def prepare() -> Fitter:
+            return open_fitter(
+                opened, items, people.used, settings,
+                checkpoint=content, cache=kept, progress=progress,
+            )  # fmt: skip
 
         for outcome in fit_population(people, prepare, job, output):
             tally.add(outcome)
-            done(tally.last_was_kept)
-    tally.tell(
-        {"method": method.value, "model": opened.base_model},
-        seconds=perf_counter() - started,
-        out=out,
-    )
+            done(1, free=tally.last_was_kept)
+    head = {"method": method, "model": opened.base_model}
+    tally.tell(head, seconds=perf_counter() - started, out=out)
     tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
 
 

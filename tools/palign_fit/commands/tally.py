@@ -49,7 +49,7 @@ class Tally:
     def tell(self, head: dict[str, Any], *, seconds: float, out: Path) -> None:
         """Print the result, and what is wrong with it. Raises InputError if nobody could be fitted."""
         if not self.fitted:
-            reasons = [one.reason for one in self.skipped]
+            reasons = [refusal.reason for refusal in self.skipped]
             raise refuse("--answers", reasons, "No subject can be fitted.")
         if self.as_json:
             rest = {
@@ -57,17 +57,17 @@ class Tally:
                 "fitted": self.fitted,
                 "kept": self.kept,
                 "weak": self.weak,
-                "skipped": [asdict(one) for one in self.skipped],
+                "skipped": [asdict(refusal) for refusal in self.skipped],
                 "seconds": round(seconds, 2),
             }
             print(json.dumps(rest)[:-1] + ', "personas": [' + ", ".join(self._lines) + "]}")
             return
         if self.fitted <= MAX_LISTED:
-            for one in self.first:
+            for persona in self.first:
                 print(
-                    f"{one.path}: alpha {one.alpha:g}, held-out alignment {one.alignment:.2f}, "
-                    f"perplexity {one.perplexity:.1f} (plain {one.perplexity_plain:.1f})"
-                    + (", there already" if one.kept else "")
+                    f"{persona.path}: alpha {persona.alpha:g}, held-out alignment {persona.alignment:.2f}, "
+                    f"perplexity {persona.perplexity:.1f} (plain {persona.perplexity_plain:.1f})"
+                    + (", there already" if persona.kept else "")
                 )
         else:
             print(
@@ -76,14 +76,14 @@ class Tally:
                 + f", mean held-out alignment {self.alignment / self.fitted:.2f}, "
                 f"{self.weak} weak, {len(self.skipped)} skipped, {seconds:.0f} s"
             )
-        for one in self.first:
-            for warning in one.warnings:
-                typer.echo(f"warning: {one.id}: {warning}", err=True)
+        for persona in self.first:
+            for warning in persona.warnings:
+                typer.echo(f"warning: {persona.id}: {warning}", err=True)
 
     def leave(self, *, allow_weak: bool, allow_skipped: bool) -> None:
         """Say what is missing or weak, and end with its exit code. Raises typer.Exit."""
-        for one in self.skipped[:MAX_LISTED]:
-            typer.echo(f"skipped: {one.reason}", err=True)
+        for refusal in self.skipped[:MAX_LISTED]:
+            typer.echo(f"skipped: {refusal.reason}", err=True)
         if self.skipped:
             typer.echo(
                 f"palign-fit: {len(self.skipped)} of {self.subjects} subjects cannot be fitted and "

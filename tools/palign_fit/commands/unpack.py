@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from palign_fit.commands.common import JsonOption, with_exit_codes
+from palign_fit.commands import options
+from palign_fit.commands.common import with_exit_codes
 from palign_fit.errors import InputError
 from palign_fit.inputs.files import write_bytes
 from palign_fit.output import shards
@@ -20,7 +21,7 @@ def unpack(
     shard: Annotated[Path, typer.Argument(help="A shard, or a folder of shards.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to put the persona files into.")],
     names: Annotated[list[str] | None, typer.Argument(help="Which personas; default: all.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
 ) -> None:
     """Take persona files out of the shards that run --shards wrote."""
     files = shards.shards_in(shard) if shard.is_dir() else [shard]

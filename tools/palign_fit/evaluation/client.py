@@ -67,11 +67,11 @@ def run_all(
         gate = asyncio.Semaphore(in_flight)
         async with client() as opened, asyncio.TaskGroup() as group:
 
-            async def one(call: Callable[[AsyncOpenAI], Awaitable[Result]]) -> Result:
+            async def within_bounds(call: Callable[[AsyncOpenAI], Awaitable[Result]]) -> Result:
                 async with gate:
                     return await call(opened)
 
-            tasks = [group.create_task(one(call)) for call in calls]
+            tasks = [group.create_task(within_bounds(call)) for call in calls]
         return [task.result() for task in tasks]
 
     try:
@@ -94,4 +94,4 @@ def server_message(error: Any) -> str:
     """What a server said, short and printable."""
     body = error.body if isinstance(error.body, dict) else {}
     text = str(body.get("message") or error.message)[:_MAX_SHOWN]
-    return "".join(one if one.isprintable() else " " for one in text)
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -63,9 +63,9 @@ def settings(
         Setting(
             system=system_prompt(condition.prompt, sheet, inventory),
             persona_id=sheet.subject.id if condition.method else None,
-            persona=files[at] if files else None,
+            persona=files[place] if files else None,
         )
-        for at, sheet in enumerate(sheets)
+        for place, sheet in enumerate(sheets)
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,14 @@ import numpy as np
 from palign_fit.arrays import Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.evaluate import Readings
-from palign_fit.evaluation.intervals import Bootstrap, Estimate
+from palign_fit.evaluation.intervals import (
+    Bootstrap,
+    Measured,
+    differences,
+    known_number,
+    measured_json,
+)
+from palign_fit.evaluation.readings import Readings
 from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_answers
 from palign_fit.inputs.inventory import Inventory
 
@@ -32,20 +37,6 @@ MEASURE_TEXT = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One measure of one condition.
-
-    ``values`` float64 [S], one a subject; ``estimate`` over subjects; ``pairs`` [S, S] where the
-    measure compares subjects; ``traits``: the same by trait.
-    """
-
-    values: Reals
-    estimate: Estimate
-    pairs: Reals | None = None
-    traits: Mapping[str, Reals] | None = None
-
-
 class Figures:
     """Turns the readings of all conditions into the report's numbers."""
 
@@ -63,20 +54,10 @@ class Figures:
     def conditions(self, readings: Mapping[str, Readings], shown: Sequence[str]) -> dict[str, Any]:
         """The report's ``conditions``; differences are paired, subject by subject."""
         plain = readings[PLAIN]
-        measured = {name: dict(self._measures(one, plain)) for name, one in readings.items()}
+        measured = {name: dict(self._measures(own, plain)) for name, own in readings.items()}
         return {
-            name: {
-                "description": CONDITIONS[name].description,
-                "measures": {
-                    key: measured_json(one, self.bootstrap) for key, one in measured[name].items()
-                },
-                "against_plain": differences(measured[name], measured[PLAIN], self.bootstrap),
-                "against_palign": differences(
-                    measured[name], measured.get(PALIGN, {}), self.bootstrap
-                ),
-                "traits": self._trait_estimates(readings[name], plain),
-            }
-            for name in readings
+            name: {**figures, "traits": self._trait_estimates(readings[name], plain)}
+            for name, figures in compared(measured, self.bootstrap).items()
             if name in shown
         }
 
@@ -93,19 +74,19 @@ class Figures:
         }
         if self.usual_measured:
             guesses["usual"] = ("the mean answer of the other subjects", self.usual)
-        found = {}
+        baselines = {}
         for name, (text, guess) in guesses.items():
             measured = dict(self._errors("error", guess))
             if name == "own-trait-means":
                 change = ms.centred(guess) if self.usual_measured else guess - self.usual
                 measured |= dict(self._alignments(change))
-            found[name] = {
+            baselines[name] = {
                 "description": text,
                 "measures": {
                     key: measured_json(one, self.bootstrap) for key, one in measured.items()
                 },
             }
-        return found
+        return baselines
 
     def subjects(self) -> list[dict[str, Any]]:
         """Sizes of the split, and trait scores 1..5: held out (target), training, and usual."""
@@ -113,11 +94,11 @@ class Figures:
             trait: ms.keyed_mean(self.usual, self.rows, mask, self.signs)
             for trait, mask in self.traits.items()
         }
-        found = []
-        for at, sheet in enumerate(self.sheets):
+        rows = []
+        for place, sheet in enumerate(self.sheets):
             target = trait_means(sheet, self.inventory, sheet.held_out)
             train = trait_means(sheet, self.inventory, sheet.train)
-            found.append(
+            rows.append(
                 {
                     "id": sheet.subject.id,
                     "train_items": int(sheet.train.sum()),
@@ -125,33 +106,33 @@ class Figures:
                     "seen_in_fitting": sheet.seen,
                     "traits": {
                         trait: {
-                            "target": _number(target.get(trait)),
-                            "train": _number(train.get(trait)),
-                            "usual": _number(usual[trait][at]),
+                            "target": known_number(target.get(trait)),
+                            "train": known_number(train.get(trait)),
+                            "usual": known_number(usual[trait][place]),
                         }
                         for trait in self.traits
                     },
                 }
             )
-        return found
+        return rows
 
-    def _measures(self, one: Readings, plain: Readings) -> Iterator[tuple[str, Measured]]:
-        if one.statements is not None and plain.statements is not None:
-            yield from self._alignments(one.statements - plain.statements)
-        for name, options in (("letters", one.letters), ("texts", one.texts)):
+    def _measures(self, steered: Readings, plain: Readings) -> Iterator[tuple[str, Measured]]:
+        if steered.statements is not None and plain.statements is not None:
+            yield from self._alignments(steered.statements - plain.statements)
+        for name, options in (("letters", steered.letters), ("texts", steered.texts)):
             if options is not None:
                 yield from self._errors(f"error_{name}", ms.expected_answer(options))
                 yield from self._errors(f"error_{name}_argmax", ms.likeliest_answer(options))
-        if one.perplexity is not None and plain.perplexity is not None:
-            yield "perplexity_ratio", self._mean(one.perplexity / plain.perplexity)
+        if steered.perplexity is not None and plain.perplexity is not None:
+            yield "perplexity_ratio", self._mean(steered.perplexity / plain.perplexity)
 
     def _alignments(self, change: Reals) -> Iterator[tuple[str, Measured]]:
-        found = ms.alignment(change, self.deviation, self.rows)
-        yield "alignment", self._mean(found)
+        alignment = ms.alignment(change, self.deviation, self.rows)
+        yield "alignment", self._mean(alignment)
         if self.usual_measured:
             centred = ms.alignment(ms.centred(change), self.deviation, self.rows)
             yield "alignment_centred", self._mean(centred)
-        yield "positive", self._mean(np.where(np.isfinite(found), found > 0, np.nan))
+        yield "positive", self._mean(np.where(np.isfinite(alignment), alignment > 0, np.nan))
         if len(self.sheets) >= 2:
             pairs = ms.identification(change, self.deviation, self.rows)
             known = np.isfinite(pairs)
@@ -165,23 +146,23 @@ class Figures:
         total = ms.summed(errors)
         yield name, Measured(total, self.bootstrap.mean(total), traits=errors)
 
-    def _trait_estimates(self, one: Readings, plain: Readings) -> dict[str, Any]:
+    def _trait_estimates(self, steered: Readings, plain: Readings) -> dict[str, Any]:
         """What each subject's traits look like under a condition; see docs/evaluation.md."""
-        found: dict[str, Any] = {}
+        traits: dict[str, Any] = {}
         for trait, mask in self.traits.items():
             values: dict[str, Reals] = {}
-            if one.statements is not None and plain.statements is not None:
-                change = one.statements - plain.statements
+            if steered.statements is not None and plain.statements is not None:
+                change = steered.statements - plain.statements
                 nats = ms.keyed_difference(change, self.rows, mask, self.signs)
                 usual = ms.keyed_mean(self.usual, self.rows, mask, self.signs)
                 shift = 4 / (1 + np.exp(-np.clip(nats, -50, 50))) - 2
                 values = {"nats": nats, "from_statements": np.clip(usual + shift, 1, 5)}
-            for name, options in (("from_letters", one.letters), ("from_texts", one.texts)):
+            for name, options in (("from_letters", steered.letters), ("from_texts", steered.texts)):
                 if options is not None:
                     expected = ms.expected_answer(options)
                     values[name] = ms.keyed_mean(expected, self.rows, mask, self.signs)
-            found[trait] = {name: [_number(x) for x in line] for name, line in values.items()}
-        return found
+            traits[trait] = {name: [known_number(x) for x in line] for name, line in values.items()}
+        return traits
 
     def _mean(self, values: Reals) -> Measured:
         values = np.asarray(values, dtype=np.float64)
@@ -211,40 +192,16 @@ class Figures:
         return self._training(means)
 
 
-def differences(
-    one: Mapping[str, Measured], other: Mapping[str, Measured], bootstrap: Bootstrap
-) -> dict[str, Any]:
-    """``one`` minus ``other`` in every common measure, paired by subject, JSON-ready."""
-    found = {}
-    for key in one.keys() & other.keys():
-        mine, theirs = one[key], other[key]
-        if mine.pairs is not None and theirs.pairs is not None:
-            estimate = bootstrap.pair_mean(mine.pairs - theirs.pairs)
-        else:
-            estimate = bootstrap.mean(mine.values - theirs.values)
-        found[key] = _estimate(estimate)
-    return dict(sorted(found.items()))
-
-
-def measured_json(one: Measured, bootstrap: Bootstrap) -> dict[str, Any]:
-    """A measure JSON-ready: estimate, subjects, traits."""
-    found = {**_estimate(one.estimate), "per_subject": [_number(x) for x in one.values]}
-    if one.traits is not None:
-        found["traits"] = {
-            trait: _estimate(bootstrap.mean(values)) for trait, values in one.traits.items()
-        }
-    return found
-
-
-def _estimate(one: Estimate) -> dict[str, Any]:
+def compared(
+    measured: Mapping[str, Mapping[str, Measured]], bootstrap: Bootstrap
+) -> dict[str, dict[str, Any]]:
+    """Condition -> its measures, and what they are more than plain's and than palign's, JSON-ready."""
     return {
-        "mean": _number(one.mean),
-        "low": _number(one.low),
-        "high": _number(one.high),
-        "n": one.n,
+        name: {
+            "description": CONDITIONS[name].description,
+            "measures": {key: measured_json(figure, bootstrap) for key, figure in own.items()},
+            "against_plain": differences(own, measured.get(PLAIN, {}), bootstrap),
+            "against_palign": differences(own, measured.get(PALIGN, {}), bootstrap),
+        }
+        for name, own in measured.items()
     }
-
-
-def _number(value: float | None) -> float | None:
-    """Six significant digits; None for what is not a number, which JSON cannot hold."""
-    return float(f"{value:.6g}") if value is not None and np.isfinite(value) else None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
-from palign_fit.evaluation.tasks import Task, Tick
+from palign_fit.evaluation import texts
+from palign_fit.evaluation.tasks import Setting, Speech, Task
+from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
-from palign_fit.model.token_tree import reader_for
+from palign_fit.progress import Tick
 
 
 class HuggingFaceBackend:
@@ -22,7 +24,6 @@ class HuggingFaceBackend:
         self.tokenizer = model.tokenizer
         self.model_name = model.base_model
         self.strength = strength
-        self._read = reader_for(model)
         config = model.model.config.get_text_config(decoder=True)
         self._longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
 
@@ -34,14 +35,62 @@ class HuggingFaceBackend:
                     f"a prompt has {length} tokens, {self.model.base_model} reads at most "
                     f"{self._longest}; leave few-shot out of --conditions"
                 )
+        read = reader_for(self.model)
         results = []
         for task in tasks:
-            persona = task.setting.persona
-            with steered(self.model, persona, self.strength) if persona else nullcontext():
-                results.append(self._read(self.model, task.prefix, task.continuations))
+            with self._under(task.setting):
+                results.append(read(self.model, task.prefix, task.continuations))
             tick(1)
         return results
+
+    def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
+        """All questions of a setting in one batch."""
+        answers = [""] * len(speeches)
+        by_setting: dict[int, list[int]] = {}
+        for place, speech in enumerate(speeches):
+            by_setting.setdefault(id(speech.setting), []).append(place)
+        for places in by_setting.values():
+            setting = speeches[places[0]].setting
+            prompts = [
+                texts.chat(self.tokenizer, speeches[place].question, setting.system)
+                for place in places
+            ]
+            with self._under(setting):
+                said = self._generate(prompts, max_tokens)
+            for place, text in zip(places, said, strict=True):
+                answers[place] = text
+            tick(len(places))
+        return answers
 
     def as_json(self) -> dict[str, Any]:
         dtype = str(self.model.model.dtype).removeprefix("torch.")
         return {"kind": "huggingface", "dtype": dtype, "device": str(self.model.device)}
+
+    def _under(self, setting: Setting) -> AbstractContextManager[Any]:
+        persona = setting.persona
+        return steered(self.model, persona, self.strength) if persona else nullcontext()
+
+    def _generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
+        import torch
+
+        padding = self.tokenizer.pad_token_id
+        padding = self.tokenizer.eos_token_id if padding is None else padding
+        padding = padding or 0
+        longest = max(map(len, prompts))
+        # Padded on the left: generation goes on from the right end.
+        ids = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        device = self.model.device
+        out = self.model.model.generate(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(real, device=device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=padding,
+            # A checkpoint's own sampling defaults mean nothing to a greedy run and would warn.
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+        said = self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        return [text.strip() for text in said]

@@ -1,13 +1,15 @@
-"""Means over subjects with bootstrap intervals."""
+"""Means over subjects with bootstrap intervals, and the differences of conditions paired by subject."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Reals
+from palign_fit.arrays import Reals, short
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -23,7 +25,8 @@ class Estimate:
     n: int
 
     def as_json(self) -> dict[str, float | int | None]:
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+        bounds = {"mean": self.mean, "low": self.low, "high": self.high}
+        return {**{name: known_number(value) for name, value in bounds.items()}, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,53 @@ class Bootstrap:
         means = above[below > 0] / below[below > 0]
         subjects = int(known.any(1).sum())
         return _estimate(float(filled.sum() / known.sum()), means, subjects)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measure of one condition.
+
+    ``values`` float64 [S], one a subject; ``estimate`` over subjects; ``pairs`` [S, S] where the
+    measure compares subjects; ``traits``: the same by trait.
+    """
+
+    values: Reals
+    estimate: Estimate
+    pairs: Reals | None = None
+    traits: Mapping[str, Reals] | None = None
+
+
+def differences(
+    ours: Mapping[str, Measured], others: Mapping[str, Measured], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """``one`` minus ``other`` in every common measure, paired by subject, JSON-ready."""
+    estimates = {}
+    for key in sorted(ours.keys() & others.keys()):
+        mine, theirs = ours[key], others[key]
+        if mine.pairs is not None and theirs.pairs is not None:
+            estimate = bootstrap.pair_mean(mine.pairs - theirs.pairs)
+        else:
+            estimate = bootstrap.mean(mine.values - theirs.values)
+        estimates[key] = estimate.as_json()
+    return estimates
+
+
+def measured_json(measured: Measured, bootstrap: Bootstrap) -> dict[str, Any]:
+    """A measure JSON-ready: estimate, subjects, traits."""
+    own = {"per_subject": [known_number(value) for value in measured.values]}
+    if measured.traits is None:
+        return {**measured.estimate.as_json(), **own}
+    traits = {trait: bootstrap.mean(values) for trait, values in measured.traits.items()}
+    return {
+        **measured.estimate.as_json(),
+        **own,
+        "traits": {trait: estimate.as_json() for trait, estimate in traits.items()},
+    }
+
+
+def known_number(value: float | None) -> float | None:
+    """Six significant digits; None for what is not a number, which JSON cannot hold."""
+    return short(value) if value is not None and np.isfinite(value) else None
 
 
 def _estimate(mean: float, resampled: Reals, n: int) -> Estimate:

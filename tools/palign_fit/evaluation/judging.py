@@ -5,22 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from palign_fit.arrays import Reals
 from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, Personas, settings
-from palign_fit.evaluation.evaluate import Progress, no_progress
-from palign_fit.evaluation.figures import Measured, differences, measured_json
-from palign_fit.evaluation.intervals import Bootstrap
-from palign_fit.evaluation.rater import Rater, Verdict
-from palign_fit.evaluation.rubric import QUESTIONS, Question, judge_messages
-from palign_fit.evaluation.speakers import Speaker, Speech
+from palign_fit.evaluation.evaluating import head
+from palign_fit.evaluation.figures import compared
+from palign_fit.evaluation.intervals import Bootstrap, Measured
+from palign_fit.evaluation.judge import (
+    FAILED,
+    QUESTIONS,
+    UNPARSABLE,
+    Question,
+    Rater,
+    Verdict,
+    judge_messages,
+)
 from palign_fit.evaluation.split import Sheet, trait_means
-from palign_fit.evaluation.tasks import Setting
+from palign_fit.evaluation.tasks import Backend, Setting, Speech
 from palign_fit.inputs.inventory import Inventory
+from palign_fit.inputs.traits import TRAITS
+from palign_fit.progress import Progress, no_progress
 
 FORMAT, FORMAT_VERSION = "palign.judgement", 1
 DEFAULT_CONDITIONS = (PLAIN, "personality-prompt", PALIGN)
@@ -38,7 +46,7 @@ class JudgePlan:
 
     def __post_init__(self) -> None:
         problems = [
-            f"condition {one!r} is unknown" for one in self.conditions if one not in _JUDGED
+            f"condition {name!r} is unknown" for name in self.conditions if name not in _JUDGED
         ]
         if not self.conditions:
             problems.append("no condition")
@@ -61,7 +69,7 @@ class Case:
 
 
 def judge_personas(
-    speaker: Speaker,
+    backend: Backend,
     rater: Rater,
     sheets: Sequence[Sheet],
     inventory: Inventory,
@@ -73,13 +81,13 @@ def judge_personas(
 
     Raises FitError where the judge gave no rating at all.
     """
-    cases = _answers(speaker, sheets, inventory, personas, plan, progress)
+    cases = _answers(backend, sheets, inventory, personas, plan, progress)
     persons = [trait_means(sheet, inventory, sheet.held_out) for sheet in sheets]
     # Shuffled, so that neither a condition nor a person comes in a row; the judge sees no names.
     order = np.random.default_rng(plan.seed).permutation(len(cases))
     shown = [
-        judge_messages(persons[cases[at].subject], cases[at].question.text, cases[at].answer)
-        for at in order
+        judge_messages(persons[case.subject], case.question.text, case.answer)
+        for case in (cases[place] for place in order)
     ]
     with progress("ratings", len(cases)) as tick:
         given = rater.rate(shown, tick)
@@ -91,17 +99,8 @@ def judge_personas(
             f"({', '.join(f'{count} {name}' for name, count in problems.items())})"
         )
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tool": f"palign-fit {version('vllm-palign')}",
-        "model": speaker.model_name,
-        "backend": speaker.as_json(),
+        **head(FORMAT, FORMAT_VERSION, backend, inventory),
         "judge": {"model": rater.model},
-        "inventory": {
-            "name": inventory.name,
-            "digest": inventory.digest,
-            "items": len(inventory.items),
-        },
         "settings": {
             "conditions": list(plan.conditions),
             "max_tokens": plan.max_tokens,
@@ -138,7 +137,7 @@ def judge_personas(
 
 
 def _answers(
-    speaker: Speaker,
+    backend: Backend,
     sheets: Sequence[Sheet],
     inventory: Inventory,
     personas: Personas,
@@ -150,9 +149,9 @@ def _answers(
     wanted: list[tuple[int, str, Question, Setting]] = []
     for name in plan.conditions:
         own = settings(CONDITIONS[name], sheets, inventory, personas)
-        for at in range(len(sheets)):
-            setting = plain if name == PLAIN else own[at]
-            wanted += [(at, name, question, setting) for question in QUESTIONS]
+        for subject in range(len(sheets)):
+            setting = plain if name == PLAIN else own[subject]
+            wanted += [(subject, name, question, setting) for question in QUESTIONS]
     place: dict[tuple[int, str], int] = {}
     speeches: list[Speech] = []
     for _, _, question, setting in wanted:
@@ -161,69 +160,53 @@ def _answers(
             place[key] = len(speeches)
             speeches.append(Speech(setting, question.text))
     with progress("answers", len(speeches)) as tick:
-        said = speaker.speak(speeches, plan.max_tokens, tick)
+        said = backend.speak(speeches, plan.max_tokens, tick)
     return [
-        Case(at, name, question, said[place[id(setting), question.text]])
-        for at, name, question, setting in wanted
+        Case(subject, name, question, said[place[id(setting), question.text]])
+        for subject, name, question, setting in wanted
     ]
 
 
 def _figures(
     cases: Sequence[Case], verdicts: Sequence[Verdict], subjects: int, plan: JudgePlan
 ) -> dict[str, Any]:
+    """The report's ``conditions``."""
     bootstrap = Bootstrap.draw(subjects, plan.seed)
-    measured: dict[str, dict[str, Measured]] = {}
-    for name in plan.conditions:
-        pairs = [
-            (case, verdict)
-            for case, verdict in zip(cases, verdicts, strict=True)
-            if case.condition == name
-        ]
-        values = _means(pairs, subjects)
+    rated = {
+        name: [pair for pair in zip(cases, verdicts, strict=True) if pair[0].condition == name]
+        for name in plan.conditions
+    }
+    measured = {}
+    for name, pairs in rated.items():
         traits = {
-            trait: _means([one for one in pairs if one[0].question.trait == trait], subjects)
-            for trait in "OCEAN"
+            trait: _means([pair for pair in pairs if pair[0].question.trait == trait], subjects)
+            for trait in TRAITS
         }
+        values = _means(pairs, subjects)
         measured[name] = {"rating": Measured(values, bootstrap.mean(values), traits=traits)}
     return {
-        name: {
-            "description": CONDITIONS[name].description,
-            "measures": {key: measured_json(one, bootstrap) for key, one in measured[name].items()},
-            "against_plain": differences(measured[name], measured.get(PLAIN, {}), bootstrap),
-            "against_palign": differences(measured[name], measured.get(PALIGN, {}), bootstrap),
-            "ratings": _counts(
-                verdict
-                for case, verdict in zip(cases, verdicts, strict=True)
-                if case.condition == name
-            ),
-        }
-        for name in plan.conditions
+        name: {**figures, "ratings": _counts([verdict for _, verdict in rated[name]])}
+        for name, figures in compared(measured, bootstrap).items()
     }
 
 
-def _means(pairs: Sequence[tuple[Case, Verdict]], subjects: int) -> Any:
+def _means(pairs: Sequence[tuple[Case, Verdict]], subjects: int) -> Reals:
     """Mean rating per subject over what was rated: float64 [S], NaN where nothing was."""
-    found = np.full(subjects, np.nan)
-    for at in range(subjects):
-        ratings = [
-            verdict.rating
-            for case, verdict in pairs
-            if case.subject == at and verdict.rating is not None
-        ]
-        if ratings:
-            found[at] = np.mean(ratings)
-    return found
+    ratings: list[list[int]] = [[] for _ in range(subjects)]
+    for case, verdict in pairs:
+        if verdict.rating is not None:
+            ratings[case.subject].append(verdict.rating)
+    return np.array([np.mean(given) if given else np.nan for given in ratings])
 
 
-def _counts(verdicts: Iterator[Verdict]) -> dict[str, int]:
-    seen = list(verdicts)
-    problems = Counter(verdict.problem for verdict in seen)
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    problems = Counter(verdict.problem for verdict in verdicts)
     return {
-        "asked": len(seen),
+        "asked": len(verdicts),
         "rated": problems[""],
-        "unparsable": problems["unparsable"],
-        "failed": problems["failed"],
-        "asked_again": sum(verdict.attempts > 1 for verdict in seen),
+        "unparsable": problems[UNPARSABLE],
+        "failed": problems[FAILED],
+        "asked_again": sum(verdict.attempts > 1 for verdict in verdicts),
     }
 
 

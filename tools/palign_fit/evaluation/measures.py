@@ -69,9 +69,9 @@ def identification(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_])
     right = _correlations(n, own_x, own_y, own_xx, own_yy, (x * y) @ shared.T)
     crossed = _correlations(n, own_x, own_y.T, own_xx, own_yy.T, x @ y.T)
     gain = (right + right.T) - (crossed + crossed.T)
-    found = np.where(np.abs(gain) < _TIE, 0.5, (np.sign(gain) + 1) / 2)
-    found[np.isnan(gain) | np.eye(len(found), dtype=bool)] = np.nan
-    return found
+    wins = np.where(np.abs(gain) < _TIE, 0.5, (np.sign(gain) + 1) / 2)
+    wins[np.isnan(gain) | np.eye(len(wins), dtype=bool)] = np.nan
+    return wins
 
 
 def _own_centred(values: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
@@ -87,8 +87,8 @@ def _correlations(n: Reals, sx: Reals, sy: Reals, sxx: Reals, syy: Reals, sxy: R
     var_x, var_y = sxx - sx**2 / count, syy - sy**2 / count
     flat_x, flat_y = var_x < _TIE, var_y < _TIE
     scale = np.sqrt(np.where(flat_x, 1.0, var_x) * np.where(flat_y, 1.0, var_y))
-    found = np.where(flat_x, 0.0, (sxy - sx * sy / count) / scale)
-    return np.where(flat_y | (n < MIN_COMMON), np.nan, found)
+    correlations = np.where(flat_x, 0.0, (sxy - sx * sy / count) / scale)
+    return np.where(flat_y | (n < MIN_COMMON), np.nan, correlations)
 
 
 def trait_errors(

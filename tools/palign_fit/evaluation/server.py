@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
+from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
-from palign_fit.evaluation.tasks import Setting, Task, Tick
+from palign_fit.evaluation.tasks import Setting, Speech, Task
+from palign_fit.progress import Tick
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -21,32 +24,126 @@ MAX_TOKENS = 16_384
 """Prompts and tokens of one request: its reply holds a log-probability a token."""
 
 
-class ServedModel:
-    """A palign server and its base model; personas are chosen by id and checked to be applied."""
+class ServerBackend:
+    """A palign server and its base model, many requests at once; personas are chosen by id and checked to
+    be applied.
+
+    Tasks are scored with echoed prompt log-probs on ``/v1/completions``. ``source`` is the Hugging Face name
+    or folder of the served model's tokenizer: prompts are sent as token ids, so both backends measure
+    the same tokens.
+    """
 
     def __init__(
-        self, url: str, *, api_key: str | None, strength: float, in_flight: int = IN_FLIGHT
+        self,
+        url: str,
+        source: str,
+        *,
+        api_key: str | None,
+        strength: float,
+        in_flight: int = IN_FLIGHT,
     ) -> None:
         if in_flight < 1:
             raise InputError(f"--in-flight {in_flight}: wanted at least 1")
-        self.url = base_url(url)
+        self.url, self.source = base_url(url), source
         self.strength = strength
         self.in_flight = in_flight
         self._key = api_key
         self.digests: dict[str, str] = {}
         """Persona -> digest prefix, as the server's replies named it."""
-        (self.model_name,) = run_all([_first_model], self.open, 1)
+        (self.model_name,) = run_all([_first_model], self._open, 1)
 
-    def open(self) -> AsyncOpenAI:
+    @cached_property
+    def tokenizer(self) -> Any:
+        return open_tokenizer(self.source)
+
+    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
+        left = [0] * len(tasks)
+        results = [[np.zeros(0)] * len(task.continuations) for task in tasks]
+        calls = []
+        for place, task in enumerate(tasks):
+            for rows in _requests(task):
+                left[place] += 1
+
+                async def call(
+                    client: AsyncOpenAI,
+                    place: int = place,
+                    task: Task = task,
+                    rows: list[int] = rows,
+                ) -> None:
+                    scores = await self._score(client, task, rows)
+                    for row, score in zip(rows, scores, strict=True):
+                        results[place][row] = score
+                    left[place] -= 1
+                    if not left[place]:
+                        tick(1)
+
+                calls.append(call)
+        run_all(calls, self._open, self.in_flight)
+        return results
+
+    def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
+        """Over chat completions."""
+
+        async def ask(speech: Speech, client: AsyncOpenAI) -> str:
+            messages: Any = texts.messages(speech.question, speech.setting.system)
+            raw = await client.chat.completions.with_raw_response.create(
+                model=self.model_name,
+                messages=messages,
+                max_tokens=max_tokens,
+                temperature=0,
+                extra_body=self._persona(speech.setting),
+            )
+            self._check(speech.setting, raw.headers)
+            tick(1)
+            return (raw.parse().choices[0].message.content or "").strip()
+
+        calls = [partial(ask, speech) for speech in speeches]
+        return run_all(calls, self._open, self.in_flight)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": "server",
+            "url": self.url,
+            "model": self.model_name,
+            "personas": dict(sorted(self.digests.items())),
+        }
+
+    async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Reals]:
+        """Log-probabilities of the continuations ``rows`` of one task."""
+        raw = await client.completions.with_raw_response.create(
+            model=self.model_name,
+            prompt=[[*task.prefix, *task.continuations[row]] for row in rows],
+            max_tokens=0,
+            echo=True,
+            logprobs=0,
+            temperature=0,
+            extra_body=self._persona(task.setting),
+        )
+        self._check(task.setting, raw.headers)
+        choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
+        scored = []
+        for row, choice in zip(rows, choices, strict=False):
+            length = len(task.continuations[row])
+            scores = choice.logprobs.token_logprobs if choice.logprobs else None
+            if scores is not None and len(scores) == len(task.prefix) + length:
+                scored.append(np.array(scores[-length:], dtype=np.float64))
+        if len(scored) != len(rows):
+            raise InputError(
+                f"{self.url}: gave no log-probability for each prompt token; wanted a vLLM "
+                "server, which echoes prompts with log-probs"
+            )
+        return scored
+
+    def _open(self) -> AsyncOpenAI:
         return open_client(self.url, self._key)
 
-    def body(self, setting: Setting) -> dict[str, Any] | None:
+    def _persona(self, setting: Setting) -> dict[str, Any] | None:
         """The request's extra fields."""
         if setting.persona_id is None:
             return None
         return {"persona": {"id": setting.persona_id, "strength": self.strength}}
 
-    def check(self, setting: Setting, headers: Mapping[str, str]) -> None:
+    def _check(self, setting: Setting, headers: Mapping[str, str]) -> None:
         """Raises InputError unless the reply says that the setting's persona was applied.
 
         A server without palign ignores the field and answers plainly: never measure that.
@@ -69,78 +166,6 @@ class ServedModel:
                 "that the server was started with"
             )
         self.digests[persona] = digest
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "kind": "server",
-            "url": self.url,
-            "model": self.model_name,
-            "personas": dict(sorted(self.digests.items())),
-        }
-
-
-class ServerBackend:
-    """Scores tasks with echoed prompt log-probs on ``/v1/completions``, many requests at once.
-
-    ``source`` is the Hugging Face name or folder of the served model's tokenizer: prompts are sent
-    as token ids, so both backends measure the same tokens.
-    """
-
-    def __init__(self, served: ServedModel, source: str) -> None:
-        self.served = served
-        self.model_name = served.model_name
-        self.tokenizer = open_tokenizer(source)
-
-    def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
-        left = [0] * len(tasks)
-        results = [[np.zeros(0)] * len(task.continuations) for task in tasks]
-        calls = []
-        for at, task in enumerate(tasks):
-            for rows in _requests(task):
-                left[at] += 1
-
-                async def call(
-                    client: AsyncOpenAI, at: int = at, task: Task = task, rows: list[int] = rows
-                ) -> None:
-                    scores = await self._score(client, task, rows)
-                    for row, score in zip(rows, scores, strict=True):
-                        results[at][row] = score
-                    left[at] -= 1
-                    if not left[at]:
-                        tick(1)
-
-                calls.append(call)
-        run_all(calls, self.served.open, self.served.in_flight)
-        return results
-
-    def as_json(self) -> dict[str, Any]:
-        return self.served.as_json()
-
-    async def _score(self, client: AsyncOpenAI, task: Task, rows: list[int]) -> list[Reals]:
-        """Log-probabilities of the continuations ``rows`` of one task."""
-        raw = await client.completions.with_raw_response.create(
-            model=self.model_name,
-            prompt=[[*task.prefix, *task.continuations[row]] for row in rows],
-            max_tokens=0,
-            echo=True,
-            logprobs=0,
-            temperature=0,
-            extra_body=self.served.body(task.setting),
-        )
-        self.served.check(task.setting, raw.headers)
-        choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
-        found = []
-        for row, choice in zip(rows, choices, strict=False):
-            length = len(task.continuations[row])
-            scores = choice.logprobs.token_logprobs if choice.logprobs else None
-            if scores is not None and len(scores) == len(task.prefix) + length:
-                found.append(np.array(scores[-length:], dtype=np.float64))
-        if len(found) != len(rows):
-            raise InputError(
-                f"{self.served.url}: gave no log-probability for each prompt token; wanted a vLLM "
-                "server, which echoes prompts with log-probs"
-            )
-        return found
 
 
 def open_tokenizer(source: str) -> Any:

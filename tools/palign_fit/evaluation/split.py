@@ -44,18 +44,18 @@ def read_train_items(path: Path, inventory: Inventory) -> frozenset[str]:
     Raises InputError for ids that the inventory does not have.
     """
     text = read_text(path)
-    found: Any
+    listed: Any
     if text.lstrip()[:1] in ("{", "["):
-        found = strict_json(text, str(path))
-        found = found.get("train_index") if isinstance(found, dict) else found
+        listed = strict_json(text, str(path))
+        listed = listed.get("train_index") if isinstance(listed, dict) else listed
     else:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not isinstance(found, list) or not found:
+        listed = [line.strip() for line in text.splitlines() if line.strip()]
+    if not isinstance(listed, list) or not listed:
         raise InputError(
             f"{path}: holds no list of items; wanted one id a line, a JSON list of ids, or an object "
             "with train_index"
         )
-    ids = {f"i{one}" if type(one) is int else str(one) for one in found}
+    ids = {f"i{one}" if type(one) is int else str(one) for one in listed}
     unknown = sorted(ids - {item.id for item in inventory.items})
     if unknown:
         raise InputError(
@@ -105,6 +105,20 @@ def split(
     if held_out.sum() >= MIN_HELD_OUT:
         return Sheet(subject, train, held_out, seen=False)
     return Sheet(subject, answered, answered, seen=True)
+
+
+def split_all(
+    subjects: Sequence[Subject],
+    inventory: Inventory,
+    train_items: Collection[str] | None,
+    personas: Sequence[Persona] | None,
+) -> list[Sheet]:
+    """Everybody's sheet, in order; ``personas`` None where nobody has a file."""
+    own: Sequence[Persona | None] = personas or [None] * len(subjects)
+    return [
+        split(subject, inventory, train_items, persona)
+        for subject, persona in zip(subjects, own, strict=True)
+    ]
 
 
 def usual_answers(sheets: Sequence[Sheet], inventory: Inventory) -> tuple[Reals, bool]:

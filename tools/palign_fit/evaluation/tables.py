@@ -13,6 +13,7 @@ from rich.text import Text
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
+from palign_fit.inputs.traits import TRAITS
 
 Rows = list[list[str]]
 
@@ -24,47 +25,49 @@ def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
     cell = partial(_cell, digits=digits)
     conditions, baselines = report["conditions"], report["baselines"]
     keys = [
-        key for key in MEASURE_TEXT if any(key in one["measures"] for one in conditions.values())
+        key
+        for key in MEASURE_TEXT
+        if any(key in figures["measures"] for figures in conditions.values())
     ]
     for key in keys:
         rows = [
             [
                 name,
-                cell(one["measures"].get(key)),
-                cell(one["against_plain"].get(key), sign=True) if name != PLAIN else "",
-                cell(one["against_palign"].get(key), sign=True) if name != PALIGN else "",
+                cell(figures["measures"].get(key)),
+                cell(figures["against_plain"].get(key), sign=True) if name != PLAIN else "",
+                cell(figures["against_palign"].get(key), sign=True) if name != PALIGN else "",
             ]
-            for name, one in conditions.items()
+            for name, figures in conditions.items()
         ]
         shared = "error" if key.startswith("error") else key
         rows += [
-            [f"({name})", cell(one["measures"][shared]), "", ""]
-            for name, one in baselines.items()
-            if shared in one["measures"]
+            [f"({name})", cell(figures["measures"][shared]), "", ""]
+            for name, figures in baselines.items()
+            if shared in figures["measures"]
         ]
         yield f"{_words(key)}: {MEASURE_TEXT[key]}", [_HEADER, *rows]
     errors = [key for key in keys if key.startswith("error")]
     rows = [
-        [name, _words(key.removeprefix("error_")), *_trait_cells(one["measures"][key])]
-        for name, one in conditions.items()
+        [name, _words(key.removeprefix("error_")), *_trait_cells(figures["measures"][key])]
+        for name, figures in conditions.items()
         for key in errors
     ]
     rows += [
-        [f"({name})", "-", *_trait_cells(one["measures"]["error"])]
-        for name, one in baselines.items()
+        [f"({name})", "-", *_trait_cells(figures["measures"]["error"])]
+        for name, figures in baselines.items()
         if errors
     ]
     if rows:
-        yield "absolute error by trait", [["condition", "by", *"OCEAN", "summed"], *rows]
+        yield "absolute error by trait", [["condition", "by", *TRAITS, "summed"], *rows]
     if "rating" in keys:
         counts = ("asked", "rated", "asked_again", "unparsable", "failed")
         yield (
             "rating by trait of the question",
             [
-                ["condition", *"OCEAN", "all"],
+                ["condition", *TRAITS, "all"],
                 *(
-                    [name, *_trait_cells(one["measures"]["rating"])]
-                    for name, one in conditions.items()
+                    [name, *_trait_cells(figures["measures"]["rating"])]
+                    for name, figures in conditions.items()
                 ),
             ],
         )
@@ -73,8 +76,8 @@ def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
             [
                 ["condition", *map(_words, counts)],
                 *(
-                    [name, *(str(one["ratings"][count]) for count in counts)]
-                    for name, one in conditions.items()
+                    [name, *(str(figures["ratings"][count]) for count in counts)]
+                    for name, figures in conditions.items()
                 ),
             ],
         )
@@ -116,14 +119,18 @@ def markdown(report: dict[str, Any]) -> str:
 def summary(report: dict[str, Any]) -> list[str]:
     """Model, subjects and split, a line each."""
     subjects = report["subjects"]
-    held = [one["held_out_items"] for one in subjects]
-    train = [one["train_items"] for one in subjects]
+    held = [subject["held_out_items"] for subject in subjects]
+    train = [subject["train_items"] for subject in subjects]
     return [
         f"model {report['model']} ({report['backend']['kind']}), inventory "
         f"{report['inventory']['name']}",
         f"{len(subjects)} subjects ({report['settings']['subjects']}); {_range(train)} training "
         f"answers, {_range(held)} measured",
         _how(report),
+        *(
+            f"personas by {method}, fitted here: {folder}"
+            for method, folder in report.get("fitted_in", {}).items()
+        ),
     ]
 
 
@@ -133,13 +140,13 @@ def _how(report: dict[str, Any]) -> str:
     return f"{first}; strength {report['settings']['strength']:g}; {report['seconds']:.0f} s"
 
 
-def _cell(one: dict[str, Any] | None, digits: int, *, sign: bool = False) -> str:
+def _cell(estimate: dict[str, Any] | None, digits: int, *, sign: bool = False) -> str:
     """``0.31 [0.27,0.35]``, mean and 95 % interval; a dash where there is nothing."""
-    if one is None or one["mean"] is None:
+    if estimate is None or estimate["mean"] is None:
         return "-"
-    text = f"{one['mean']:{'+' if sign else ''}.{digits}f}"
-    if one["low"] is not None:
-        text += f" [{one['low']:.{digits}f},{one['high']:.{digits}f}]"
+    text = f"{estimate['mean']:{'+' if sign else ''}.{digits}f}"
+    if estimate["low"] is not None:
+        text += f" [{estimate['low']:.{digits}f},{estimate['high']:.{digits}f}]"
     return text
 
 
@@ -152,9 +159,9 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _trait_cells(one: dict[str, Any]) -> list[str]:
+def _trait_cells(measure: dict[str, Any]) -> list[str]:
     """Means by trait and over all."""
-    means = [*(one["traits"][trait]["mean"] for trait in "OCEAN"), one["mean"]]
+    means = [*(measure["traits"][trait]["mean"] for trait in TRAITS), measure["mean"]]
     return ["-" if mean is None else f"{mean:.2f}" for mean in means]
 
 

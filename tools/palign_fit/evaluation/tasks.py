@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,8 @@ from palign_fit.arrays import Reals
 from palign_fit.evaluation import texts
 from palign_fit.inputs.inventory import Item
 from palign_fit.model.prompts import NEUTRAL_TEXT, statement
+from palign_fit.progress import Tick
 from vllm_palign.persona import Persona
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +39,32 @@ class Task:
     continuations: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """An open question asked under one setting."""
+
+    setting: Setting
+    question: str
+
+
 class Backend(Protocol):
     """Something that runs the model. ``tokenizer`` is the model's own."""
 
-    tokenizer: Any
     model_name: str
+
+    @property
+    def tokenizer(self) -> Any: ...
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         """Per task and continuation the log-probability of each token, float64 [T], nats.
 
         ``tick`` hears of every task done.
         """
+        ...
+
+    def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
+        """The answers in order, without special tokens: the likeliest token at every step, so that runs
+        repeat. ``tick`` hears of every one."""
         ...
 
     def as_json(self) -> dict[str, Any]: ...
@@ -80,9 +94,9 @@ def read_statements(
     ]
     result = np.zeros((len(openings), *rows.shape))
     result[:, ~rows] = np.nan
-    for at, scores in enumerate(backend.score(tasks, tick)):
-        opening, subject = divmod(at, len(settings))
-        result[opening, subject, rows[subject]] = [one.mean() for one in scores]
+    for place, scores in enumerate(backend.score(tasks, tick)):
+        opening, subject = divmod(place, len(settings))
+        result[opening, subject, rows[subject]] = [tokens.mean() for tokens in scores]
     return np.asarray(result.mean(0))
 
 
@@ -106,7 +120,7 @@ def read_options(
             texts.answer(backend.tokenizer, text)
             for text in texts.option_answers(letters=letters, upwards=upwards)
         ]
-        lengths.append([len(one) for one in answers])
+        lengths.append([len(tokens) for tokens in answers])
         for setting, wanted in zip(settings, rows, strict=True):
             asked = [
                 texts.chat(
@@ -117,11 +131,11 @@ def read_options(
                 for item, used in zip(items, wanted, strict=True)
                 if used
             ]
-            tasks.append(_shared(setting, [(*ids, *one) for ids in asked for one in answers]))
-    for at, scores in enumerate(backend.score(tasks, tick)):
-        order, subject = divmod(at, len(settings))
+            tasks.append(_shared(setting, [(*ids, *tokens) for ids in asked for tokens in answers]))
+    for place, scores in enumerate(backend.score(tasks, tick)):
+        order, subject = divmod(place, len(settings))
         tails = zip(scores, lengths[order] * int(rows[subject].sum()), strict=True)
-        sums = np.array([one[-length:].sum() for one, length in tails])
+        sums = np.array([tokens[-length:].sum() for tokens, length in tails])
         logits = sums.reshape(-1, len(texts.OPTIONS))
         odds = np.exp(logits - logits.max(1, keepdims=True))
         result[order, subject, rows[subject]] = odds / odds.sum(1, keepdims=True)
@@ -147,6 +161,6 @@ def _shared(setting: Setting, lines: Sequence[tuple[int, ...]]) -> Task:
     """A task whose prefix is what all ``lines`` begin with; each keeps at least one token."""
     shortest = min(map(len, lines))
     first, last = min(lines), max(lines)
-    same = next((at for at in range(shortest) if first[at] != last[at]), shortest - 1)
+    same = next((place for place in range(shortest) if first[place] != last[place]), shortest - 1)
     same = min(same, shortest - 1)
     return Task(setting, lines[0][:same], tuple(line[same:] for line in lines))

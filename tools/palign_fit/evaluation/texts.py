@@ -7,7 +7,7 @@ from typing import Any
 
 from palign_fit.inputs.inventory import Item
 from palign_fit.inputs.traits import ADJECTIVES, TRAITS, TYPICAL
-from palign_fit.model.prompts import continuation
+from palign_fit.model.prompts import continuation, rendered
 
 OPTIONS = (
     "Very inaccurate",
@@ -115,7 +115,7 @@ def _templated(tokenizer: Any, turns: list[dict[str, str]]) -> str | None:
     from jinja2.exceptions import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        return rendered(tokenizer, turns)
     except TemplateError:
         if turns[0]["role"] != "system":
             raise

@@ -11,6 +11,11 @@ NAMES = ("openness", "conscientiousness", "extraversion", "agreeableness", "neur
 """In the order of ``TRAITS``."""
 
 
+def trait_name(trait: str) -> str:
+    """``Openness`` of O, and so on."""
+    return NAMES[TRAITS.index(trait)].capitalize()
+
+
 TYPICAL = {"O": 3.6, "C": 3.5, "E": 3.3, "A": 3.6, "N": 2.9}
 """What people usually score on each trait, 1..5: means of 150 IPIP-NEO-300 respondents of the PAPI
 data set, rounded. Without them everybody would look agreeable, conscientious and open."""

@@ -12,10 +12,9 @@ from palign_fit.errors import FitError
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
-from palign_fit.model.likelihood import perplexity
+from palign_fit.model.likelihood import Reader, perplexity, reader_for, statement_loglik
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered_by
-from palign_fit.model.token_tree import Reader, reader_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +42,8 @@ class Baseline:
             for item in inventory.items
         ]
         plain = np.full(len(lines), np.nan)
-        measured = reader(
-            model, prefix, [line for line, row in zip(lines, rows, strict=True) if row]
-        )
-        plain[rows] = [one.mean() for one in measured]
+        read = [line for line, row in zip(lines, rows, strict=True) if row]
+        plain[rows] = statement_loglik(model, prefix, read, reader)
         neutral = perplexity(model, prompts.NEUTRAL_TEXT)
         if not (math.isfinite(neutral) and np.isfinite(plain[rows]).all()):
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
@@ -58,8 +55,8 @@ class Baseline:
         if not chosen:
             return np.zeros(0)
         with steered_by(self.model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
-            found = self.reader(self.model, self.prefix, chosen)
-        return np.array([one.mean() for one in found]) - self.plain[rows]
+            found = statement_loglik(self.model, self.prefix, chosen, self.reader)
+        return found - self.plain[rows]
 
 
 def steered_perplexity(model: OpenedModel, heads: SteeredHeads, alpha: float) -> float:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palign_fit.errors import FitError
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
-from palign_fit.model.cache import Arrays, Cache
 from palign_fit.model.likelihood import perplexity
 
 if TYPE_CHECKING:
@@ -47,37 +47,31 @@ class Budget:
         cls,
         model: OpenedModel,
         probes: Sequence[tuple[SteeredHeads, float]],
-        *,
-        key: dict[str, object] | None = None,
-        cache: Cache | None = None,
         tick: Callable[[int], None] = lambda _: None,
     ) -> Budget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until most probes cost something; the median over probes decides.
+        Alpha rises until most probes cost something; the median over probes decides. Raises FitError where
+        plain text has no finite perplexity.
         """
-
-        def compute() -> Arrays:
-            plain = perplexity(model, prompts.NEUTRAL_TEXT)
-            alpha, rate = 1.0, 0.0
-            while math.isfinite(plain) and alpha <= MAX_ALPHA:
-                costs = []
-                for heads, _ in probes:
-                    costs.append(math.log(steered_perplexity(model, heads, alpha) / plain))
-                    tick(1)
-                if np.median(costs) >= math.log(TARGET_RATIO) / 2:
-                    rates = [
-                        cost / (alpha**2 * max(disturbance, 1e-30))
-                        for cost, (_, disturbance) in zip(costs, probes, strict=True)
-                    ]
-                    rate = float(np.median(rates))
-                    break
-                alpha *= 2
-            return {"budget": np.array([plain, rate])}
-
-        kept = cache or Cache(None)
-        found = kept.load_or_compute(key, compute) if key is not None else compute()
-        return cls(model, *(float(value) for value in found["budget"]))
+        plain = perplexity(model, prompts.NEUTRAL_TEXT)
+        if not math.isfinite(plain):
+            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
+        alpha, rate = 1.0, 0.0
+        while alpha <= MAX_ALPHA:
+            costs = []
+            for heads, _ in probes:
+                costs.append(math.log(steered_perplexity(model, heads, alpha) / plain))
+                tick(1)
+            if np.median(costs) >= math.log(TARGET_RATIO) / 2:
+                rates = [
+                    cost / (alpha**2 * max(disturbance, 1e-30))
+                    for cost, (_, disturbance) in zip(costs, probes, strict=True)
+                ]
+                rate = float(np.median(rates))
+                break
+            alpha *= 2
+        return cls(model, plain, rate)
 
     def predicted(self, alpha: float, disturbance: float) -> float:
         """Perplexity expected at ``alpha``, given the disturbance at alpha 1."""
@@ -89,6 +83,10 @@ class Budget:
         cost = self.rate * disturbance
         whole = math.sqrt(math.log(TARGET_RATIO) / cost) if cost > 0 else MAX_ALPHA
         return _rounded(reach * min(whole, MAX_ALPHA))
+
+    def most(self, reach: float = 1.0) -> float:
+        """The largest alpha that is chosen, whatever text bears."""
+        return _rounded(reach * MAX_ALPHA)
 
     def checked(self, heads: SteeredHeads, alpha: float, reach: float = 1.0) -> tuple[float, float]:
         """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.

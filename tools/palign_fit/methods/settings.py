@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
 
-METHODS = ("palign", "pas-reference")
+if TYPE_CHECKING:
+    from palign_fit.model.model import OpenedModel
+
 MIN_ANSWERED = 6
 """Fewest answers that leave two in every held-out fold. So few make a weak fit, and it says so."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``alpha`` None finds it; ``heads`` is K; ``seed`` deals items into folds.
+    """``method`` is a name in ``fit.METHODS``; ``alpha`` None finds it; ``heads`` is K; ``seed`` deals items into folds.
 
     ``check`` measures the chosen alpha by forward passes; without it, figures are first-order
     estimates and a subject costs a millisecond (``pas-reference`` always measures).
@@ -29,17 +32,27 @@ class Settings:
     check: bool = True
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.method not in METHODS:
-            problems.append(f"method is {self.method!r}, wanted one of {', '.join(METHODS)}")
-        if self.heads < 1:
-            problems.append(f"heads is {self.heads}, wanted at least 1")
-        if self.alpha is not None and not 0 < self.alpha <= 100:
-            problems.append(f"alpha is {self.alpha}, wanted auto or a number above 0, at most 100")
-        if not 0 <= self.seed < 2**32:
-            problems.append(f"seed is {self.seed}, wanted 0 to {2**32 - 1}")
-        if problems:
-            raise InputError("; ".join(problems))
+        check_numbers(self.heads, self.alpha, self.seed)
+
+
+def check_numbers(heads: int, alpha: float | None, seed: int) -> None:
+    """What every method asks of its settings. Raises InputError naming all that is wrong."""
+    problems = []
+    if heads < 1:
+        problems.append(f"heads is {heads}, wanted at least 1")
+    if alpha is not None and not 0 < alpha <= 100:
+        problems.append(f"alpha is {alpha}, wanted auto or a number above 0, at most 100")
+    if not 0 <= seed < 2**32:
+        problems.append(f"seed is {seed}, wanted 0 to {2**32 - 1}")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def check_heads(count: int, model: OpenedModel) -> None:
+    """Refuse more heads than the model has. Raises InputError."""
+    most = model.num_layers * model.num_heads
+    if count > most:
+        raise InputError(f"--heads {count}: {model.base_model} has {most} heads in all")
 
 
 def check_subject(subject: Subject) -> None:

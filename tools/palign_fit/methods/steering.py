@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Reals
+from palign_fit.arrays import Reals, significant
 from vllm_palign.persona import FloatArray, IntArray
 
 FOLDS = 5
@@ -28,6 +28,14 @@ class SteeredHeads:
     offsets: FloatArray
     scores: Reals
 
+    @classmethod
+    def of(
+        cls, flat: npt.NDArray[np.int64], offsets: Reals, scores: Reals, heads: int
+    ) -> SteeredHeads:
+        """``flat`` int64 [K] rising, layer x ``heads`` + head; ``offsets`` float64 [K, D]."""
+        layers, places = np.divmod(flat.astype(np.int32), heads)
+        return cls(layers, places, significant(offsets.astype(np.float32)), scores)
+
 
 def random_folds(count: int, seed: int, folds: int = FOLDS) -> npt.NDArray[np.int64]:
     """A seeded assignment of ``count`` examples to ``folds`` folds of equal size: int64 [count]."""
@@ -39,11 +47,3 @@ def correlation(values: Reals, weights: Reals) -> float:
     values, weights = values - values.mean(), weights - weights.mean()
     scale = float(np.sqrt((values**2).sum() * (weights**2).sum()))
     return float(values @ weights) / scale if scale > TINY else 0.0
-
-
-def significant(values: FloatArray, digits: int = 6) -> FloatArray:
-    """``values`` rounded to ``digits`` significant digits: keeps last-bit noise out of the file."""
-    exact = values.astype(np.float64)
-    power = np.floor(np.log10(np.maximum(np.abs(exact), 1e-30)))
-    step = 10.0 ** (power - (digits - 1))
-    return np.asarray(np.round(exact / step) * step, dtype=np.float32)

@@ -7,25 +7,25 @@ inventory (``palign.fitter``); nothing is searched again for a value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 
-from palign_fit.arrays import Reals
+from palign_fit.arrays import Reals, short
 from palign_fit.errors import InputError
 from palign_fit.inputs.inventory import Inventory, built_in
 from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.budget import MAX_RATIO
+from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO
 from palign_fit.methods.palign.directions import TRAIT_SPREAD, Directions
 from palign_fit.methods.palign.fitter import PalignFitter
-from palign_fit.methods.record import is_weak, short
-from palign_fit.methods.settings import Settings
+from palign_fit.methods.record import is_weak, new_persona, stopped
+from palign_fit.methods.settings import Settings, check_heads
 from palign_fit.methods.steering import SteeredHeads, correlation
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import OpenedModel, model_dtype
+from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
 
 METHOD = "palign-traits"
@@ -63,12 +63,10 @@ class TraitFitter:
         *,
         checkpoint: str = "",
         cache: Cache | None = None,
-        tick: Callable[[int], None] = lambda _: None,
+        progress: Progress = no_progress,
     ) -> None:
         """``count`` heads. Raises InputError and FitError as ``fit.open_fitter``."""
-        most = model.num_layers * model.num_heads
-        if count > most:
-            raise InputError(f"--heads {count}: {model.base_model} has {most} heads in all")
+        check_heads(count, model)
         self.model, self.inventory = model, built_in()
         every = np.ones(len(self.inventory.items), bool)
         self.settings = Settings(heads=count, check=False)
@@ -79,7 +77,7 @@ class TraitFitter:
             self.settings,
             checkpoint=checkpoint,
             cache=cache,
-            tick=tick,
+            progress=progress,
         )
         self.directions = self.fitter.directions
         self.blind = Directions.of(self.fitter.sentences, self.inventory, ~every, count)
@@ -96,7 +94,7 @@ class TraitFitter:
         weights = np.zeros(len(directions.basis))
         for trait, value in values.items():
             weights[TRAITS.index(trait)] = value * TRAIT_SPREAD
-        heads, scale = self.fitter.steering(directions, weights)
+        heads, scale = directions.steering(weights)
         if scale == 0:
             raise InputError(f"{self.model.base_model}: nothing moves these traits")
         disturbance = directions.disturbance(weights, scale)
@@ -118,32 +116,25 @@ class TraitFitter:
         blind, _ = self.steering(self.blind, values)
         response = self.response(blind, alpha, values)
         weak = is_weak(response.alignment, len(self.inventory.items))
-        return Persona(
+        return new_persona(
+            self.model,
+            heads,
             name=name,
             description=description,
-            layers=heads.layers,
-            heads=heads.heads,
-            offsets=heads.offsets,
-            alpha=alpha,
-            base_model=self.model.base_model,
-            num_layers=self.model.num_layers,
-            num_heads=self.model.num_heads,
-            head_dim=self.model.head_dim,
             method=METHOD,
+            alpha=alpha,
+            perplexity=(perplexity, budget.plain),
+            score=self.fitter.score_name,
+            warnings=[
+                *_warnings(response, weak, wanted, alpha, perplexity / budget.plain),
+                *stopped(alpha, budget.most()),
+            ],
+            weak=weak,
             fit={
                 "alignment": short(response.alignment),
                 "alpha_from": "sliders",
-                "dtype": model_dtype(self.model),
                 "effects": {trait: short(value) for trait, value in response.effects.items()},
-                "max_perplexity_ratio": MAX_RATIO,
-                "perplexity": short(perplexity),
-                "perplexity_plain": short(budget.plain),
-                "score": self.fitter.score_name,
-                "scores": [short(score) for score in heads.scores],
                 "sliders": dict(values),
-                "tool": f"palign-fit {version('vllm-palign')}",
-                "warnings": _warnings(response, weak, wanted, alpha, perplexity / budget.plain),
-                "weak": weak,
             },
         )
 
@@ -171,7 +162,7 @@ def _warnings(
         )
     if ratio > MAX_RATIO:
         found.append(f"perplexity of neutral text is {ratio:.2f} x plain; answers may lose fluency")
-    elif alpha < 0.99 * wanted:
+    elif alpha < min(0.99 * wanted, MAX_ALPHA):
         found.append(
             f"the values ask for alpha {wanted:.3g}; {alpha:g} is as far as perplexity of neutral text "
             f"stays within {MAX_RATIO:g} x plain"

@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import struct
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+
+from vllm_palign.files import replacing
+
+if TYPE_CHECKING:
+    from palign_fit.model.model import OpenedModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -87,18 +92,14 @@ class Cache:
         return arrays
 
     def _write(self, path: Path, arrays: Arrays) -> None:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-            safetensors.numpy.save_file(whole, part, metadata={_CHECK: _content(whole)})
-            part.replace(path)
+            with replacing(path) as part:
+                safetensors.numpy.save_file(whole, part, metadata={_CHECK: _content(whole)})
             self._trim(path)
         except OSError as error:
             warnings.warn(f"cache: {path.parent} cannot be used: {error}", stacklevel=3)
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def _trim(self, newest: Path) -> None:
         """Delete entries, the longest unused first, until the rest is within ``max_bytes``."""
@@ -114,6 +115,32 @@ class Cache:
             if path != newest:
                 path.unlink(missing_ok=True)
                 used -= size
+
+
+@dataclass(frozen=True)
+class ModelCache:
+    """The entries of one model; with ``cache`` None everything is computed anew."""
+
+    cache: Cache | None
+    checkpoint: str
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, model: OpenedModel, checkpoint: str, cache: Cache | None) -> ModelCache:
+        """``checkpoint`` is ``checkpoint.digest``; a model of which nobody says what it is keeps nothing."""
+        from palign_fit.model.model import model_dtype
+
+        return cls(cache if checkpoint else None, checkpoint, model_dtype(model), model.device.type)
+
+    def load_or_compute(
+        self, what: str, key_parts: Mapping[str, Any], compute: Callable[[], Arrays]
+    ) -> Arrays:
+        """As ``Cache.load_or_compute``; ``what`` names the computation and its version."""
+        if self.cache is None:
+            return compute()
+        of_model = {"checkpoint": self.checkpoint, "dtype": self.dtype, "device": self.device}
+        return self.cache.load_or_compute({"what": what, **of_model, **key_parts}, compute)
 
 
 def _content(arrays: Arrays) -> str:

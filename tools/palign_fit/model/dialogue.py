@@ -8,6 +8,7 @@ from typing import Any
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.pairs import Pair, Turn
+from palign_fit.model.prompts import rendered
 
 MAX_PROMPT = 1024
 MAX_ANSWER = 256
@@ -55,13 +56,8 @@ def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
         text = "".join(names[role].format(content) for role, content in turns)
         return f"{text}Answer:" if asking else text
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                [{"role": role, "content": content} for role, content in turns],
-                add_generation_prompt=asking,
-                tokenize=False,
-            )
-        )
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return rendered(tokenizer, messages, asking=asking)
     except TemplateError as error:
         roles = ", ".join(role for role, _ in turns)
         raise InputError(

@@ -1,33 +1,66 @@
-"""How probable the model finds statements and running text."""
+"""How probable the model finds continuations and running text."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from palign_fit.model.activations import run_batches
+from palign_fit.arrays import Reals
+from palign_fit.model.continuations import Prefix, batches
+from palign_fit.model.token_tree import KNOWN_LAYERS, Tokens, layer_kinds, packed
 
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
 
+_PROBE_TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
+_COARSE_TOLERANCE = 0.25
 
-def statement_loglik(
-    model: OpenedModel, prefix: Sequence[int], statements: Sequence[Sequence[int]]
-) -> npt.NDArray[np.float64]:
-    """Mean log-likelihood per token of each statement after ``prefix``: float64 [N], nats."""
+
+class Reader(Protocol):
+    """Log-probability of every token of each continuation after ``prefix`` (at least one token)."""
+
+    def __call__(
+        self, model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]
+    ) -> list[Reals]: ...
+
+
+def reader_for(model: OpenedModel) -> Reader:
+    """``packed`` where this architecture takes a tree mask, found by trying it; else ``in_rows``.
+
+    Some ignore four-dimensional masks or positions, which would give wrong figures silently.
+    """
+    kinds = layer_kinds(model.model.config.get_text_config(decoder=True))
+    return packed if kinds <= KNOWN_LAYERS and _agrees_with_rows(model) else in_rows
+
+
+def in_rows(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[Reals]:
+    """A ``Reader`` by padded rows, for architectures that do not take a tree mask."""
     import torch
 
-    result = np.zeros(len(statements))
-    for batch in run_batches(model, prefix, statements, logits=True):
-        logp = batch.logits.float().log_softmax(-1).gather(2, batch.ids[:, :, None])[:, :, 0]
-        real = torch.arange(batch.ids.shape[1], device=model.device) < batch.lengths[:, None]
-        mean = torch.where(real, logp, 0.0).double().sum(1) / batch.lengths
-        result[batch.rows] = mean.cpu().numpy()
+    result: list[Reals] = [np.zeros(0)] * len(continuations)
+    with torch.no_grad():
+        read = Prefix(model, prefix)
+        for batch in batches(continuations, model.device):
+            logits = read.run(batch).float()
+            found = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
+            for row, length, line in zip(
+                batch.rows, batch.lengths.tolist(), found.double().cpu().numpy(), strict=True
+            ):
+                result[row] = line[:length]
     return result
+
+
+def statement_loglik(
+    model: OpenedModel,
+    prefix: Tokens,
+    statements: Sequence[Tokens],
+    reader: Reader = in_rows,
+) -> Reals:
+    """Mean log-likelihood per token of each statement after ``prefix``: float64 [N], nats."""
+    return np.array([line.mean() for line in reader(model, prefix, statements)])
 
 
 def perplexity(model: OpenedModel, text: str) -> float:
@@ -39,3 +72,17 @@ def perplexity(model: OpenedModel, text: str) -> float:
         logits = model.model(input_ids=ids, use_cache=False).logits.float()
         logp = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])
     return math.exp(-float(logp.double().mean()))
+
+
+def _agrees_with_rows(model: OpenedModel) -> bool:
+    size = int(model.model.get_input_embeddings().num_embeddings)
+    tokens = [int(token) for token in np.random.default_rng(0).integers(0, size, 12)]
+    lines = [tokens[4:8], [*tokens[4:6], *tokens[8:10]], tokens[8:12]]
+    try:
+        got = packed(model, tokens[:4], lines)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+        return False
+    wanted = in_rows(model, tokens[:4], lines)
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True))
+    dtype = str(model.model.dtype).removeprefix("torch.")
+    return worst <= _PROBE_TOLERANCE.get(dtype, _COARSE_TOLERANCE)

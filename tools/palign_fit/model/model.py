@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palign_fit.errors import FitError, InputError
+from palign_fit.model.memory import refuse_too_large
+from palign_fit.model.narrow import narrower
 from vllm_palign.persona import model_name
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class OpenedModel:
     num_heads: int
     head_dim: int
     base_model: str
+    gradient_dtype: str = ""
+    """What gradients are computed in, if not in the model's own dtype; see ``narrow.gradient_dtype``."""
 
     @property
     def num_layers(self) -> int:
@@ -46,14 +50,22 @@ class OpenedModel:
 
 
 def open_model(
-    source: str, *, base_model: str | None = None, device: str = "auto", dtype: str = "auto"
+    source: str,
+    *,
+    base_model: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    texts: int = 0,
+    memory: float | None = None,
 ) -> OpenedModel:
     """Load a checkpoint folder or hub name and find its projections.
 
-    ``dtype`` "auto" is float32 on a CPU, where bfloat16 saves a third of the time and blurs likelihoods (of
-    some models, Gemma's, by as much as steering moves them), else the checkpoint's own. ``base_model`` is
+    ``dtype`` "auto" is float32 on a CPU, because bfloat16 blurs likelihoods (of some models, Gemma's, by as
+    much as steering moves them), with gradients in bfloat16 where that loses nothing else and is fast
+    (``narrow``); elsewhere the checkpoint's own. ``base_model`` is
     the name to record in personas; a local folder is recorded by its folder name, so that no path of this
-    machine leaves it.
+    machine leaves it. A model that will not fit is refused before it is loaded: ``texts`` sentences' gradients
+    are read, ``memory`` GB may be taken (``memory.refuse_too_large``).
     Raises InputError where the model cannot be opened, FitError where it cannot be steered.
     """
     import torch
@@ -63,14 +75,18 @@ def open_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    if dtype == "auto" and device == "cpu":
+    automatic = dtype == "auto"
+    if automatic and device == "cpu":
         dtype = "float32"
     try:
         # trust_remote_code stays off: a checkpoint is data here, never a program.
+        refuse_too_large(source, device=device, dtype=dtype, texts=texts, limit=memory)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), use_safetensors=True
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
@@ -80,7 +96,9 @@ def open_model(
     name = base_model or (
         model_name(str(Path(source).resolve())) if Path(source).is_dir() else source
     )
-    return wrap(model.to(device), tokenizer, base_model=name)
+    opened = wrap(model.to(device), tokenizer, base_model=name)
+    # Who names a dtype gets it for everything.
+    return replace(opened, gradient_dtype=narrower(model)) if automatic else opened
 
 
 def wrap(model: Any, tokenizer: Any, *, base_model: str) -> OpenedModel:
@@ -115,8 +133,9 @@ def wrap(model: Any, tokenizer: Any, *, base_model: str) -> OpenedModel:
 
 
 def model_dtype(model: OpenedModel) -> str:
-    """The model's parameter dtype, such as "bfloat16"."""
-    return str(model.model.dtype).removeprefix("torch.")
+    """What the model computes in, such as "bfloat16", or "float32, gradients bfloat16"."""
+    own = str(model.model.dtype).removeprefix("torch.")
+    return f"{own}, gradients {model.gradient_dtype}" if model.gradient_dtype else own
 
 
 def find_projections(model: Any) -> list[tuple[int, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 OPENINGS = (
@@ -38,6 +40,26 @@ OPTION_LETTERS = ("A", "E")
 """The answers the published contrast compares: full agreement, full disagreement."""
 
 
+TODAY = datetime(2025, 1, 1)
+"""What a chat template that prints the date is told: the same input gives the same bytes on any day."""
+
+
+def rendered(tokenizer: Any, turns: Sequence[Mapping[str, str]], *, asking: bool = True) -> str:
+    """``turns`` in the model's own chat template; ``asking``: up to where the assistant is to answer.
+
+    Every text of the fit and of its evaluation is rendered here: what a template may ask of the outside
+    world, the clock, is pinned. Raises jinja2's TemplateError where the template refuses the turns.
+    """
+    return str(
+        tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns],
+            add_generation_prompt=asking,
+            tokenize=False,
+            strftime_now=TODAY.strftime,
+        )
+    )
+
+
 def statement(text: str) -> str:
     """An inventory item as a sentence: "enjoy long walks" -> "I enjoy long walks."."""
     return f"I {text}."
@@ -49,9 +71,7 @@ def chat_prefix(tokenizer: Any, user: str) -> list[int]:
     Uses the model's own chat template; a tokenizer without one gets plain lines of text.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": user}], add_generation_prompt=True, tokenize=False
-        )
+        text = rendered(tokenizer, [{"role": "user", "content": user}])
         # The template writes its own special tokens.
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return list(tokenizer(f"Question: {user}\nAnswer:")["input_ids"])

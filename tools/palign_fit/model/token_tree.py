@@ -10,12 +10,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from palign_fit.arrays import Reals
-from palign_fit.model.activations import run_batches
 from palign_fit.model.model import OpenedModel
 
 Tokens = Sequence[int]
@@ -23,9 +22,8 @@ Tokens = Sequence[int]
 MAX_NODES = 256
 """Tokens in one forward pass: enough to keep a core busy, few enough for large vocabularies."""
 
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-_PROBE_TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
-_COARSE_TOLERANCE = 0.25
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of attention that a tree's mask can be written for."""
 
 
 @dataclass
@@ -54,25 +52,8 @@ class TokenTree:
         self.paths.append(path)
 
 
-class Reader(Protocol):
-    """Log-probability of every token of each continuation after ``prefix`` (at least one token)."""
-
-    def __call__(
-        self, model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]
-    ) -> list[Reals]: ...
-
-
-def reader_for(model: OpenedModel) -> Reader:
-    """``packed`` where this architecture takes a tree mask, found by trying it; else ``in_rows``.
-
-    Some ignore four-dimensional masks or positions, which would give wrong figures silently.
-    """
-    kinds = _layer_kinds(model.model.config.get_text_config(decoder=True))
-    return packed if kinds <= _KNOWN_LAYERS and _agrees_with_rows(model) else in_rows
-
-
 def packed(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[Reals]:
-    """A ``Reader`` by trees of tokens; see the module's text."""
+    """A ``likelihood.Reader`` by trees of tokens; see the module's text."""
     import torch
     from transformers import DynamicCache
 
@@ -151,7 +132,7 @@ def _positions_and_mask(
     keys = torch.cat([torch.arange(prefix), positions])
     config = model.model.config.get_text_config(decoder=True)
     masks = {}
-    for kind in _layer_kinds(config):
+    for kind in layer_kinds(config):
         seen = sees
         if kind == "sliding_attention":
             seen = sees & (positions[:, None] - keys[None] < config.sliding_window)
@@ -161,36 +142,9 @@ def _positions_and_mask(
     return positions[None].to(model.device), masks if len(masks) > 1 else masks.popitem()[1]
 
 
-def _layer_kinds(config: Any) -> set[str]:
+def layer_kinds(config: Any) -> set[str]:
     """The kinds of attention a decoder mixes, as its own mask functions name them."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds:
         return kinds
     return {"sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"}
-
-
-def _agrees_with_rows(model: OpenedModel) -> bool:
-    size = int(model.model.get_input_embeddings().num_embeddings)
-    tokens = [int(token) for token in np.random.default_rng(0).integers(0, size, 12)]
-    lines = [tokens[4:8], [*tokens[4:6], *tokens[8:10]], tokens[8:12]]
-    try:
-        got = packed(model, tokens[:4], lines)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
-        return False
-    wanted = in_rows(model, tokens[:4], lines)
-    worst = max(float(np.abs(a - b).max()) for a, b in zip(got, wanted, strict=True))
-    dtype = str(model.model.dtype).removeprefix("torch.")
-    return worst <= _PROBE_TOLERANCE.get(dtype, _COARSE_TOLERANCE)
-
-
-def in_rows(model: OpenedModel, prefix: Tokens, continuations: Sequence[Tokens]) -> list[Reals]:
-    """A ``Reader`` by padded rows, for architectures that do not take a tree mask."""
-    result: list[Reals] = [np.zeros(0)] * len(continuations)
-    for batch in run_batches(model, prefix, continuations, logits=True):
-        logits = batch.logits.float()
-        found = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
-        for row, length, line in zip(
-            batch.rows, batch.lengths.tolist(), found.double().cpu().numpy(), strict=True
-        ):
-            result[row] = line[:length]
-    return result

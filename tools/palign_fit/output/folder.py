@@ -10,8 +10,9 @@ from pathlib import Path
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
-from palign_fit.output.population import MAX_BATCH, Batches, Fitted, Job, Outcome
+from palign_fit.output.population import Fitted, Job, Outcome, Work
 from vllm_palign.errors import PersonaInvalid
+from vllm_palign.files import PART
 from vllm_palign.persona import Persona, load, save
 
 SUFFIX = ".safetensors"
@@ -20,7 +21,8 @@ SUFFIX = ".safetensors"
 class FolderOutput:
     """One file a persona: ``out``/ID.safetensors, or ``out`` itself if it is named like a file."""
 
-    unit = MAX_BATCH
+    unit = 1
+    """A persona is written when it is made: a killed run loses the one it was at."""
 
     def __init__(self, out: Path, subjects: int) -> None:
         self.file = out if out.suffix == SUFFIX and not out.is_dir() else None
@@ -38,19 +40,16 @@ class FolderOutput:
     def path(self, subject: Subject) -> Path:
         return self.file or self.folder / f"{subject.id}{SUFFIX}"
 
-    def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
+    def write(self, subjects: Sequence[Subject], work: Work) -> Iterator[Outcome]:
         """Fit and save those that are not there with the same inputs."""
         self._use.take()
-        kept = {
-            one.id: found for one in subjects if (found := self._kept(one, batches.job)) is not None
-        }
-        fresh = batches.fit([one for one in subjects if one.id not in kept])
         for subject in subjects:
             path = self.path(subject)
-            if subject.id in kept:
-                yield Fitted.of(kept[subject.id], subject.id, str(path), kept=True)
+            kept = self._kept(subject, work.job)
+            if kept is not None:
+                yield Fitted.of(kept, subject.id, str(path), kept=True)
                 continue
-            result = next(fresh)
+            result = work.fit(subject)
             if isinstance(result, Refusal):
                 yield result
                 continue
@@ -102,7 +101,7 @@ class InUse:
         self._held = os.open(self.folder, os.O_RDONLY)
         with suppress(OSError):  # taken by another run, or a file system without locks
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for part in self.folder.glob(".*.part"):
+            for part in self.folder.glob(f".*{PART}"):
                 part.unlink(missing_ok=True)
         with suppress(OSError):
             fcntl.flock(self._held, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One subject or hundreds of thousands: batches through a fitter, results to a folder or to shards.
+"""One subject or hundreds of thousands: one by one through a fitter, results to a folder or to shards.
 
 A run can be stopped at any moment and started again with the same command. Nothing beside the results
 remembers how far it came: every persona records in ``fit["inputs"]`` what it was made from, and one that
@@ -8,27 +8,21 @@ is there with the same inputs is kept. Any other is fitted again and replaced.
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any, Protocol
 
-from palign_fit.errors import InputError
+from palign_fit.fit import Fitter, fit_or_refuse
 from palign_fit.inputs.answers import Answers, Refusal, Subject
-from palign_fit.methods.fitter import Fitter
+from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.settings import Settings
+from palign_fit.model import prompts
 from palign_fit.model.cache import key_digest
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
-
-MAX_BATCH = 16
-"""Subjects that are fitted before the first of them is written: a checked fit takes seconds each, and a
-killed run loses its batch."""
-
-BYTES_PER_NUMBER = 128
-"""Memory a subject of a batch takes for each of the L x H x D numbers of a direction, at most."""
 
 
 @dataclass(frozen=True)
@@ -100,82 +94,62 @@ class Job:
         return key_digest(self.run)
 
 
+def run_inputs(
+    model: OpenedModel, content: str, inventory: Inventory, settings: Settings
+) -> dict[str, Any]:
+    """``Job.run`` of a fit on ``model``, whose checkpoint has the digest ``content``."""
+    return {
+        "base_model": model.base_model,
+        "checkpoint": content,
+        "dtype": model_dtype(model),
+        "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
+        "inventory": [inventory.name, inventory.digest],
+        "settings": asdict(settings),
+        "tool": version("vllm-palign"),
+    }
+
+
 class Output(Protocol):
-    """Where personas go; ``unit`` subjects at a time, a batch of the fitter each or several."""
+    """Where personas go; ``unit`` subjects at a time."""
 
     unit: int
 
-    def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
-        """Write what is not there yet; one outcome a subject, in order."""
+    def write(self, subjects: Sequence[Subject], work: Work) -> Iterator[Outcome]:
+        """Write what is not there yet; one outcome a subject, in order, told when it is written."""
 
     def close(self) -> None:
         """Nothing more will be written."""
 
 
-class Batches:
-    """Fits subjects in batches of bounded size.
+class Work:
+    """Fits subjects of a job one by one.
 
-    ``prepare`` gives the fitter and the size; it is called once somebody has to be fitted, so that a
-    run that finds everything done costs nothing.
+    ``prepare`` gives the fitter; it is called once somebody has to be fitted, so that a run that finds
+    everything done costs nothing.
     """
 
-    def __init__(self, prepare: Callable[[], tuple[Fitter, int]], job: Job) -> None:
+    def __init__(self, prepare: Callable[[], Fitter], job: Job) -> None:
         self.job = job
         self.prepare = cache(prepare)
 
-    def fit(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
-        """Each subject's labelled persona, or why there is none."""
-        tried = [one for one in subjects if one.id not in self.job.refused]
-        results = self._results(tried)
-        for subject in subjects:
-            if subject.id in self.job.refused:
-                yield self.job.refused[subject.id]
-                continue
-            result = next(results)
-            yield self.job.label(result, subject) if isinstance(result, Persona) else result
-
-    def _results(self, subjects: Sequence[Subject]) -> Iterator[Persona | Refusal]:
-        at = 0
-        while at < len(subjects):
-            fitter, size = self.prepare()
-            yield from fitter.fit_batch(subjects[at : at + size])
-            at += size
+    def fit(self, subject: Subject) -> Persona | Refusal:
+        """The labelled persona, or why there is none."""
+        if subject.id in self.job.refused:
+            return self.job.refused[subject.id]
+        result = fit_or_refuse(self.prepare(), subject)
+        return self.job.label(result, subject) if isinstance(result, Persona) else result
 
 
 def fit_population(
-    answers: Answers, prepare: Callable[[], tuple[Fitter, int]], job: Job, output: Output
+    answers: Answers, prepare: Callable[[], Fitter], job: Job, output: Output
 ) -> Iterator[Outcome]:
     """Every subject's outcome, in the order of the answers, written before it is told."""
-    batches = Batches(prepare, job)
+    work = Work(prepare, job)
     try:
         for at in range(0, len(answers), output.unit):
-            yield from output.write(answers[at : at + output.unit], batches)
+            yield from output.write(answers[at : at + output.unit], work)
     finally:
         output.close()
-
-
-def batch_size(limit: float | None, used: int, numbers: int) -> int:
-    """How many subjects at a time fit into ``limit`` GB of memory of which ``used`` bytes are taken.
-
-    ``numbers`` is L x H x D of the model. Raises InputError where not even one fits.
-    """
-    if limit is None:
-        return MAX_BATCH
-    free = limit * 1e9 - used
-    if free < numbers * BYTES_PER_NUMBER:
-        raise InputError(
-            f"--memory {limit:g}: {used / 1e9:.1f} GB are taken once the model is open; wanted at "
-            f"least {(used + 8 * numbers * BYTES_PER_NUMBER) / 1e9:.1f}"
-        )
-    return max(1, min(MAX_BATCH, int(free / (numbers * BYTES_PER_NUMBER))))
-
-
-def resident_bytes() -> int:
-    """Memory this process holds now; where the system does not tell, the most it ever held."""
-    with suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def as_line(outcome: Outcome) -> str:

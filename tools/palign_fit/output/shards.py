@@ -8,9 +8,7 @@ it; the zip's own directory finds a member by name without reading the others.
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +19,8 @@ from typing import Any
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.output.folder import SUFFIX, InUse, check_folder, writing
-from palign_fit.output.population import Batches, Fitted, Outcome, as_line
+from palign_fit.output.population import Fitted, Outcome, Work, as_line
+from vllm_palign.files import replacing
 from vllm_palign.persona import MAX_FILE_BYTES, Persona, is_persona_id
 
 FORMAT = "palign.shard"
@@ -53,42 +52,39 @@ class ShardOutput:
                 f"{others[0]}: of another run. Delete them or give another folder"
             )
 
-    def write(self, subjects: Sequence[Subject], batches: Batches) -> Iterator[Outcome]:
+    def write(self, subjects: Sequence[Subject], work: Work) -> Iterator[Outcome]:
         """The next shard: kept if it was made from the same inputs, else written in one step."""
         self._use.take()
         path = self.folder / f"personas-{self._next:05d}.zip"
         self._next += 1
-        inputs = sha256("".join(map(batches.job.inputs, subjects)).encode()).hexdigest()
+        inputs = sha256("".join(map(work.job.inputs, subjects)).encode()).hexdigest()
         kept = _kept(path, inputs)
         if kept is not None:
             yield from kept
             return
         # Settings that cannot be fitted are refused before anything is there.
-        batches.prepare()
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        work.prepare()
         lines: list[str] = []
-        try:
-            with writing(path):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._use.take()
-                with part.open("wb") as file:
-                    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as shard:
-                        for subject, result in zip(subjects, batches.fit(subjects), strict=True):
-                            outcome: Outcome
-                            if isinstance(result, Refusal):
-                                outcome = result
-                            else:
-                                _add(shard, f"{subject.id}{SUFFIX}", result.to_bytes())
-                                outcome = Fitted.of(result, subject.id, str(path.name), kept=False)
-                            lines.append(as_line(outcome))
-                            yield outcome
-                        _add(shard, REPORT, "".join(f"{line}\n" for line in lines).encode())
-                        shard.comment = json.dumps({"format": FORMAT, "inputs": inputs}).encode()
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._use.take()
+        with (
+            writing(path),
+            replacing(path) as part,
+            zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as shard,
+        ):
+            for subject in subjects:
+                result = work.fit(subject)
+                outcome: Outcome
+                if isinstance(result, Refusal):
+                    outcome = result
+                else:
+                    _add(shard, f"{subject.id}{SUFFIX}", result.to_bytes())
+                    outcome = Fitted.of(result, subject.id, str(path.name), kept=False)
+                lines.append(as_line(outcome))
+                yield outcome
+            _add(shard, REPORT, "".join(f"{line}\n" for line in lines).encode())
+            shard.comment = json.dumps({"format": FORMAT, "inputs": inputs}).encode()
 
     def close(self) -> None:
         self._use.release()

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from palign_fit.arrays import short
 from vllm_palign.persona import Persona
 
 TOP_HEADS = 10
@@ -37,7 +38,7 @@ def head_rows(persona: Persona) -> Iterator[tuple[int, int, float, float | None]
     norms = np.linalg.norm(np.float32(persona.alpha) * persona.offsets, axis=1)
     for k, (layer, head) in enumerate(zip(persona.layers, persona.heads, strict=True)):
         number = isinstance(scores[k], (int, float)) and not isinstance(scores[k], bool)
-        yield int(layer), int(head), float(f"{norms[k]:.6g}"), scores[k] if number else None
+        yield int(layer), int(head), short(norms[k]), scores[k] if number else None
 
 
 def card(persona: Persona) -> RenderableType:

@@ -9,17 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from palign_fit.errors import refuse
-from palign_fit.evaluation.report import FORMAT, FORMAT_VERSION
+from palign_fit.evaluation.evaluating import FORMAT, FORMAT_VERSION
 from palign_fit.inputs.files import read_text, strict_json
+from palign_fit.inputs.traits import TRAITS
 from palign_fit.reporting.record import text
 
-TRAITS = {
-    "O": "Openness",
-    "C": "Conscientiousness",
-    "E": "Extraversion",
-    "A": "Agreeableness",
-    "N": "Neuroticism",
-}
 SOURCES = ("from_statements", "from_texts", "from_letters")
 """How a condition's trait scores were read, what a radar shows first; docs/evaluation.md."""
 
@@ -105,23 +99,23 @@ class Evaluation(_Part):
         parts: dict[str, Baseline] = {**self.baselines, **self.conditions}
         errors = {
             key
-            for one in self.conditions.values()
-            for key in one.measures
+            for part in self.conditions.values()
+            for key in part.measures
             if key.startswith("error")
         }
-        for name, one in parts.items():
-            lists = {key: measure.per_subject for key, measure in one.measures.items()}
+        for name, part in parts.items():
+            lists = {key: measure.per_subject for key, measure in part.measures.items()}
             wanted = errors
-            if isinstance(one, Condition):
-                for trait, found in one.traits.items():
-                    lists |= {f"traits.{trait}.{key}": values for key, values in found.items()}
+            if isinstance(part, Condition):
+                for trait, sources in part.traits.items():
+                    lists |= {f"traits.{trait}.{key}": values for key, values in sources.items()}
             elif errors:
                 wanted = {"error"}
             for key, values in lists.items():
                 if len(values) != len(self.subjects):
                     raise ValueError(f"{name}.{key} has {len(values)} values, wanted one a subject")
             for key in sorted(wanted):
-                measure = one.measures.get(key)
+                measure = part.measures.get(key)
                 if measure is None or set(measure.traits or ()) != set(TRAITS):
                     raise ValueError(f"{name}.{key} is missing, or lacks a trait")
         return self
@@ -133,8 +127,8 @@ class Evaluation(_Part):
     def as_tables(self) -> dict[str, Any]:
         """What ``palign_fit.evaluation.tables.tables`` takes, of the measures an evaluation has."""
         data = self.model_dump(include={"conditions", "baselines"})
-        for one in [*data["conditions"].values(), *data["baselines"].values()]:
-            one["measures"].pop("rating", None)  # a judge's, whose counts are not here
+        for part in [*data["conditions"].values(), *data["baselines"].values()]:
+            part["measures"].pop("rating", None)  # a judge's, whose counts are not here
         return data
 
 
@@ -159,7 +153,8 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
-    for one in error.errors(include_url=False, include_context=False):
-        place = ".".join(str(part) for part in one["loc"]) or "the whole"
-        got = text(repr(one["input"])[:80]) if not isinstance(one["input"], (dict, list)) else ""
-        yield f"{text(place, 100)}: {one['msg']}" + (f", got {got}" if got else "")
+    for problem in error.errors(include_url=False, include_context=False):
+        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        value = problem["input"]
+        got = "" if isinstance(value, (dict, list)) else text(repr(value)[:80])
+        yield f"{text(place, 100)}: {problem['msg']}" + (f", got {got}" if got else "")

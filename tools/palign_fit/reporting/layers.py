@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.reporting.axis import Axis, Tick
+from palign_fit.reporting.charts import Axis, Tick
 from palign_fit.reporting.sources import Head
 
 LEVELS = 6

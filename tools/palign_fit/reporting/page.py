@@ -12,7 +12,7 @@ from typing import Any
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.tables import tables
-from palign_fit.reporting.curve import AlphaChart
+from palign_fit.reporting.charts import AlphaChart
 from palign_fit.reporting.evaluated import Evaluation
 from palign_fit.reporting.layers import HeadMap, ScoreChart
 from palign_fit.reporting.profile import Profile

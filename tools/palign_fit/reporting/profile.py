@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
-from palign_fit.reporting.evaluated import SOURCES, TRAITS, Evaluation
-from palign_fit.reporting.radar import Radar
+from palign_fit.inputs.traits import TRAITS, trait_name
+from palign_fit.reporting.charts import Radar
+from palign_fit.reporting.evaluated import SOURCES, Evaluation
 from palign_fit.reporting.sources import Entry
 
 _OWN = [key for key in MEASURE_TEXT if key not in ("positive", "identification", "rating")]
@@ -62,21 +63,21 @@ class Profile:
 
 def _has(evaluation: Evaluation, source: str) -> bool:
     steered = evaluation.conditions.get(PALIGN)
-    return steered is not None and any(source in found for found in steered.traits.values())
+    return steered is not None and any(source in sources for sources in steered.traits.values())
 
 
 def _measured(evaluation: Evaluation, key: str) -> bool:
     return any(
         value is not None
-        for one in evaluation.conditions.values()
-        if key in one.measures
-        for value in one.measures[key].per_subject
+        for condition in evaluation.conditions.values()
+        if key in condition.measures
+        for value in condition.measures[key].per_subject
     )
 
 
 def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRow]:
     subject = evaluation.subjects[place]
-    for trait, name in TRAITS.items():
+    for trait in TRAITS:
         own = subject.traits.get(trait)  # type: ignore[call-overload]
         plain, steered = (
             evaluation.conditions[condition].traits.get(trait, {}).get(source, [None] * (place + 1))  # type: ignore[call-overload]
@@ -85,7 +86,7 @@ def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRo
             for condition in (PLAIN, PALIGN)
         )
         yield TraitRow(
-            trait=name,
+            trait=trait_name(trait),
             target=own.target if own else None,
             usual=own.usual if own else None,
             plain=plain[place],
@@ -110,16 +111,16 @@ def _figures(
 ) -> Iterator[tuple[str, tuple[float | None, ...]]]:
     for name in evaluation.conditions:
         yield name, tuple(_value(evaluation, name, key, place) for key in measures)
-    for name, one in evaluation.baselines.items():
+    for name, baseline in evaluation.baselines.items():
         values = []
         for key in measures:
-            shared = one.measures.get("error" if key.startswith("error") else key)
+            shared = baseline.measures.get("error" if key.startswith("error") else key)
             values.append(shared.per_subject[place] if shared else None)
         if any(value is not None for value in values):
             yield f"({name})", tuple(values)
 
 
 def _value(evaluation: Evaluation, condition: str, key: str, place: int) -> float | None:
-    one = evaluation.conditions.get(condition)
-    measure = one.measures.get(key) if one else None
+    figures = evaluation.conditions.get(condition)
+    measure = figures.measures.get(key) if figures else None
     return measure.per_subject[place] if measure else None

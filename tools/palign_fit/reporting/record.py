@@ -103,13 +103,13 @@ def number(value: object) -> float | None:
 
 
 def positive(value: object) -> float | None:
-    found = number(value)
-    return found if found is not None and found > 1e-6 else None
+    known = number(value)
+    return known if known is not None and known > 1e-6 else None
 
 
 def count(value: object) -> int | None:
-    found = number(value)
-    return int(found) if found is not None and found >= 0 and found == int(found) else None
+    known = number(value)
+    return int(known) if known is not None and known >= 0 and known == int(known) else None
 
 
 def text(value: object, most: int = 120) -> str:

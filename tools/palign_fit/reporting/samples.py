@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from palign_fit.errors import InputError
-from palign_fit.evaluation.evaluate import Progress
-from palign_fit.evaluation.rubric import QUESTIONS
-from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
-from palign_fit.evaluation.tasks import Setting
+from palign_fit.evaluation.huggingface import HuggingFaceBackend
+from palign_fit.evaluation.judge import QUESTIONS
+from palign_fit.evaluation.tasks import Setting, Speech
 from palign_fit.inputs.inventory import built_in
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import perplexity, statement_loglik
 from palign_fit.model.steer import steered
+from palign_fit.progress import Progress, no_tick
 from palign_fit.reporting.record import Point, number, positive
 from palign_fit.reporting.sources import Entry
 from vllm_palign.persona import load
@@ -67,51 +67,51 @@ class Spoken:
 def chosen(entries: Sequence[Entry], model: OpenedModel) -> list[Entry]:
     """The first MAX_SAMPLED that were made for this geometry. Raises InputError if there is none."""
     shape = (model.num_layers, model.num_heads, model.head_dim)
-    fitting = [one for one in entries if one.shape == shape]
+    fitting = [entry for entry in entries if entry.shape == shape]
     if not fitting:
         raise InputError(
             f"--model {model.base_model}: has (layers, heads, head_dim) {shape}, the personas here "
-            f"are for {sorted({one.shape for one in entries})[:4]}; give the model they were made on"
+            f"are for {sorted({entry.shape for entry in entries})[:4]}; give the model they were made on"
         )
     return fitting[:MAX_SAMPLED]
 
 
 def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> dict[str, Spoken]:
     """Entry id -> what the model says under it; ``entries`` as ``chosen`` returns them."""
-    speaker = HuggingFaceSpeaker(model, strength=1.0)
+    backend = HuggingFaceBackend(model, strength=1.0)
     needing = [one for one in entries if needs_curve(one)]
-    baseline = _Yardstick(model) if needing else None
-    found: dict[str, Spoken] = {}
+    baseline = _Statements(model) if needing else None
+    spoken: dict[str, Spoken] = {}
     with progress("answers", len(entries) + 1) as tick:
-        plain = _answers(speaker, Setting())
+        plain = _answers(backend, Setting())
         tick(1)
         for entry in entries:
             persona = load(entry.path)
             if persona.digest != entry.digest:
                 raise InputError(f"{entry.path}: was replaced while it was read; start again")
-            said = _answers(speaker, Setting(persona_id=entry.id, persona=persona))
+            said = _answers(backend, Setting(persona_id=entry.id, persona=persona))
             samples = tuple(
                 Sample(question.text, *pair)
                 for question, *pair in zip(ASKED, plain, said, strict=True)
             )
             curve = baseline.curve(entry) if baseline and entry in needing else None
-            found[entry.id] = Spoken(samples, curve)
+            spoken[entry.id] = Spoken(samples, curve)
             tick(1)
-    return found
+    return spoken
 
 
 def needs_curve(entry: Entry) -> bool:
     """Whether the file records too little to draw, and the persona has an alpha to vary."""
-    drawn = [one for one in entry.record.trials if one.perplexity is not None]
+    drawn = [trial for trial in entry.record.trials if trial.perplexity is not None]
     return len(drawn) < FEWEST_POINTS and entry.alpha != 0
 
 
-def _answers(speaker: HuggingFaceSpeaker, setting: Setting) -> list[str]:
+def _answers(backend: HuggingFaceBackend, setting: Setting) -> list[str]:
     speeches = [Speech(setting, question.text) for question in ASKED]
-    return speaker.speak(speeches, MAX_TOKENS, lambda _: None)
+    return backend.speak(speeches, MAX_TOKENS, no_tick)
 
 
-class _Yardstick:
+class _Statements:
     """The built-in statements and the neutral text under the unsteered model."""
 
     def __init__(self, model: OpenedModel) -> None:
@@ -126,17 +126,19 @@ class _Yardstick:
     def curve(self, entry: Entry) -> Curve:
         points = []
         for strength in STRENGTHS:
-            loglik, found = self._measure(entry, strength)
+            loglik, drift = self._measure(entry, strength)
             moved = float(np.std(loglik - self.plain))
             points.append(
                 Point(
                     strength * entry.alpha,
                     number(moved),
                     alignment=None,
-                    perplexity=positive(found),
+                    perplexity=positive(drift),
                 )
             )
-        return Curve(tuple(sorted(points, key=lambda one: one.alpha)), positive(self.perplexity))
+        return Curve(
+            tuple(sorted(points, key=lambda point: point.alpha)), positive(self.perplexity)
+        )
 
     def _measure(self, entry: Entry | None, strength: float) -> tuple[np.ndarray, float]:
         inside = steered(self.model, load(entry.path), strength) if entry else nullcontext()

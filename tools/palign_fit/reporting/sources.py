@@ -123,7 +123,7 @@ def read_folder(folder: Path) -> Sources:
     if not entries:
         name, problem = unreadable[0]
         raise InputError(f"{folder}: none of {len(paths)} files is a persona; {name}: {problem}")
-    drawn = np.cumsum([len(one.heads) for one in entries[:MAX_DETAILED]])
+    drawn = np.cumsum([len(entry.heads) for entry in entries[:MAX_DETAILED]])
     detailed = int((drawn <= MAX_DRAWN).sum())
     return Sources(
         tuple(entries),

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from palign_fit.arrays import Activations, Reals
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
+from palign_fit.model.continuations import Prefix
 from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_gradients
+from palign_fit.model.likelihood import Reader, statement_loglik
 from palign_fit.model.model import OpenedModel
-from palign_fit.model.token_tree import Reader
+from palign_fit.model.narrow import computing_in
 
 MIN_PAIRS = 10
 MAX_USED = 1000
@@ -79,7 +81,8 @@ def read_pair_data(
     products = np.zeros((*heads, model.head_dim))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        found = read_gradients(model, lines[rows[0]].prefix, answers)
+        with computing_in(model.model, model.gradient_dtype):
+            found = read_gradients(model, Prefix(model, lines[rows[0]].prefix), answers)
         differences[rows] = found.gradients[0::2] - found.gradients[1::2]
         by_head = found.outputs.transpose(1, 2, 3, 0).astype(np.float64)
         total += by_head.sum(-1)
@@ -113,7 +116,7 @@ def margins(
     found = np.zeros(len(lines))
     for rows in _by_prefix(lines):
         answers = [answer for row in rows for answer in (lines[row].chosen, lines[row].rejected)]
-        means = [one.mean() for one in reader(model, lines[rows[0]].prefix, answers)]
+        means = statement_loglik(model, lines[rows[0]].prefix, answers, reader)
         found[rows] = np.subtract(means[0::2], means[1::2])
         tick(len(rows))
     return found

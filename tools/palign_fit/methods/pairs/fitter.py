@@ -8,26 +8,25 @@ found as in the default method (``heads``, ``discriminant``, ``budget``).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Activations, Mask, Reals
-from palign_fit.errors import InputError
+from palign_fit.arrays import Activations, Mask, Reals, short
 from palign_fit.inputs.pairs import Pairs
 from palign_fit.methods.baseline import steered_perplexity
-from palign_fit.methods.budget import MAX_RATIO, Budget
+from palign_fit.methods.budget import Budget
 from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
-from palign_fit.methods.record import short
-from palign_fit.methods.steering import SteeredHeads, significant
-from palign_fit.model.model import OpenedModel, model_dtype
+from palign_fit.methods.record import costly, new_persona, stopped
+from palign_fit.methods.settings import check_heads, check_numbers
+from palign_fit.methods.steering import SteeredHeads
+from palign_fit.model.likelihood import reader_for
+from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered_by
-from palign_fit.model.token_tree import reader_for
 from vllm_palign.persona import Persona
 
 METHOD = "palign-pairs"
@@ -46,15 +45,7 @@ class PairSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.heads < 1:
-            problems.append(f"heads is {self.heads}, wanted at least 1")
-        if self.alpha is not None and not 0 < self.alpha <= 100:
-            problems.append(f"alpha is {self.alpha}, wanted auto or a number above 0, at most 100")
-        if not 0 <= self.seed < 2**32:
-            problems.append(f"seed is {self.seed}, wanted 0 to {2**32 - 1}")
-        if problems:
-            raise InputError("; ".join(problems))
+        check_numbers(self.heads, self.alpha, self.seed)
 
 
 @dataclass(frozen=True)
@@ -103,11 +94,7 @@ class HeldOut:
     def as_json(self) -> dict[str, Any]:
         """What a persona records of it."""
         figures = {name: short(value) for name, value in vars(self).items() if name != "pairs"}
-        return {
-            "chance": short(self.chance),
-            "held_out": {"pairs": self.pairs, **figures},
-            "weak": self.weak,
-        }
+        return {"chance": short(self.chance), "held_out": {"pairs": self.pairs, **figures}}
 
 
 def fit_pairs(
@@ -122,9 +109,7 @@ def fit_pairs(
     ``tick`` hears of pairs read; each is read three times. Raises InputError for pairs or settings that
     cannot be fitted, FitError where the model does not give finite gradients.
     """
-    most = model.num_layers * model.num_heads
-    if settings.heads > most:
-        raise InputError(f"--heads {settings.heads}: {model.base_model} has {most} heads in all")
+    check_heads(settings.heads, model)
     lines, notes = usable(model, pairs.pairs, settings.seed)
     data = read_pair_data(model, lines, settings.seed, tick)
     everything = np.ones(len(lines), bool)
@@ -136,30 +121,26 @@ def fit_pairs(
         alpha = settings.alpha
         perplexity = steered_perplexity(model, steering, alpha)
     held = held_out(model, data, settings.heads, alpha, tick)
-    return Persona(
+    return new_persona(
+        model,
+        steering,
         name=settings.name,
         description=settings.description,
-        layers=steering.layers,
-        heads=steering.heads,
-        offsets=steering.offsets,
-        alpha=alpha,
-        base_model=model.base_model,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        head_dim=model.head_dim,
         method=METHOD,
+        alpha=alpha,
+        perplexity=(perplexity, budget.plain),
+        score="held-out correlation",
+        warnings=[
+            *notes,
+            *_weakness(held),
+            *costly(alpha, perplexity, budget.plain),
+            *(stopped(alpha, budget.most()) if settings.alpha is None else ()),
+        ],
+        weak=held.weak,
         fit={
             "alpha_from": "perplexity" if settings.alpha is None else "the user",
-            "dtype": model_dtype(model),
-            "max_perplexity_ratio": MAX_RATIO,
             "pairs": {"digest": pairs.digest, "given": len(pairs.pairs), "used": len(lines)},
-            "perplexity": short(perplexity),
-            "perplexity_plain": short(budget.plain),
-            "score": "held-out correlation",
-            "scores": [short(score) for score in steering.scores],
             "seed": settings.seed,
-            "tool": f"palign-fit {version('vllm-palign')}",
-            "warnings": [*notes, *_warnings(held, alpha, perplexity, budget.plain)],
             **held.as_json(),
         },
     )
@@ -181,11 +162,8 @@ def steer_towards(
     discriminant = Discriminant.of(groups, heads)
     raw = discriminant(take(direction(groups), heads).astype(np.float64))
     scale = max(float(relative_size(raw, data.covariance, heads)[0]), 1e-30)
-    layers, places = np.divmod(heads.flat, model.num_heads)
-    offsets = (raw[0] / scale).reshape(-1, model.head_dim).astype(np.float32)
-    steering = SteeredHeads(
-        layers.astype(np.int32), places.astype(np.int32), significant(offsets), heads.scores
-    )
+    offsets = (raw[0] / scale).reshape(-1, model.head_dim)
+    steering = SteeredHeads.of(heads.flat, offsets, heads.scores, model.num_heads)
     return steering, float(discriminant.disturbance(raw / scale)[0])
 
 
@@ -215,18 +193,11 @@ def _mirrored(differences: Activations) -> Group:
     return Group(np.concatenate([differences, -differences]) / 2, loadings)
 
 
-def _warnings(held: HeldOut, alpha: float, perplexity: float, plain: float) -> list[str]:
+def _weakness(held: HeldOut) -> Iterator[str]:
     """What a user should know before trusting this persona."""
-    found = []
     if held.weak:
-        found.append(
+        yield (
             f"weak: {held.accuracy:.0%} of {held.pairs} held-out pairs move towards the chosen answer, "
             f"by {held.change:.3f} nats a token on average (standard error {held.error:.3f}), which "
             "could be chance; give more pairs that differ in one way, or use a larger model"
         )
-    if perplexity > MAX_RATIO * plain:
-        found.append(
-            f"alpha {alpha:g} raises the perplexity of neutral text from {plain:.1f} to "
-            f"{perplexity:.1f}; answers may lose fluency"
-        )
-    return found

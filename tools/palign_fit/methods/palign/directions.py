@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.arrays import Activations, Mask, Reals
+from palign_fit.arrays import Activations, Mask, Reals, significant
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.scores import deviations, trait_scores
@@ -16,6 +16,7 @@ from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import Kind
+from palign_fit.methods.steering import SteeredHeads
 
 OWN_SHARE = 0.5
 """Size of the part from single answers beside the part from the five trait scores."""
@@ -113,6 +114,27 @@ class Directions:
         size = self.covariance.shape[-1]
         return (raw / scale if scale > 0 else raw * 0).reshape(-1, size), scale
 
+    def steering(self, weights: Reals) -> tuple[SteeredHeads, float]:
+        """As ``offsets``, rounded as a file keeps them, with their heads."""
+        offsets, scale = self.offsets(weights)
+        heads = self.covariance.shape[1]
+        return SteeredHeads.of(self.choice.flat, offsets, self.choice.scores, heads), scale
+
+    def typical(self) -> Iterator[Typical]:
+        """People at either end of each trait, where these directions move it at all."""
+        for place in range(len(TRAITS)):
+            for sign in (1, -1):
+                weights = np.zeros(len(self.basis))
+                weights[place] = sign * TRAIT_SPREAD
+                steering, scale = self.steering(weights)
+                if scale > 0:
+                    yield Typical(place, sign, steering, self.disturbance(weights, scale))
+
+    def known_by(self) -> list[object]:
+        """What the trait directions are known by in the cache."""
+        basis = significant(self.basis[: len(TRAITS)].astype(np.float32), 4)
+        return [self.choice.flat.tolist(), basis.tolist()]
+
     def change(self, weights: Reals, scale: float) -> Reals:
         """First-order change of every item's log-likelihood per token at alpha 1: float64 [N]."""
         return np.asarray(weights @ self.response / scale)
@@ -120,6 +142,19 @@ class Directions:
     def disturbance(self, weights: Reals, scale: float) -> float:
         """Mean square of the unwanted change at alpha 1; perplexity grows with it."""
         return float(weights @ self.quadratic @ weights) / scale**2
+
+
+@dataclass(frozen=True, eq=False)
+class Typical:
+    """Somebody at one end of one trait, and usual in all else.
+
+    ``trait`` its place in TRAITS, ``sign`` the end; ``disturbance`` is what ``steering`` disturbs at alpha 1.
+    """
+
+    trait: int
+    sign: int
+    steering: SteeredHeads
+    disturbance: float
 
 
 def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from palign_fit.arrays import Activations, within
+from palign_fit.errors import FitError
 from palign_fit.inputs.inventory import Inventory
+from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
-from palign_fit.model.cache import Arrays, Cache
+from palign_fit.model.cache import Arrays, ModelCache
+from palign_fit.model.continuations import BATCH, Prefix
 from palign_fit.model.gradients import read_gradients
-from palign_fit.model.model import OpenedModel, model_dtype
-
-VERSION = 1
-"""Raised when what is computed here changes, so that old cache entries are not taken for it."""
+from palign_fit.model.model import OpenedModel
+from palign_fit.model.narrow import computing_in
+from palign_fit.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,37 +38,75 @@ class SentenceGradients:
         model: OpenedModel,
         inventory: Inventory,
         used: npt.NDArray[np.bool_],
-        *,
-        checkpoint: str = "",
-        cache: Cache | None = None,
-        tick: Callable[[int], None] = lambda _: None,
+        kept: ModelCache | None = None,
+        progress: Progress = no_progress,
     ) -> SentenceGradients:
-        """Run the model over every example and the items ``used`` bool [N], or take it from ``cache``.
+        """Run the model over every example and the items ``used`` bool [N], or take them from ``kept``.
 
-        ``checkpoint`` is the content digest the cache knows the model by.
+        Sentences are read and kept in packs that do not depend on what else is read: a stage that was
+        stopped goes on where it was, and another inventory finds the shipped sentences done, bit for bit
+        the same. Raises FitError for gradients that are not finite.
         """
         examples = Examples.of(inventory, used)
-        prefix = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
-        lines = [prompts.continuation(model.tokenizer, one) for one in examples.sentences]
+        tokens = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
+        prefix = cache(lambda: Prefix(model, tokens))
+        rows = _rows_of(examples.sentences)
+        shape = (len(examples.sentences), model.num_layers, model.num_heads, model.head_dim)
+        gradients, outputs = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        packs = list(_packs(model, examples.sentences))
+        with (
+            progress("gradients", sum(map(len, packs))) as tick,
+            computing_in(model.model, model.gradient_dtype),
+        ):
+            for pack in packs:
+                lines = [prompts.continuation(model.tokenizer, sentence) for sentence in pack]
+                computed = []
 
-        def compute() -> Arrays:
-            found = read_gradients(model, prefix, lines, tick)
-            return {
-                "gradients": found.gradients,
-                "covariance": _covariance(found.outputs, examples.questionnaires),
-            }
+                def compute(
+                    lines: Sequence[list[int]] = lines, done: list[int] = computed
+                ) -> Arrays:
+                    found = read_gradients(model, prefix(), lines, done.append)
+                    return {"gradients": found.gradients, "outputs": found.outputs}
 
-        key = {
-            "what": f"sentence gradients {VERSION}",
-            "checkpoint": checkpoint,
-            "dtype": model_dtype(model),
-            "device": model.device.type,
-            "prefix": prefix,
-            "lines": lines,
-            "questionnaires": examples.questionnaires.tolist(),
-        }
-        arrays = (cache or Cache(None)).load_or_compute(key, compute)
-        return cls(examples, arrays["gradients"], arrays["covariance"])
+                key = {"prefix": tokens, "lines": lines}
+                arrays = (
+                    kept.load_or_compute("sentence gradients 2", key, compute)
+                    if kept
+                    else compute()
+                )
+                for place, sentence in enumerate(pack):
+                    gradients[rows.get(sentence, [])] = arrays["gradients"][place]
+                    outputs[rows.get(sentence, [])] = arrays["outputs"][place]
+                tick(len(pack), free=not computed)
+        if not np.isfinite(gradients).all():
+            raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
+        return cls(examples, gradients, _covariance(outputs, examples.questionnaires))
+
+
+def _rows_of(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Where each sentence stands; some stand in two questionnaires."""
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(text, []).append(row)
+    return rows
+
+
+def _packs(model: OpenedModel, texts: Sequence[str]) -> Iterator[list[str]]:
+    """Every one of ``texts`` once, in batches: each shipped questionnaire whole, then what is the user's.
+
+    What a sentence gives depends in the last bit on its batch; so batches are made of the same sentences in
+    every run.
+    """
+    seen: set[str] = set()
+    wanted = set(texts)
+    for questionnaire in (*sentences.shipped(), texts):
+        new = [text for text in dict.fromkeys(questionnaire) if text not in seen]
+        seen.update(new)
+        new.sort(key=lambda text: len(prompts.continuation(model.tokenizer, text)))
+        for start in range(0, len(new), BATCH):
+            pack = new[start : start + BATCH]
+            if not wanted.isdisjoint(pack):
+                yield pack
 
 
 def _covariance(outputs: Activations, groups: np.ndarray) -> Activations:

@@ -140,6 +140,14 @@ def _rows(
             yield from _pair(item, Kind.ITEMS, row)
 
 
+def shipped() -> list[list[str]]:
+    """The sentences of each questionnaire that comes with the tool, all of them."""
+    none = Inventory("", ())
+    rows = list(_rows(none, np.zeros(0, bool)))
+    kinds = (Kind.ADJECTIVES, Kind.STATEMENTS, Kind.BUILT_IN)
+    return [[row[0] for row in rows if row[3] == kind] for kind in kinds]
+
+
 def _pair(
     item: Item, questionnaire: int, row: int
 ) -> Iterator[tuple[str, str, int, int, int, bool]]:

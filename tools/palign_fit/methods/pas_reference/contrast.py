@@ -8,12 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations, Mask, Reals
-from palign_fit.methods.steering import (
-    TINY,
-    SteeredHeads,
-    significant,
-)
+from palign_fit.arrays import Activations, Mask, Reals, significant
+from palign_fit.methods.steering import TINY, SteeredHeads
 
 
 @dataclass(frozen=True, eq=False)

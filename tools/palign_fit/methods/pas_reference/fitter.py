@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
-from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Refusal, Subject
+from palign_fit.arrays import Mask
+from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.record import Fit
 from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
 
 
@@ -26,24 +25,24 @@ class ReferenceFitter:
         self,
         model: OpenedModel,
         inventory: Inventory,
+        used: Mask,
         settings: Settings,
-        tick: Callable[[int], None] = lambda _: None,
+        *,
+        checkpoint: str = "",
+        cache: Cache | None = None,
+        progress: Progress = no_progress,
     ) -> None:
+        """As ``fit.Method``; the published method reads every item, and keeps nothing."""
         self.model, self.inventory, self.settings = model, inventory, settings
-        self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
+        with progress("option prompts", 2 * len(inventory.items)) as tick:
+            self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
         self.baseline = Baseline.measure(model, inventory, np.ones(len(inventory.items), bool))
 
-    def fit_batch(self, subjects: Sequence[Subject]) -> list[Persona | Refusal]:
-        """One result a subject, in order."""
-        found: list[Persona | Refusal] = []
-        for subject in subjects:
-            try:
-                check_subject(subject)
-                self.method.check(subject)
-                found.append(self._fit(subject).persona(self.model, self.inventory, self.settings))
-            except InputError as error:
-                found.append(Refusal(subject.id, str(error)))
-        return found
+    def fit(self, subject: Subject) -> Persona:
+        """As ``fit.Fitter``."""
+        check_subject(subject)
+        self.method.check(subject)
+        return self._fit(subject).persona(self.model, self.inventory, self.settings)
 
     def _fit(self, subject: Subject) -> Fit:
         """Directions and heads from all answers, then the alpha that held-out items ask for."""
@@ -62,5 +61,5 @@ class ReferenceFitter:
             chosen=choose_trial(trials, plain),
             checked=True,
             plain_perplexity=plain,
-            max_ratio=MAX_RATIO,
+            most=GRID[-1],
         )

@@ -21,7 +21,7 @@ from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.pas_reference.contrast import Contrast, choose_heads
 from palign_fit.methods.steering import SteeredHeads, random_folds
 from palign_fit.model import prompts
-from palign_fit.model.activations import collect
+from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel
 
 MIN_DECIDED = 10

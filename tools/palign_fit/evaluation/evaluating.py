@@ -10,15 +10,16 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.evaluate import Plan, Progress, no_progress, read_all
 from palign_fit.evaluation.figures import Figures
-from palign_fit.evaluation.split import Sheet, split
+from palign_fit.evaluation.fitting import fit_learners
+from palign_fit.evaluation.readings import Plan, read_all
+from palign_fit.evaluation.split import Sheet, split_all, trait_masks
 from palign_fit.evaluation.tasks import Backend
-from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import Settings
+from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
+from palign_fit.progress import Progress, no_progress
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1
@@ -35,14 +36,65 @@ def evaluate_personas(
     *,
     train_items: Collection[str] | None = None,
     files: Sequence[Persona] | None = None,
+    cache: Cache | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The whole report as JSON-ready data (docs/evaluation.md has the schema).
 
     ``files``: the persona of every subject, in order. Personas that are not given are fitted on
-    ``model`` from ``train_items`` alone; without ``model`` (a server) they are steered by name.
+    ``model`` from ``train_items`` alone, and stay in ``cache``; without ``model`` (a server) they are
+    steered by name.
     Raises InputError where neither says what may be learned from.
     """
+    _check(plan, model, files, train_items)
+    sheets = split_all(subjects, inventory, train_items, files)
+    given: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
+    wanted = {CONDITIONS[name].method for name in plan.conditions} - {"", *given}
+    fittings = {
+        method: fit_learners(
+            model, sheets, inventory, method, plan.seed, cache or Cache(None), progress
+        )
+        for method in sorted(wanted)
+        if model is not None
+    }
+    personas = given | {method: fitting.personas for method, fitting in fittings.items()}
+    readings = read_all(backend, sheets, inventory, personas, plan, progress)
+    figures = Figures(sheets, inventory, plan.seed)
+    own = personas.get(PALIGN)
+    return {
+        **head(FORMAT, FORMAT_VERSION, backend, inventory),
+        "settings": {
+            "conditions": list(plan.conditions),
+            "measures": list(plan.measures),
+            "openings": plan.openings,
+            "strength": plan.strength,
+            "seed": plan.seed,
+            "train_items": sorted(train_items) if train_items is not None else None,
+        },
+        "fitted_in": {
+            method: str(fitting.folder) for method, fitting in fittings.items() if fitting.folder
+        },
+        "usual_answers": "means of the other evaluated subjects"
+        if figures.usual_measured
+        else "typical trait means",
+        "seen_in_fitting": sum(sheet.seen for sheet in sheets),
+        "subjects": [
+            {**subject, "persona": _persona(own[place]) if own else None}
+            for place, subject in enumerate(figures.subjects())
+        ],
+        "conditions": figures.conditions(readings, plan.conditions),
+        "baselines": figures.baselines(),
+        "warnings": list(_warnings(sheets, inventory, own)),
+    }
+
+
+def _check(
+    plan: Plan,
+    model: OpenedModel | None,
+    files: Sequence[Persona] | None,
+    train_items: Collection[str] | None,
+) -> None:
+    """Raises InputError where nobody says what was held out, or no server has what is asked for."""
     if files is None and train_items is None:
         raise InputError(
             "what was held out is unknown: give --personas (their files say what they were made "
@@ -54,23 +106,13 @@ def evaluate_personas(
             f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
             "leave --server out"
         )
-    given: Sequence[Persona | None] = files or [None] * len(subjects)
-    sheets = [
-        split(subject, inventory, train_items, persona)
-        for subject, persona in zip(subjects, given, strict=True)
-    ]
-    personas: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
-    if model is not None:
-        for method in sorted(
-            {CONDITIONS[name].method for name in plan.conditions} - {"", *personas}
-        ):
-            personas[method] = _fitted(model, sheets, inventory, method, plan.seed, progress)
-    readings = read_all(backend, sheets, inventory, personas, plan, progress)
-    figures = Figures(sheets, inventory, plan.seed)
-    own = personas.get(PALIGN)
+
+
+def head(kind: str, kind_version: int, backend: Backend, inventory: Inventory) -> dict[str, Any]:
+    """What every report begins with: its format, who made it, the model and the items."""
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format": kind,
+        "format_version": kind_version,
         "tool": f"palign-fit {version('vllm-palign')}",
         "model": backend.model_name,
         "backend": backend.as_json(),
@@ -79,50 +121,7 @@ def evaluate_personas(
             "digest": inventory.digest,
             "items": len(inventory.items),
         },
-        "settings": {
-            "conditions": list(plan.conditions),
-            "measures": list(plan.measures),
-            "openings": plan.openings,
-            "strength": plan.strength,
-            "seed": plan.seed,
-            "train_items": sorted(train_items) if train_items is not None else None,
-        },
-        "usual_answers": "means of the other evaluated subjects"
-        if figures.usual_measured
-        else "typical trait means",
-        "seen_in_fitting": sum(sheet.seen for sheet in sheets),
-        "subjects": [
-            {**one, "persona": _persona(own[at]) if own else None}
-            for at, one in enumerate(figures.subjects())
-        ],
-        "conditions": figures.conditions(readings, plan.conditions),
-        "baselines": figures.baselines(),
-        "warnings": list(_warnings(sheets, inventory, own)),
     }
-
-
-def _fitted(
-    model: OpenedModel,
-    sheets: Sequence[Sheet],
-    inventory: Inventory,
-    method: str,
-    seed: int,
-    progress: Progress,
-) -> list[Persona]:
-    """Personas by ``method`` from training answers alone."""
-    learners = [
-        Subject(one.subject.id, np.where(one.train, one.subject.agreement, np.nan))
-        for one in sheets
-    ]
-    settings = Settings(
-        method=method, heads=min(Settings.heads, model.num_layers * model.num_heads), seed=seed
-    )
-    fitted = []
-    with progress(f"fitting {method}", len(sheets)) as tick:
-        for persona in fit_personas(model, inventory, learners, settings):
-            fitted.append(persona)
-            tick(1)
-    return fitted
 
 
 def _persona(persona: Persona) -> dict[str, Any]:
@@ -143,35 +142,30 @@ def _persona(persona: Persona) -> dict[str, Any]:
 def _warnings(
     sheets: Sequence[Sheet], inventory: Inventory, personas: Sequence[Persona] | None
 ) -> Iterator[str]:
-    seen = [at for at, sheet in enumerate(sheets) if sheet.seen]
+    seen = [place for place, sheet in enumerate(sheets) if sheet.seen]
     if seen:
         text = (
-            f"NOT HELD OUT: the personas of {_named([sheets[at].subject.id for at in seen])} were "
+            f"NOT HELD OUT: the personas of {_named([sheets[place].subject.id for place in seen])} were "
             "fitted on these same answers, or may have been; the figures show how well they "
             "reproduce them, not how well they predict the person"
         )
-        recorded = [_persona(personas[at])["recorded_alignment"] for at in seen] if personas else []
-        known = [one for one in recorded if one is not None]
+        files = [personas[place] for place in seen] if personas else []
+        recorded = [_persona(persona)["recorded_alignment"] for persona in files]
+        known = [number for number in recorded if number is not None]
         if known:
             text += (
                 f". Cross-validated alignment that the files record: mean {np.mean(known):.3f} "
                 f"over {len(known)}"
             )
         yield text
-    others = [one.name for one in personas or () if one.method != PALIGN]
+    others = [persona.name for persona in personas or () if persona.method != PALIGN]
     if others:
         yield f"condition palign: the personas of {_named(others)} were made by another method"
+    masks = trait_masks(inventory).values()
     empty = [
         sheet.subject.id
         for sheet in sheets
-        if not all(
-            any(
-                item.trait == trait
-                for item, used in zip(inventory.items, sheet.held_out, strict=True)
-                if used
-            )
-            for trait in "OCEAN"
-        )
+        if not all((mask & sheet.held_out).any() for mask in masks)
     ]
     if empty:
         yield f"{_named(empty)}: a trait has no measured item, so no sum of errors"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +15,17 @@ from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import (
     Backend,
     Setting,
-    Tick,
     read_options,
     read_perplexity,
     read_statements,
 )
 from palign_fit.inputs.inventory import Inventory
 from palign_fit.model.prompts import OPENINGS
+from palign_fit.progress import Progress, no_progress
 
 MEASURES = ("statements", "letters", "texts", "drift")
 """What can be asked for: statement alignment and identification, absolute error of the answers by
 option letter and by option text, perplexity of neutral text."""
-
-Progress = Callable[[str, int], AbstractContextManager[Tick]]
-"""Opens a progress bar of that name and length."""
-
-
-def no_progress(name: str, total: int) -> AbstractContextManager[Tick]:
-    return nullcontext(lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -48,9 +40,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         problems = [
-            f"condition {one!r} is unknown" for one in self.conditions if one not in CONDITIONS
+            f"condition {name!r} is unknown" for name in self.conditions if name not in CONDITIONS
         ]
-        problems += [f"measure {one!r} is unknown" for one in self.measures if one not in MEASURES]
+        problems += [
+            f"measure {name!r} is unknown" for name in self.measures if name not in MEASURES
+        ]
         if not self.conditions or not self.measures:
             problems.append("no condition or no measure")
         if not 1 <= self.openings <= len(OPENINGS):
@@ -113,28 +107,28 @@ def read(
 ) -> Readings:
     """Readings under one setting a subject. Where all settings are plain the model runs once."""
     rows = np.array([sheet.held_out for sheet in sheets])
-    if all(one.system is None and one.persona_id is None for one in wanted):
+    if all(setting.system is None and setting.persona_id is None for setting in wanted):
         wanted, asked = wanted[:1], np.asarray(rows.any(0))[None]
     else:
         asked = rows
-    items, found = inventory.items, dict[str, Any]()
+    items, readings = inventory.items, dict[str, Any]()
     if "statements" in plan.measures:
         openings = OPENINGS[: plan.openings]
         with progress("statements", len(openings) * len(wanted)) as tick:
-            found["statements"] = read_statements(backend, wanted, items, asked, openings, tick)
+            readings["statements"] = read_statements(backend, wanted, items, asked, openings, tick)
     for name in ("letters", "texts"):
         if name in plan.measures:
             with progress(f"option {name}", 2 * len(wanted)) as tick:
-                found[name] = read_options(
+                readings[name] = read_options(
                     backend, wanted, items, asked, letters=name == "letters", tick=tick
                 )
     if "drift" in plan.measures:
         with progress("drift", len(wanted)) as tick:
-            found["perplexity"] = read_perplexity(backend, wanted, tick)
+            readings["perplexity"] = read_perplexity(backend, wanted, tick)
     return Readings(
         **{
             name: _for_subjects(values, rows, name != "perplexity")
-            for name, values in found.items()
+            for name, values in readings.items()
         }
     )
 

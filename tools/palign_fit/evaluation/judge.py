@@ -1,16 +1,24 @@
-"""Open questions, the judge's instructions, and how strictly its replies are read; our own wording."""
+"""The judge, any OpenAI-compatible endpoint: its instructions, how strictly its replies are read, and asking
+again when one is no rating; our own wording, nothing is guessed."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from palign_fit.errors import InputError
+from palign_fit.evaluation.client import base_url, open_client, run_all
 from palign_fit.evaluation.texts import describe
 from palign_fit.inputs.files import strict_json
-from palign_fit.inputs.traits import TYPICAL
+from palign_fit.inputs.traits import TRAITS, TYPICAL, trait_name
+from palign_fit.progress import Tick
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 
 @dataclass(frozen=True)
@@ -37,16 +45,13 @@ QUESTIONS = (
 )
 
 LOWEST, HIGHEST = 1, 6
+UNPARSABLE, FAILED = "unparsable", "failed"
+MAX_REPLY = 20_000
+"""Characters of a reply that are read."""
+
 ATTEMPTS = 3
 """How often the judge is asked for one rating before it counts as unparsable."""
 
-_NAMES = {
-    "O": "Openness",
-    "C": "Conscientiousness",
-    "E": "Extraversion",
-    "A": "Agreeableness",
-    "N": "Neuroticism",
-}
 _MAX_ANSWER = 4000
 _INSTRUCTIONS = """\
 You compare a written answer with the description of a person and rate how well the two fit.
@@ -71,12 +76,15 @@ REMINDER = (
 )
 
 
-def judge_messages(scores: Mapping[str, float], question: str, answer: str) -> list[dict[str, str]]:
+Messages = list[dict[str, str]]
+
+
+def judge_messages(scores: Mapping[str, float], question: str, answer: str) -> Messages:
     """What the judge is shown: the person, the question, the answer, and never the condition."""
     phrases = describe(scores)
-    traits = [trait for trait in _NAMES if trait in scores]
+    traits = [trait for trait in TRAITS if trait in scores]
     person = "\n".join(
-        f"- {_NAMES[trait]} {scores[trait]:.1f} of 5 (most people: {TYPICAL[trait]:.1f}): {phrase}"
+        f"- {trait_name(trait)} {scores[trait]:.1f} of 5 (most people: {TYPICAL[trait]:.1f}): {phrase}"
         for trait, phrase in zip(traits, phrases, strict=True)
     )
     case = (
@@ -100,8 +108,8 @@ def parse_rating(reply: str) -> int | None:
     rated = [line for line in lines if line.upper().startswith("RATING")]
     if len(rated) != 1 or lines[-1] != rated[0]:
         return None
-    found = _FINAL_LINE.fullmatch(rated[0])
-    return int(found.group(1)) if found else None
+    match = _FINAL_LINE.fullmatch(rated[0])
+    return int(match.group(1)) if match else None
 
 
 def _from_json(text: str) -> int | None:
@@ -111,3 +119,75 @@ def _from_json(text: str) -> int | None:
         return None
     rating = value.get("rating")
     return rating if type(rating) is int and LOWEST <= rating <= HIGHEST else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``rating`` 1..6, or None with ``problem``: unparsable after all ``attempts``, or failed
+    (errors or no reply in time)."""
+
+    rating: int | None
+    attempts: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A judge ``model`` at ``url``; ``timeout`` in seconds for one reply."""
+
+    url: str
+    model: str
+    api_key: str | None = None
+    in_flight: int = 8
+    timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        base_url(self.url)
+        if self.in_flight < 1 or not self.timeout > 0:
+            raise InputError(
+                f"--judge-in-flight {self.in_flight}, --timeout {self.timeout}: wanted at least 1, "
+                "and more than 0 seconds"
+            )
+
+    def rate(self, cases: Sequence[Messages], tick: Tick) -> list[Verdict]:
+        """One verdict a case, in order.
+
+        Raises InputError where the endpoint refuses (wrong key, unknown model): nothing would help.
+        """
+
+        async def rate_case(case: Messages, client: AsyncOpenAI) -> Verdict:
+            verdict = await self._rate(client, case)
+            tick(1)
+            return verdict
+
+        return run_all(
+            [partial(rate_case, case) for case in cases],
+            lambda: open_client(self.url, self.api_key, timeout=self.timeout),
+            self.in_flight,
+        )
+
+    async def _rate(self, client: AsyncOpenAI, case: Messages) -> Verdict:
+        import openai
+
+        turns: Any = list(case)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                reply = await client.chat.completions.create(
+                    model=self.model, messages=turns, temperature=0
+                )
+            except openai.APIStatusError as error:
+                if error.status_code < 500 and error.status_code not in (408, 409, 429):
+                    raise
+                return Verdict(None, attempt, FAILED)
+            except openai.APIError:
+                return Verdict(None, attempt, FAILED)
+            said = (reply.choices[0].message.content or "") if reply.choices else ""
+            rating = parse_rating(said[:MAX_REPLY]) if len(said) <= MAX_REPLY else None
+            if rating is not None:
+                return Verdict(rating, attempt)
+            turns = [
+                *case,
+                {"role": "assistant", "content": said[:1000]},
+                {"role": "user", "content": REMINDER},
+            ]
+        return Verdict(None, ATTEMPTS, UNPARSABLE)

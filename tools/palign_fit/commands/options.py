@@ -1,0 +1,83 @@
+"""The options that several commands have, each worded once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[str, typer.Option("--model", help="Hugging Face name or checkpoint folder.")]
+OnDevice = Annotated[Device, typer.Option("--device", help="Where the model runs.")]
+InDtype = Annotated[
+    Dtype, typer.Option("--dtype", help="auto: float32 on a CPU, else the checkpoint's own.")
+]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base-model", help="Model name to record; default: --model, or its folder's name."
+    ),
+]
+Answers = Annotated[
+    Path,
+    typer.Option(
+        "--answers", help="Answers: JSON, JSONL, CSV, Parquet, Arrow, or a folder of such files."
+    ),
+]
+Heads = Annotated[int, typer.Option("--heads", help="How many heads to steer.")]
+Description = Annotated[
+    str, typer.Option("--description", help="Free text to record in the persona.")
+]
+Inventory = Annotated[
+    Path | None,
+    typer.Option("--inventory", help="CSV or JSON inventory; default: the built-in 120 items."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Keeps what no input changes; default: ~/.cache/palign-fit."),
+]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")]
+AllowWeak = Annotated[
+    bool, typer.Option("--allow-weak", help="A weak persona does not end with exit 3.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Out = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
+Personas = Annotated[
+    Path | None, typer.Option("--personas", help="Folder of ID.safetensors, one a subject.")
+]
+TrainItems = Annotated[
+    Path | None,
+    typer.Option(
+        "--train-items", help="Item ids that may be learned from; all others are held out."
+    ),
+]
+Subjects = Annotated[
+    int | None, typer.Option("--subjects", help="Measure a sample of so many, drawn with --seed.")
+]
+Strength = Annotated[float, typer.Option("--strength", help="Strength of every persona.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="Also write the report here.")]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", help="Measure what this palign server serves, by subject id."),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", help="For --server.", envvar="PALIGN_API_KEY", show_envvar=True),
+]
+PersonaFile = Annotated[Path, typer.Option("--out", help="The persona file to write.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name to record; default: the file's.")]
