@@ -33,6 +33,7 @@ import numpy as np
 from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers
 from palign_fit.inputs.inventory import Inventory, built_in
+from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.settings import Settings
 from palign_fit.model import prompts
 from palign_fit.model.cache import Cache
@@ -101,7 +102,7 @@ def synthetic(inventory: Inventory, count: int, seed: int) -> Answers:
     rng = np.random.default_rng(seed)
     items = inventory.items
     facets = sorted({(item.trait, item.facet) for item in items})
-    of_trait = np.array(["OCEAN".index(item.trait) for item in items])
+    of_trait = np.array([TRAITS.index(item.trait) for item in items])
     of_facet = np.array([facets.index((item.trait, item.facet)) for item in items])
     sign = np.array([item.sign for item in items])
     keyed = (

@@ -235,7 +235,7 @@ def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
             measured.append(rows)
             fold = int(fitter.folds[rows][0])
             blind = fitter.blind[fold]
-            wanted, _ = fitter.steering(blind, blind.weights(ann))
+            wanted, _ = blind.steering(blind.weights(ann))
             assert (heads.offsets == wanted.offsets).all()
             return super().change(heads, alpha, rows)
 
@@ -361,7 +361,7 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
         lean[one.name] = change[:4].mean() - change[4:].mean()
         # The estimate that runs without a check rest on.
         weights = fitter.directions.weights(person)
-        steering, scale = fitter.steering(fitter.directions, weights)
+        steering, scale = fitter.directions.steering(weights)
         half = one.alpha / 2
         predicted = fitter.budget.predicted(half, fitter.directions.disturbance(weights, scale))
         assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,7 @@ from palign_fit.arrays import Mask
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.palign.fitter import PalignFitter
-from palign_fit.methods.pas_reference.fitter import ReferenceFitter
-from palign_fit.methods.settings import Settings, check_heads, check_subject
+from palign_fit.methods.settings import METHODS, Settings, check_heads, check_subject
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
@@ -46,16 +45,6 @@ class Method(Protocol):
     ) -> Fitter: ...
 
 
-METHODS: Mapping[str, Method] = {"palign": PalignFitter, "pas-reference": ReferenceFitter}
-"""What ``--method`` may be, the default first."""
-
-
-def check_method(name: str) -> None:
-    """Raises InputError for a method that is not there."""
-    if name not in METHODS:
-        raise InputError(f"--method {name[:40]!r}: wanted one of {', '.join(METHODS)}")
-
-
 def open_fitter(
     model: OpenedModel,
     inventory: Inventory,
@@ -70,9 +59,10 @@ def open_fitter(
 
     Raises InputError for settings the model cannot follow, FitError for a model that cannot be fitted.
     """
-    check_method(settings.method)
     check_heads(settings.heads, model)
-    return METHODS[settings.method](
+    module, name = METHODS[settings.method].split(":")
+    method: Method = getattr(import_module(module), name)
+    return method(
         model, inventory, used, settings, checkpoint=checkpoint, cache=cache, progress=progress
     )
 

@@ -19,10 +19,10 @@ from palign_fit.commands.common import (
 )
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
-from palign_fit.fit import METHODS, Fitter, check_method, open_fitter
+from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.methods.palign.sentences import shipped
-from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.methods.settings import METHODS, Settings, check_subject
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, Output, fit_population, run_inputs
 from palign_fit.output.shards import ShardOutput
@@ -79,8 +79,8 @@ def run(
     Exit 3: a persona is weak: its held-out alignment could be chance.
     What could be fitted is written in all cases but 2.
     """
-    check_method(method)
     number = alpha_of(alpha)
+    settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     check_description(description)
     items = inventory_of(inventory)
     people = read_answers(answers, items)
@@ -93,7 +93,6 @@ def run(
     from palign_fit.model import checkpoint
     from palign_fit.model.model import open_model
 
-    settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     refused = _refused(people)
     quiet_transformers()
     started = perf_counter()

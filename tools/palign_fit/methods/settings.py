@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,20 @@ from palign_fit.inputs.answers import Subject
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
 
+METHODS = {
+    "palign": "palign_fit.methods.palign.fitter:PalignFitter",
+    "pas-reference": "palign_fit.methods.pas_reference.fitter:ReferenceFitter",
+}
+"""What ``--method`` may be, the default first, and where its fitter is (``fit.Method``). A method is added here;
+fitters know their settings, so that settings name fitters without importing them."""
+
 MIN_ANSWERED = 6
 """Fewest answers that leave two in every held-out fold. So few make a weak fit, and it says so."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """``method`` is a name in ``fit.METHODS``; ``alpha`` None finds it; ``heads`` is K; ``seed`` deals items into folds.
+    """``method`` is one of METHODS; ``alpha`` None finds it; ``heads`` is K; ``seed`` deals items into folds.
 
     ``check`` measures the chosen alpha by forward passes; without it, figures are first-order
     estimates and a subject costs a millisecond (``pas-reference`` always measures).
@@ -32,20 +40,21 @@ class Settings:
     check: bool = True
 
     def __post_init__(self) -> None:
-        check_numbers(self.heads, self.alpha, self.seed)
+        problems = list(number_problems(self.heads, self.alpha, self.seed))
+        if self.method not in METHODS:
+            problems.insert(0, f"method is {self.method!r}, wanted one of {', '.join(METHODS)}")
+        if problems:
+            raise InputError("; ".join(problems))
 
 
-def check_numbers(heads: int, alpha: float | None, seed: int) -> None:
-    """What every method asks of its settings. Raises InputError naming all that is wrong."""
-    problems = []
+def number_problems(heads: int, alpha: float | None, seed: int) -> Iterator[str]:
+    """What is wrong with numbers that every method takes."""
     if heads < 1:
-        problems.append(f"heads is {heads}, wanted at least 1")
+        yield f"heads is {heads}, wanted at least 1"
     if alpha is not None and not 0 < alpha <= 100:
-        problems.append(f"alpha is {alpha}, wanted auto or a number above 0, at most 100")
+        yield f"alpha is {alpha}, wanted auto or a number above 0, at most 100"
     if not 0 <= seed < 2**32:
-        problems.append(f"seed is {seed}, wanted 0 to {2**32 - 1}")
-    if problems:
-        raise InputError("; ".join(problems))
+        yield f"seed is {seed}, wanted 0 to {2**32 - 1}"
 
 
 def check_heads(count: int, model: OpenedModel) -> None:

@@ -21,7 +21,7 @@ COPIES = 4
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a fit takes, about: measured within a fifth on SmolLM2-135M and on a Qwen of 1.5B.
+    """Bytes that a fit takes, about: within a fifth of what was measured on a Qwen of 1.5B.
 
     ``weights`` of the model; ``batch``: one forward and backward pass; ``arrays``: what it gives, on the host.
     """

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from palign_fit.arrays import Activations, Mask, Reals, short
+from palign_fit.errors import InputError
 from palign_fit.inputs.pairs import Pairs
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.budget import Budget
@@ -22,7 +23,7 @@ from palign_fit.methods.discriminant import Discriminant, relative_size, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.record import costly, new_persona, stopped
-from palign_fit.methods.settings import check_heads, check_numbers
+from palign_fit.methods.settings import check_heads, number_problems
 from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
@@ -45,7 +46,9 @@ class PairSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_numbers(self.heads, self.alpha, self.seed)
+        problems = list(number_problems(self.heads, self.alpha, self.seed))
+        if problems:
+            raise InputError("; ".join(problems))
 
 
 @dataclass(frozen=True)

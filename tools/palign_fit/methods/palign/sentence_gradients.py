@@ -60,7 +60,7 @@ class SentenceGradients:
         ):
             for pack in packs:
                 lines = [prompts.continuation(model.tokenizer, sentence) for sentence in pack]
-                computed = []
+                computed: list[int] = []
 
                 def compute(
                     lines: Sequence[list[int]] = lines, done: list[int] = computed
