@@ -181,5 +181,5 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _no_tick(_: int) -> None:
+def _no_tick(_: int, /, *, free: bool = False) -> None:
     pass
