@@ -10,7 +10,7 @@ import torch
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.speakers import HuggingFaceSpeaker, Speech
 from palign_fit.evaluation.tasks import Setting
-from palign_fit.model import open_model
+from palign_fit.model.model import open_model
 
 from tests.detokenizer import Detokenizer
 
