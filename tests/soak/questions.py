@@ -55,8 +55,8 @@ class Answer:
     left: bool = False
 
     def add(self, choice: int, tokens: Iterable[tuple[str, float]], text: str) -> None:
-        # The server runs with --return-tokens-as-token-ids.
-        pairs = [(int(token.removeprefix("token_id:")), logprob) for token, logprob in tokens]
+        # The server runs with --return-tokens-as-token-ids, and lists no token without a number.
+        pairs = [(int(token.removeprefix("token_id:")), float(number)) for token, number in tokens]
         self.choices.setdefault(choice, []).append(Piece(pairs, text))
 
 

@@ -26,12 +26,14 @@ VOCABULARY = 49152
 WORD, SPECIAL = 10907, 1
 HALF, REST = 12335, 118
 """A blank and two bytes of three, and the third: " न"."""
+OTHER_HALF = 459
 FACE = (10813, 242, 218)
 """One character in three tokens."""
 
 
 class Script:
-    """A language model for which, after ``prompt``, each token of ``answer`` is the likeliest in its turn."""
+    """A language model for which, after ``prompt``, each token of ``answer`` is the likeliest in its turn, and
+    0 after anything else."""
 
     def __init__(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
         self._whole = [*prompt, *answer]
@@ -40,8 +42,8 @@ class Script:
         told = ids[0].tolist()
         logits = torch.zeros(1, logits_to_keep, VOCABULARY)
         for row, end in enumerate(range(len(told) - logits_to_keep + 1, len(told) + 1)):
-            if told[:end] == self._whole[:end] and end < len(self._whole):
-                logits[0, row, self._whole[end]] = LOGIT
+            as_told = told[:end] == self._whole[:end] and end < len(self._whole)
+            logits[0, row, self._whole[end] if as_told else 0] = LOGIT
         return SimpleNamespace(logits=logits)
 
 
@@ -166,6 +168,20 @@ def test_a_log_probability_is_judged_where_it_is_shown(judge: Judging) -> None:
             judge([WORD, HALF], [piece])
         with pytest.raises(Wrong, match="log-probability"):
             judge([WORD], [piece], gaps=False)
+
+
+class Tied(Script):
+    def __call__(self, ids: torch.Tensor, **options: Any) -> Any:
+        output = super().__call__(ids, **options)
+        output.logits[..., OTHER_HALF] = output.logits[..., HALF]
+        return output
+
+
+def test_a_token_left_out_may_be_either_of_two_that_are_as_likely(
+    tiny_judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_judge, "model", Tied(PROMPT, [HALF, REST]))
+    asyncio.run(tiny_judge.check_with_gaps(PROMPT, [said(" न", REST)], [], 2))
 
 
 Fault = Callable[[list[Piece], random.Random], list[Piece]]

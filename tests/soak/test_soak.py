@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -16,12 +18,13 @@ from tests.conftest import ROOT, TINY
 from tests.detokenizer import Detokenizer
 from tests.oracle import table
 from tests.personas import random_persona
+from tests.soak.asking import _check
 from tests.soak.judge import Judge
 from tests.soak.names import Names
-from tests.soak.questions import Answer, Piece, _add_event, _whole
+from tests.soak.questions import Answer, Piece, Prompt, Question, _add_event, _whole
 from tests.soak.report import MIB, MOST_GROWTH, result
 from tests.soak.servers import Sample
-from tests.soak.tally import LEFT, REFUSED, RIGHT, Tally, Wrong
+from tests.soak.tally import LEFT, REFUSED, RIGHT, Lost, Tally, Wrong
 from tests.soak.wishes import Wish
 from vllm_palign import Persona
 
@@ -106,6 +109,40 @@ def test_a_response_s_last_event_holds_what_its_deltas_held() -> None:
     nothing = Answer(None)
     assert _add_event(nothing, last())
     assert nothing.choices == {0: []}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream", "left", "shown", "judged"),
+    [
+        ("responses", True, False, 2, "check_with_gaps"),
+        ("responses", True, True, 2, "check_with_gaps"),
+        ("responses", False, False, 0, "check_with_gaps"),
+        ("responses", True, False, 3, "check"),
+        ("chat", True, True, 2, "check"),
+        ("completions", False, False, 3, "check"),
+        ("responses", False, False, 2, "Lost"),
+        ("chat", True, False, 2, "Lost"),
+        ("completions", False, False, 0, "Lost"),
+    ],
+)
+def test_tokens_are_left_out_by_streamed_responses_and_by_responses_without_any_text(
+    endpoint: str, stream: bool, left: bool, shown: int, judged: str
+) -> None:
+    judge = AsyncMock(**{"check_with_gaps.return_value": 3 - shown})
+    world: Any = SimpleNamespace(judge=judge, tally=Tally())
+    asked = Question(Prompt(endpoint, "", [1]), tokens=3, stream=stream)
+    pieces = [Piece([(7, -0.5)], "a")] * shown
+    try:
+        asyncio.run(_check(world, asked, left, pieces, []))
+        (call,) = judge.method_calls
+        assert call[0] == judged
+    except Lost:
+        assert judged == "Lost" and not judge.method_calls
+
+
+def test_a_token_without_a_log_probability_is_not_taken_for_one_left_out() -> None:
+    with pytest.raises(TypeError):
+        Answer(None).add(0, [("token_id:1", None)], "a")
 
 
 def test_the_judge_sees_that_nothing_is_shown_of_an_answer_that_has_text(tiny_model: Path) -> None:
