@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import openai
@@ -24,12 +25,46 @@ def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-def chat(server: Server, model: str = "base", **options: Any) -> tuple[str, str | None]:
-    """Greedy text and the persona header."""
+class Said(NamedTuple):
+    """Two answers may have one text: vLLM shows nothing of tokens that end within a character."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+def with_tokens(extra_body: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """``options`` of a call, with what makes vLLM list its tokens: on ``/v1/responses`` the second."""
+    fields = {"return_token_ids": True, "enable_response_messages": True}
+    return {**options, "extra_body": {**fields, **(extra_body or {})}}
+
+
+def said_in_chat(choice: Any) -> Said:
+    return Said(choice.message.content or "", tuple(choice.token_ids))
+
+
+def said_in_chunks(chunks: Any) -> Said:
+    choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    tokens = (getattr(choice, "token_ids", None) or () for choice in choices)
+    text = "".join(choice.delta.content or "" for choice in choices)
+    return Said(text, tuple(chain.from_iterable(tokens)))
+
+
+def said_in_completion(choice: Any) -> Said:
+    return Said(choice.text, tuple(choice.token_ids))
+
+
+def said_in_response(response: Any) -> Said:
+    (message,) = response.output_messages
+    assert message["message"] == response.output_text
+    return Said(response.output_text, tuple(message["tokens"]))
+
+
+def chat(server: Server, model: str = "base", **options: Any) -> tuple[Said, str | None]:
+    """A greedy answer and the persona header."""
     raw = client(server).chat.completions.with_raw_response.create(
-        model=model, messages=MESSAGES, max_tokens=12, temperature=0, **options
+        model=model, messages=MESSAGES, max_tokens=12, temperature=0, **with_tokens(**options)
     )
-    return raw.parse().choices[0].message.content or "", raw.headers.get("x-palign-persona")
+    return said_in_chat(raw.parse().choices[0]), raw.headers.get("x-palign-persona")
 
 
 def digest(personas: tuple[Path, dict[str, Persona]], name: str) -> str:
@@ -48,7 +83,7 @@ def test_the_three_ways_to_choose_are_one(server: Server, smol_personas: SmolPer
         chat(server, extra_body={"persona": {"id": "p0", "strength": 0.5}}, metadata={"persona": "p0", "persona_strength": "0.5"}),
     ]  # fmt: skip
     assert no_header is None
-    assert len({text for text, _ in ways}) == 1
+    assert len({said for said, _ in ways}) == 1
     assert ways[0][0] != plain
     assert ways[0][1] == f"p0@{digest(smol_personas, 'p0')};strength=0.5"
     suffix = chat(server, model="base@p1")
@@ -67,8 +102,8 @@ def test_a_blend_lists_its_parts(server: Server, smol_personas: SmolPersonas) ->
 
 
 def test_strength_zero_answers_as_plain_and_says_so(server: Server) -> None:
-    text, header = chat(server, extra_body={"persona": {"id": "p0", "strength": 0}})
-    assert text == chat(server)[0]
+    said, header = chat(server, extra_body={"persona": {"id": "p0", "strength": 0}})
+    assert said == chat(server)[0]
     assert header is not None
     assert header.endswith(";strength=0.0")
 
@@ -76,41 +111,39 @@ def test_strength_zero_answers_as_plain_and_says_so(server: Server) -> None:
 def test_streaming_gives_the_same_text_and_the_header(server: Server) -> None:
     whole, header = chat(server, extra_body={"persona": "p2"})
     raw = client(server).chat.completions.with_raw_response.create(
-        model="base", messages=MESSAGES, max_tokens=12, temperature=0, stream=True, extra_body={"persona": "p2"}
+        model="base", messages=MESSAGES, max_tokens=12, temperature=0, stream=True,
+        **with_tokens({"persona": "p2"}),
     )  # fmt: skip
     assert raw.headers.get("x-palign-persona") == header
-    assert (
-        "".join(chunk.choices[0].delta.content or "" for chunk in raw.parse() if chunk.choices)
-        == whole
-    )
+    assert said_in_chunks(raw.parse()) == whole
 
 
 def test_completions_and_responses_are_steered_too(server: Server) -> None:
     api = client(server)
 
-    def completion(**options: Any) -> tuple[str, str | None]:
+    def completion(**options: Any) -> tuple[Said, str | None]:
         raw = api.completions.with_raw_response.create(
             **{
                 "model": "base",
                 "prompt": "Once upon a time",
                 "max_tokens": 10,
                 "temperature": 0,
-                **options,
+                **with_tokens(**options),
             }
         )
-        return raw.parse().choices[0].text, raw.headers.get("x-palign-persona")
+        return said_in_completion(raw.parse().choices[0]), raw.headers.get("x-palign-persona")
 
-    def response(**options: Any) -> tuple[str, str | None]:
+    def response(**options: Any) -> tuple[Said, str | None]:
         raw = api.responses.with_raw_response.create(
             **{
                 "model": "base",
                 "input": "Hello, who are you?",
                 "max_output_tokens": 10,
                 "temperature": 0,
-                **options,
+                **with_tokens(**options),
             }
         )
-        return raw.parse().output_text, raw.headers.get("x-palign-persona")
+        return said_in_response(raw.parse()), raw.headers.get("x-palign-persona")
 
     for ask in (completion, response):
         plain, steered = ask(), ask(extra_body={"persona": "p3"})
@@ -120,12 +153,14 @@ def test_completions_and_responses_are_steered_too(server: Server) -> None:
         assert ask(model="base@p3") == steered
         # The client's completions call has no metadata parameter of its own.
         assert ask(extra_body={"metadata": {"persona": "p3"}}) == steered
-    streamed = api.responses.create(
+    *events, last = api.responses.create(
         model="base", input="Hello, who are you?", max_output_tokens=10, temperature=0, stream=True,
-        extra_body={"persona": "p3"},
+        **with_tokens({"persona": "p3"}),
     )  # fmt: skip
-    deltas = [event.delta for event in streamed if event.type == "response.output_text.delta"]
-    assert "".join(deltas) == response(extra_body={"persona": "p3"})[0]
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    whole = said_in_response(last.response)
+    assert whole == response(extra_body={"persona": "p3"})[0]
+    assert "".join(deltas) == whole.text
 
 
 def test_n_samples_and_logprobs_work(server: Server) -> None:
@@ -270,21 +305,14 @@ def test_the_openai_client_picks_personas_from_the_list_of_models_on_every_endpo
     lengths = [models[name].model_dump()["max_model_len"] for name in ("base", "base@p0")]
     assert lengths == [256, 256]
 
-    def answers(model: str, **more: Any) -> list[str]:
-        chat: Any = {
-            "model": model, "messages": MESSAGES, "max_tokens": 8, "temperature": 0, **more,
-        }  # fmt: skip
-        whole = web.chat.completions.create(**chat).choices[0].message.content
-        stream = web.chat.completions.create(**chat, stream=True)
-        pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
-        text = web.completions.create(
-            model=model, prompt="Once", max_tokens=8, temperature=0, **more
-        )
-        response = web.responses.create(
-            model=model, input="Once", max_output_tokens=8, temperature=0, **more
-        )
-        assert "".join(pieces) == whole
-        return [whole, text.choices[0].text, response.output_text]
+    def answers(model: str, **more: Any) -> list[Said]:
+        fields = {"model": model, "temperature": 0, **with_tokens(**more)}
+        chat: Any = {"messages": MESSAGES, "max_tokens": 8, **fields}
+        whole = said_in_chat(web.chat.completions.create(**chat).choices[0])
+        assert said_in_chunks(web.chat.completions.create(**chat, stream=True)) == whole
+        text = web.completions.create(prompt="Once", max_tokens=8, **fields)
+        response = web.responses.create(input="Once", max_output_tokens=8, **fields)
+        return [whole, said_in_completion(text.choices[0]), said_in_response(response)]
 
     plain, p0 = answers("base"), answers("base@p0")
     assert p0 == answers("base", extra_body={"persona": "p0"})
@@ -304,12 +332,14 @@ def test_requests_at_once_get_what_they_get_alone(tiny_server: Server) -> None:
         "prompt": ["Once upon a time", "Tell me"],
         "max_tokens": 8,
         "temperature": 0,
+        "return_token_ids": True,
     }
 
-    def texts(reply: httpx.Response) -> list[str]:
-        return [choice["text"] for choice in reply.json()["choices"]]
+    def said(reply: httpx.Response) -> list[Said]:
+        choices = reply.json()["choices"]
+        return [Said(choice["text"], tuple(choice["token_ids"])) for choice in choices]
 
-    alone = [texts(tiny_server.post("/v1/completions", **{**fields, **body})) for body in bodies]
+    alone = [said(tiny_server.post("/v1/completions", **{**fields, **body})) for body in bodies]
     assert len({str(answer) for answer in alone}) == len(bodies)
 
     async def together() -> list[httpx.Response]:
@@ -320,7 +350,7 @@ def test_requests_at_once_get_what_they_get_alone(tiny_server: Server) -> None:
             )
 
     for index, reply in enumerate(asyncio.run(together())):
-        assert texts(reply) == alone[index % len(bodies)]
+        assert said(reply) == alone[index % len(bodies)]
 
 
 json_values = st.recursive(
@@ -419,14 +449,18 @@ def test_neighbours_answers_do_not_change_beside_hostile_requests(tiny_server: S
         b'{"model": "base", "prompt": {"persona": "p0"}, "persona": "p0", "max_tokens": -5}',
         b'{"model": "base", "prompt": "x", "persona": "p0", "n": 0}',
     ]  # fmt: skip
-    fields = {"model": "base", "prompt": "Once", "max_tokens": 8, "temperature": 0, "logprobs": 0}
+    fields = {
+        "model": "base", "prompt": "Once", "max_tokens": 8, "temperature": 0, "logprobs": 0,
+        "return_token_ids": True,
+    }  # fmt: skip
 
     async def run() -> None:
         async with httpx.AsyncClient(timeout=120) as web:
 
             async def ask(body: dict[str, Any]) -> Any:
                 reply = await web.post(f"{tiny_server.url}/v1/completions", json={**fields, **body})
-                return reply.json()["choices"][0]["text"]
+                (choice,) = reply.json()["choices"]
+                return choice["text"], choice["token_ids"]
 
             async def attack(content: bytes) -> int:
                 headers = {"content-type": "application/json"}

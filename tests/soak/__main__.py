@@ -67,7 +67,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     options = parser.parse_args()
-    os.environ.update(ENVIRONMENT)
+    # vLLM, whose detokenizer the judge uses, logs to stdout by itself.
+    os.environ.update(ENVIRONMENT, VLLM_LOGGING_STREAM="ext://sys.stderr")
     # Ended from outside, the server ends too: it has a session of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="palign-soak-"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import openai
 
-from tests.soak.tally import Lost
+from tests.soak.tally import Lost, Wrong
 from vllm_palign.selection import HEADER
 
 ENDPOINTS = ("chat", "completions", "responses")
@@ -37,17 +37,27 @@ class Question:
     """Close the connection after so many chunks."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What is shown at once: an answer, or a chunk of a stream."""
+
+    tokens: list[tuple[int, float]]
+    """(token id, log-probability) each."""
+    text: str
+
+
 @dataclass
 class Answer:
     header: str | None
-    choices: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    """(token id, log-probability) of every token of every choice."""
+    choices: dict[int, list[Piece]] = field(default_factory=dict)
+    generated: int | None = None
+    """Tokens that the server counted, where it says so and may leave some out."""
     left: bool = False
 
-    def add(self, choice: int, token: str, logprob: float) -> None:
-        # The server runs with --return-tokens-as-token-ids.
-        pair = int(token.removeprefix("token_id:")), logprob
-        self.choices.setdefault(choice, []).append(pair)
+    def add(self, choice: int, tokens: Iterable[tuple[str, float]], text: str) -> None:
+        # The server runs with --return-tokens-as-token-ids, and lists no token without a number.
+        pairs = [(int(token.removeprefix("token_id:")), float(number)) for token, number in tokens]
+        self.choices.setdefault(choice, []).append(Piece(pairs, text))
 
 
 def prompts(tokenizer: Path) -> list[Prompt]:
@@ -114,26 +124,34 @@ def _call(
 
 def _whole(answer: Answer, endpoint: str, parsed: Any) -> None:
     if endpoint == "responses":
+        answer.generated = parsed.usage.output_tokens
         answer.choices[0] = []
         # No item, or one without content, where no token has text.
-        for entry in (
-            entry for item in parsed.output for part in item.content for entry in part.logprobs
-        ):
-            answer.add(0, entry.token, entry.logprob)
+        for part in (part for item in parsed.output for part in item.content):
+            _add_part(answer, part, part.text)
         return
     for choice in parsed.choices:
         _add_choice(answer, endpoint, choice)
 
 
+def _add_part(answer: Answer, part: Any, text: str) -> None:
+    """A part of a response, or a delta of one."""
+    answer.add(0, [(entry.token, entry.logprob) for entry in part.logprobs or ()], text)
+
+
 def _add_choice(answer: Answer, endpoint: str, choice: Any) -> None:
-    if choice.logprobs is None:  # the first chunk of a chat says who speaks
-        return
+    """A choice, or a chunk of one. The first chunk of a chat says who speaks, and has no tokens."""
+    shown, tokens = choice.logprobs, []
     if endpoint == "chat":
-        pairs = [(entry.token, entry.logprob) for entry in choice.logprobs.content]
+        said = choice.delta if hasattr(choice, "delta") else choice.message
+        text = said.content or ""
+        if shown is not None:
+            tokens = [(entry.token, entry.logprob) for entry in shown.content]
     else:
-        pairs = list(zip(choice.logprobs.tokens, choice.logprobs.token_logprobs, strict=True))
-    for token, logprob in pairs:
-        answer.add(choice.index, token, logprob)
+        text = choice.text
+        if shown is not None:
+            tokens = list(zip(shown.tokens, shown.token_logprobs, strict=True))
+    answer.add(choice.index, tokens, text)
 
 
 async def _streamed(answer: Answer, question: Question, stream: Any) -> bool:
@@ -142,10 +160,7 @@ async def _streamed(answer: Answer, question: Question, stream: Any) -> bool:
     async for chunk in _closing(stream):
         chunks += 1
         if question.prompt.endpoint == "responses":
-            # Deltas skip tokens without text; the last event holds all.
-            if chunk.type == "response.completed":
-                _whole(answer, "responses", chunk.response)
-                finished += 1
+            finished += _add_event(answer, chunk)
         else:
             for choice in chunk.choices:
                 _add_choice(answer, question.prompt.endpoint, choice)
@@ -154,6 +169,27 @@ async def _streamed(answer: Answer, question: Question, stream: Any) -> bool:
             answer.left = True
             return True
     return finished == question.count
+
+
+def _add_event(answer: Answer, event: Any) -> bool:
+    """Whether it is the last one. Raises Wrong if that says something else than those before it."""
+    if event.type == "response.output_text.delta":
+        _add_part(answer, event, event.delta)
+    if event.type != "response.completed":
+        return False
+    whole = Answer(answer.header)
+    _whole(whole, "responses", event.response)
+    answer.generated = whole.generated
+    deltas = answer.choices.setdefault(0, [])
+    if joined(deltas) != joined(whole.choices[0]):
+        raise Wrong(f"the last event of a response has {whole.choices[0]} after {deltas}")
+    return True
+
+
+def joined(pieces: Iterable[Piece]) -> Piece:
+    pieces = list(pieces)
+    tokens = [token for piece in pieces for token in piece.tokens]
+    return Piece(tokens, "".join(piece.text for piece in pieces))
 
 
 async def _closing(stream: Any) -> AsyncIterator[Any]:

@@ -9,18 +9,22 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from tests.conftest import ROOT, TINY
+from tests.detokenizer import Detokenizer
 from tests.oracle import table
 from tests.personas import random_persona
+from tests.soak.asking import _check
 from tests.soak.judge import Judge
 from tests.soak.names import Names
-from tests.soak.questions import Answer, _whole
+from tests.soak.questions import Answer, Piece, Prompt, Question, _add_event, _whole
 from tests.soak.report import MIB, MOST_GROWTH, result
 from tests.soak.servers import Sample
-from tests.soak.tally import LEFT, REFUSED, RIGHT, Tally, Wrong
+from tests.soak.tally import LEFT, REFUSED, RIGHT, Lost, Tally, Wrong
 from tests.soak.wishes import Wish
 from vllm_palign import Persona
 
@@ -71,9 +75,74 @@ def test_five_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path
 
 def test_an_answer_of_tokens_without_text_is_an_answer_with_nothing_shown() -> None:
     """vLLM leaves such an answer's ``content`` empty."""
+    usage = SimpleNamespace(output_tokens=7)
+    for output in ([], [SimpleNamespace(content=[])]):
+        answer = Answer(None)
+        _whole(answer, "responses", SimpleNamespace(output=output, usage=usage))
+        assert (answer.choices, answer.generated) == ({0: []}, 7)
+
+
+def test_a_response_s_last_event_holds_what_its_deltas_held() -> None:
+    def shown(text: str, *tokens: int) -> SimpleNamespace:
+        entries = [SimpleNamespace(token=f"token_id:{token}", logprob=-0.5) for token in tokens]
+        return SimpleNamespace(
+            type="response.output_text.delta", delta=text, text=text, logprobs=entries
+        )
+
+    def last(*parts: SimpleNamespace) -> SimpleNamespace:
+        output = [SimpleNamespace(content=parts)] if parts else []
+        response = SimpleNamespace(output=output, usage=SimpleNamespace(output_tokens=9))
+        return SimpleNamespace(type="response.completed", response=response)
+
+    deltas = [shown("a", 1), shown("bc", 2, 3)]
     answer = Answer(None)
-    _whole(answer, "responses", SimpleNamespace(output=[SimpleNamespace(content=[])]))
-    assert answer.choices == {0: []}
+    assert [_add_event(answer, event) for event in [*deltas, last(shown("abc", 1, 2, 3))]] == [
+        0,
+        0,
+        1,
+    ]
+    assert answer.choices == {0: [Piece([(1, -0.5)], "a"), Piece([(2, -0.5), (3, -0.5)], "bc")]}
+    assert answer.generated == 9
+    for wrong in (last(), last(shown("ab", 1, 2, 3)), last(shown("abc", 1, 3, 2)), last(deltas[0])):
+        with pytest.raises(Wrong, match="the last event"):
+            _add_event(answer, wrong)
+    nothing = Answer(None)
+    assert _add_event(nothing, last())
+    assert nothing.choices == {0: []}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "stream", "left", "shown", "judged"),
+    [
+        ("responses", True, False, 2, "check_with_gaps"),
+        ("responses", True, True, 2, "check_with_gaps"),
+        ("responses", False, False, 0, "check_with_gaps"),
+        ("responses", True, False, 3, "check"),
+        ("chat", True, True, 2, "check"),
+        ("completions", False, False, 3, "check"),
+        ("responses", False, False, 2, "Lost"),
+        ("chat", True, False, 2, "Lost"),
+        ("completions", False, False, 0, "Lost"),
+    ],
+)
+def test_tokens_are_left_out_by_streamed_responses_and_by_responses_without_any_text(
+    endpoint: str, stream: bool, left: bool, shown: int, judged: str
+) -> None:
+    judge = AsyncMock(**{"check_with_gaps.return_value": 3 - shown})
+    world: Any = SimpleNamespace(judge=judge, tally=Tally())
+    asked = Question(Prompt(endpoint, "", [1]), tokens=3, stream=stream)
+    pieces = [Piece([(7, -0.5)], "a")] * shown
+    try:
+        asyncio.run(_check(world, asked, left, pieces, []))
+        (call,) = judge.method_calls
+        assert call[0] == judged
+    except Lost:
+        assert judged == "Lost" and not judge.method_calls
+
+
+def test_a_token_without_a_log_probability_is_not_taken_for_one_left_out() -> None:
+    with pytest.raises(TypeError):
+        Answer(None).add(0, [("token_id:1", None)], "a")
 
 
 def test_the_judge_sees_that_nothing_is_shown_of_an_answer_that_has_text(tiny_model: Path) -> None:
@@ -90,14 +159,15 @@ def test_the_judge_sees_another_persona_another_strength_and_another_token(
     tiny_model: Path,
 ) -> None:
     judge, prompt = Judge(tiny_model, Tally()), [11, 222, 3333, 44]
-    parts = [(persona(1), 1.0)]
+    parts, shown = [(persona(1), 1.0)], Detokenizer(tiny_model, skip_special_tokens=False)
     answer: list[tuple[int, float]] = []
     for _ in range(3):
         row = table(judge.model, [*prompt, *(token for token, _ in answer), 0], parts, last=1)[0]
         answer.append((int(row.argmax()), float(row.max())))
 
     def check(*parts: tuple[Persona, float], said: list[tuple[int, float]] = answer) -> None:
-        asyncio.run(judge.check(prompt, said, parts))
+        text = "".join(shown.texts(prompt, [token for token, _ in said]))
+        asyncio.run(judge.check(prompt, [Piece(said, text)], parts))
 
     check(*parts)
     other = [(answer[0][0] + 1, answer[0][1]), *answer[1:]]

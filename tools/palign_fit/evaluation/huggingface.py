@@ -92,5 +92,12 @@ class HuggingFaceBackend:
             top_p=None,
             top_k=None,
         )
-        said = self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-        return [text.strip() for text in said]
+        return [self._text(ids) for ids in out[:, longest:].tolist()]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Ends, as a server's, before a character that the last tokens left unfinished."""
+        for end in range(len(ids), 0, -1):
+            text = str(self.tokenizer.decode(ids[:end], skip_special_tokens=True))
+            if not text.endswith("\ufffd"):
+                return text.strip()
+        return ""
