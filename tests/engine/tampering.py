@@ -113,6 +113,20 @@ def _without_amx() -> Any:
 
 
 @contextlib.contextmanager
+def _fp8_on_a_cpu() -> Any:
+    """vLLM loads fp8 checkpoints with a kernel that its builds for CPUs do not have, and multiplies them with
+    PyTorch's, which do."""
+    import torch
+    import vllm._custom_ops as ops
+
+    def scaled_fp8_quant(x: Any, scale: Any) -> tuple[Any, Any]:
+        return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+    with _without_amx(), mock.patch.object(ops, "scaled_fp8_quant", scaled_fp8_quant):
+        yield
+
+
+@contextlib.contextmanager
 def _asynchronous_scheduling() -> Any:
     """vLLM turns it off on CPUs ("not required"). Its code runs there too, given streams and events that do
     nothing; those stay, because steps use them."""
@@ -157,6 +171,7 @@ RPCS: dict[str, str | Callable[[Any], Any]] = {
 TAMPERINGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "asynchronous_scheduling": _asynchronous_scheduling,
     "without_amx": _without_amx,
+    "fp8_on_a_cpu": _fp8_on_a_cpu,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,
     "drifted_runner": _drifted_runner,

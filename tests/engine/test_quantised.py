@@ -160,7 +160,7 @@ def test_fp8_whose_batch_shares_one_scale_is_refused_and_one_with_a_static_scale
             {
                 "model": str(tmp_path / scheme),
                 "kwargs": {"dtype": "bfloat16"},
-                "tamper": "without_amx",
+                "tamper": "fp8_on_a_cpu",
                 "batches": [[{"prompt": random_prompt(1)}]],
             }
         )
