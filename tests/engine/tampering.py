@@ -113,6 +113,20 @@ def _without_amx() -> Any:
 
 
 @contextlib.contextmanager
+def _fp8_on_a_cpu() -> Any:
+    """vLLM loads fp8 checkpoints with a kernel that its builds for CPUs do not have, and multiplies them with
+    PyTorch's, which do."""
+    import torch
+    import vllm._custom_ops as ops
+
+    def scaled_fp8_quant(x: Any, scale: Any) -> tuple[Any, Any]:
+        return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+
+    with _without_amx(), mock.patch.object(ops, "scaled_fp8_quant", scaled_fp8_quant):
+        yield
+
+
+@contextlib.contextmanager
 def _asynchronous_scheduling() -> Any:
     """vLLM turns it off on CPUs ("not required"). Its code runs there too, given streams and events that do
     nothing; those stay, because steps use them."""
@@ -146,12 +160,18 @@ def lose_hooks_and_test_again(worker: Any) -> str | None:
     return None
 
 
-RPCS = {"lose_hooks_and_test_again": lose_hooks_and_test_again}
-"""What a step of a job can have done in every worker."""
+RPCS: dict[str, str | Callable[[Any], Any]] = {
+    "lose_hooks_and_test_again": lose_hooks_and_test_again,
+    "armed": "palign_armed",
+    # As elastic expert parallelism does with workers that serve.
+    "warm_up_again": "compile_or_warm_up_model",
+}
+"""What a step of a job can have done in every worker; a string names a method of the worker."""
 
 TAMPERINGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "asynchronous_scheduling": _asynchronous_scheduling,
     "without_amx": _without_amx,
+    "fp8_on_a_cpu": _fp8_on_a_cpu,
     "without_hook_of_layer_1": _without_hook_of_layer_1,
     "stale_compiled_graph": _stale_compiled_graph,
     "drifted_runner": _drifted_runner,

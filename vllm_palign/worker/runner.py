@@ -16,13 +16,16 @@ from vllm_palign.errors import PalignStartupError
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.shape import ModelShape
 from vllm_palign.worker.bank import BankShape, OffsetBank
+from vllm_palign.worker.isolation import refuse_shared_scales
 from vllm_palign.worker.layer import Site, arm, find_sites
 from vllm_palign.worker.ops import TRACED
-from vllm_palign.worker.self_test import _V1_DUMMY, self_test
+from vllm_palign.worker.self_test import V1_DUMMY, self_test
 
 READS = (
     Reads("vllm.v1.core.sched.output:NewRequestData", ("req_id", "sampling_params")),
     Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads("vllm.config:CompilationConfig", ("cudagraph_capture_sizes",)),
+    Reads("vllm.platforms.interface:Platform", ("is_pin_memory_available",)),
 )
 """What both adapters read of vLLM's objects, and what each reads besides."""
 V1_READS = (
@@ -33,7 +36,8 @@ V1_READS = (
 )
 V2_READS = (
     Reads(
-        "vllm.v1.worker.gpu.input_batch:InputBatch", ("num_tokens", "query_start_loc", "req_ids")
+        "vllm.v1.worker.gpu.input_batch:InputBatch",
+        ("idx_mapping", "num_tokens", "query_start_loc", "req_ids"),
     ),
 )
 
@@ -48,31 +52,47 @@ def arm_worker(worker: Any) -> None:
             "AsyncEngineArgs or vllm serve"
         )
     load_model, warm_up = worker.load_model, worker.compile_or_warm_up_model
+    tested = False
 
     def load_and_arm(*args: Any, **kwargs: Any) -> None:
         load_model(*args, **kwargs)
         worker.palign_bank = _arm_runner(worker.model_runner, worker.vllm_config, worker.device)
-        # Called by name through vLLM's collective_rpc when metrics are scraped.
+        # Called by name through vLLM's collective_rpc: when metrics are scraped, and when a server starts.
         worker.palign_slots = worker.palign_bank.usage
+        worker.palign_armed = armed
 
     def warm_up_and_test(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tested
         times = warm_up(*args, **kwargs)
         self_test(worker.model_runner, worker.palign_bank)
+        tested = True
         return times
+
+    def armed() -> dict[str, Any]:
+        """What this rank steers with, in plain values; ``tested`` once it has gone through its self-test.
+        A worker that is not armed has no such method, and its engine answers with an error."""
+        layers = list(worker.palign_bank.shape.layers)
+        return {"traced": TRACED, "layers": layers, "tested": tested}
 
     wrap_instance(worker, "load_model", ("load_dummy_weights",), load_and_arm)
     wrap_instance(worker, "compile_or_warm_up_model", (), warm_up_and_test)
 
 
 def _arm_runner(runner: Any, vllm_config: Any, device: torch.device) -> OffsetBank:
+    from vllm.platforms import current_platform
+
     shape = ModelShape.of(vllm_config.model_config)
     parallel = vllm_config.parallel_config
     start, end = vllm_config.model_config.get_layers_start_end_indices(parallel)
     sites = find_sites(
         runner.get_model(), shape, shape.attention_layers & frozenset(range(start, end))
     )
+    refuse_shared_scales(sites, vllm_config.model_config.dtype, device)
     bank = OffsetBank(
-        _bank_shape(sites, shape, vllm_config), vllm_config.model_config.dtype, device
+        _bank_shape(sites, shape, vllm_config),
+        vllm_config.model_config.dtype,
+        device,
+        pin_memory=device.type != "cpu" and current_platform.is_pin_memory_available(),
     )
     arm(sites, bank)
     if hasattr(runner, "model_state"):
@@ -123,8 +143,8 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu_model_runner.py``; the CPU runner inherits it. V1 keeps preempted requests."""
     require(
         missing((*READS, *V1_READS))
-        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu"))
-        + uncallable(runner, "_dummy_run", 1, **_V1_DUMMY)
+        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu", "vllm_config"))
+        + uncallable(runner, "_dummy_run", 1, **V1_DUMMY, uniform_decode=True)
     )
     update_states, prepare_inputs = runner._update_states, runner._prepare_inputs
 
@@ -154,12 +174,17 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
 def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu/model_states/interface.py``, V2's own seam. V2 removes a preempted request and
     adds it again."""
-    require(missing((*READS, *V2_READS)) + uncallable(runner, "_dummy_run", 1))
+    require(
+        missing((*READS, *V2_READS))
+        + absent(runner, ("vllm_config",))
+        + uncallable(runner, "_dummy_run", 1)
+    )
     state = runner.model_state
     add, remove, preprocess = state.add_request, state.remove_request, state.preprocess_state
 
     def add_request(req_index: int, new_req_data: Any) -> None:
-        _admit(bank, new_req_data)
+        if _admit(bank, new_req_data):
+            bank.seat(new_req_data.req_id, req_index)
         add(req_index, new_req_data)
 
     def remove_request(req_id: str) -> None:
@@ -168,7 +193,12 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
 
     def preprocess_state(input_batch: Any, *args: Any, **kwargs: Any) -> None:
         preprocess(input_batch, *args, **kwargs)
-        bank.step(input_batch.req_ids, input_batch.query_start_loc, input_batch.num_tokens)
+        bank.step(
+            input_batch.req_ids,
+            input_batch.query_start_loc,
+            input_batch.num_tokens,
+            seats=input_batch.idx_mapping,
+        )
 
     wrap_instance(state, "add_request", ("req_index", "new_req_data"), add_request)
     wrap_instance(state, "remove_request", ("req_id",), remove_request)
@@ -180,10 +210,13 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     )
 
 
-def _admit(bank: OffsetBank, new_request: Any) -> None:
+def _admit(bank: OffsetBank, new_request: Any) -> bool:
+    """Returns whether the request is steered."""
     params = new_request.sampling_params
     packed = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
     # Also for plain requests: a streaming session may come back under its id without a persona.
     bank.forget(new_request.req_id)
-    if packed is not None:
-        bank.admit(new_request.req_id, Effect.unpack(packed))
+    if packed is None:
+        return False
+    bank.admit(new_request.req_id, Effect.unpack(packed))
+    return True
