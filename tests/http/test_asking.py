@@ -102,14 +102,6 @@ def test_a_slash_at_the_end_redirects_and_the_persona_is_applied_there(tiny_serv
     assert reply.headers["x-palign-persona"].startswith("p0@")
 
 
-def test_a_browser_may_read_the_header(tiny_server: Server) -> None:
-    body = {"model": "base", "messages": MESSAGES, "max_tokens": 4, "persona": "p0"}
-    headers = {"origin": "https://page.example"}
-    reply = httpx.post(tiny_server.url + CHAT, json=body, headers=headers, timeout=60)
-    assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["access-control-expose-headers"] == "x-palign-persona"
-
-
 def test_a_web_socket_that_asks_is_not_opened(tiny_server: Server) -> None:
     url = urlsplit(tiny_server.url)
     with socket.create_connection((url.hostname, url.port), timeout=10) as connection:
@@ -147,11 +139,11 @@ def lenient_server(
     tiny_personas: tuple[Path, dict[str, Persona]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """Answers to every model's name."""
+    """Answers to every model's name, and to a page of another origin."""
     log = tmp_path_factory.mktemp("server") / "lenient.log"
     running = start_server(
         tiny_model, log, "--plugin", "palign", "--palign-personas", str(tiny_personas[0]), *TINY_SERVER,
-        VLLM_SKIP_MODEL_NAME_VALIDATION="1",
+        "--allowed-origins", '["https://page.example"]', VLLM_SKIP_MODEL_NAME_VALIDATION="1",
     )  # fmt: skip
     yield running
     stop_server(running)
@@ -175,3 +167,11 @@ def test_a_server_that_answers_to_every_name_applies_the_suffix(
     unknown = lenient_server.post(CHAT, model="gpt-4o@nobody", messages=MESSAGES, max_tokens=4)
     assert unknown.status_code == 404
     assert lenient_server.post("/tokenize", model=model, prompt="x").status_code == 200
+
+
+def test_a_browser_may_read_the_header(lenient_server: Server) -> None:
+    body = {"model": "base", "messages": MESSAGES, "max_tokens": 4, "persona": "p0"}
+    headers = {"origin": "https://page.example"}
+    reply = httpx.post(lenient_server.url + CHAT, json=body, headers=headers, timeout=60)
+    assert reply.headers["access-control-allow-origin"] == "https://page.example"
+    assert reply.headers["access-control-expose-headers"] == "x-palign-persona"

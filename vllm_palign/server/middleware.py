@@ -48,7 +48,9 @@ class PersonaMiddleware:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        body, rest = await _read_body(receive)
+        chunks, rest = await _read_body(receive)
+        body = await self._beside_loop(sum(map(len, chunks)) <= _SMALL, lambda: b"".join(chunks))
+        chunks.clear()
         try:
             rewritten = await self._rewritten(body, scope)
         except PalignError as error:
@@ -88,8 +90,8 @@ class PersonaMiddleware:
             return None
         if path in NAMING_PATHS and wish.places == ("model",) and wish.model is not None:
             model = wish.model
-            pieces = bodies.renamed(text, found, model)
-            return await self._beside_loop(small, lambda: b"".join(pieces)), None
+            renamed = await self._beside_loop(small, lambda: bodies.renamed(text, found, model))
+            return renamed, None
         if path not in STEERED_PATHS:
             raise PersonaInvalid(
                 f"{wish.places[0]}: {path} is not steered; use {', '.join(STEERED_PATHS)}",
@@ -101,7 +103,7 @@ class PersonaMiddleware:
         # Composed here already: what cannot be applied is refused before vLLM has begun.
         chosen, token = await front_end.grant(wish.selection, tenant)
         granted = await self._beside_loop(
-            small, lambda: b"".join(bodies.granted(text, found, wish.model, token))
+            small, lambda: bodies.granted(text, found, wish.model, token)
         )
         return granted, header_value(wish.selection, chosen.digests)
 
@@ -204,16 +206,16 @@ def _close(error: PalignError) -> Message:
     return {"type": "websocket.close", "code": 1008, "reason": reason}
 
 
-async def _read_body(receive: Receive) -> tuple[bytes, Message | None]:
-    """The whole body, and the disconnect that came in its place if it broke off."""
+async def _read_body(receive: Receive) -> tuple[list[bytes], Message | None]:
+    """The whole body in the pieces it came in, and the disconnect that came in its place if it broke off."""
     chunks: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return b"".join(chunks), message
+            return chunks, message
         chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
-            return b"".join(chunks), None
+            return chunks, None
 
 
 def _whole(body: bytes, rest: Message | None) -> Iterable[Message]:
