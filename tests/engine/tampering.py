@@ -146,8 +146,11 @@ def lose_hooks_and_test_again(worker: Any) -> str | None:
     return None
 
 
-RPCS = {"lose_hooks_and_test_again": lose_hooks_and_test_again}
-"""What a step of a job can have done in every worker."""
+RPCS: dict[str, str | Callable[[Any], Any]] = {
+    "lose_hooks_and_test_again": lose_hooks_and_test_again,
+    "armed": "palign_armed",
+}
+"""What a step of a job can have done in every worker; a string names a method of the worker."""
 
 TAMPERINGS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "asynchronous_scheduling": _asynchronous_scheduling,

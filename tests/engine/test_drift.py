@@ -217,11 +217,16 @@ def test_not_enabled_the_engine_is_stock_and_a_persona_is_an_error_not_a_plain_a
         "personas": {"alice": str(tmp_path / "alice.safetensors")},
     }
     plain, asked = {"prompt": random_prompt(1)}, {"prompt": random_prompt(1), "persona": "alice"}
-    stock, refused = engines(
-        [job | {"batches": [[plain]]}, job | {"batches": [[asked]]}],
+    stock, refused, unarmed = engines(
+        [
+            job | {"batches": [[plain]]},
+            job | {"batches": [[asked]]},
+            job | {"batches": [{"rpc": "armed"}]},
+        ],
         environment={"VLLM_PLUGINS": None},
     )
     assert stock["bank"] == [None]
+    assert "'palign_armed' is not implemented" in unarmed["error"]["message"]
     assert refused["error"]["type"] == "PalignStartupError"
     assert "not enabled in this process" in refused["error"]["message"]
     on, drifted = engines([job | {"batches": [[plain, asked]]}, job | {"tamper": "drifted_runner"}])

@@ -11,6 +11,7 @@ from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
+from vllm_palign.worker.ops import TRACED
 
 BOUND = 1e-4
 
@@ -27,14 +28,15 @@ def test_two_stages_answer_as_the_reference_method_and_each_tests_its_own_hooks(
                 "model": str(batch.model),
                 "kwargs": {"pipeline_parallel_size": 2},
                 "personas": batch.files,
-                "batches": [requests, {"rpc": "lose_hooks_and_test_again"}],
+                "batches": [requests, {"rpc": "armed"}, {"rpc": "lose_hooks_and_test_again"}],
             }
         ]
     )
     assert "error" not in result, result["error"]
     assert [bank["layers"] for bank in result["bank"]] == [[0], [1]]
     assert [bank["requests"] for bank in result["bank"]] == [0, 0]
-    answers, refused = result["batches"]
+    answers, armed, refused = result["batches"]
+    assert armed == [{"traced": TRACED, "layers": [rank], "tested": True} for rank in (0, 1)]
     # Only the first stage can see that it has lost a hook: the last has layers of its own.
     assert [
         f"offsets in layers [{rank}] of 1 armed do not change" in said

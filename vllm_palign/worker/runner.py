@@ -48,17 +48,27 @@ def arm_worker(worker: Any) -> None:
             "AsyncEngineArgs or vllm serve"
         )
     load_model, warm_up = worker.load_model, worker.compile_or_warm_up_model
+    tested = False
 
     def load_and_arm(*args: Any, **kwargs: Any) -> None:
         load_model(*args, **kwargs)
         worker.palign_bank = _arm_runner(worker.model_runner, worker.vllm_config, worker.device)
-        # Called by name through vLLM's collective_rpc when metrics are scraped.
+        # Called by name through vLLM's collective_rpc: when metrics are scraped, and when a server starts.
         worker.palign_slots = worker.palign_bank.usage
+        worker.palign_armed = armed
 
     def warm_up_and_test(*args: Any, **kwargs: Any) -> Any:
+        nonlocal tested
         times = warm_up(*args, **kwargs)
         self_test(worker.model_runner, worker.palign_bank)
+        tested = True
         return times
+
+    def armed() -> dict[str, Any]:
+        """What this rank steers with, in plain values; ``tested`` once it has gone through its self-test.
+        A worker that is not armed has no such method, and its engine answers with an error."""
+        layers = list(worker.palign_bank.shape.layers)
+        return {"traced": TRACED, "layers": layers, "tested": tested}
 
     wrap_instance(worker, "load_model", ("load_dummy_weights",), load_and_arm)
     wrap_instance(worker, "compile_or_warm_up_model", (), warm_up_and_test)
