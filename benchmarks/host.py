@@ -79,23 +79,68 @@ def front_end(url: str, personas: list[Persona]) -> None:
 
 
 def worker(effects: list[Effect]) -> None:
-    shape = BankShape(tuple(range(LAYERS)), HEADS, 0, HEAD_DIM, PERSONAS, 8 * PERSONAS)
     packed = itertools.cycle([effect.pack() for effect in effects])
     show("unpack and check offsets", repeat(lambda: Effect.unpack(next(packed))))
-    for count in (16, PERSONAS):
-        bank = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
-        ids = [f"request-{index}" for index in range(count)]
-        starts = torch.arange(count + 1, dtype=torch.int32)
+    for count in (16, PERSONAS, 1024):
+        for indexed in (True, False):
+            steps(effects, count, indexed=indexed)
+    fills()
 
-        for request, effect in zip(ids, effects, strict=False):
-            bank.admit(request, effect)
-        arrive = partial(bank.step, ids, 8 * starts, 8 * count)
-        decode = partial(bank.step, ids, starts, count)
-        fill = timed(arrive) / count
-        show(f"fill a row on {LAYERS} layers ({count} requests arrive)", [fill])
-        show(f"a prefill step of {count} requests", repeat(arrive))
+
+def steps(effects: list[Effect], count: int, *, indexed: bool) -> None:
+    """Steps of ``count`` requests; ``indexed`` as by vLLM's V2 runner, which keeps a request's index."""
+    shape = BankShape(tuple(range(LAYERS)), HEADS, 0, HEAD_DIM, count, 8 * count)
+    bank = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
+    ids = [f"request-{index}" for index in range(count)]
+    starts = torch.arange(count + 1, dtype=torch.int32)
+    seats = torch.arange(count) if indexed else None
+    of_request = itertools.cycle(effects)
+    new = itertools.count()
+
+    def come(seat: int) -> None:
+        bank.admit(ids[seat], next(of_request))
+        if indexed:
+            bank.seat(ids[seat], seat)
+
+    def change() -> None:
+        """One request goes and another comes, as in a busy server's every step."""
+        number = next(new)
+        seat = number % count
+        bank.forget(ids[seat])
+        ids[seat] = f"another-{number}"
+        come(seat)
         decode()
-        show(f"a decode step of the same {count} requests", repeat(decode))
+
+    for seat in range(count):
+        come(seat)
+    decode = partial(bank.step, ids, starts, count, seats)
+    runner = "V2" if indexed else "V1"
+    show(
+        f"{runner}: a prefill step of {count} requests",
+        repeat(partial(bank.step, ids, 8 * starts, 8 * count, seats)),
+    )
+    show(f"{runner}: a decode step of {count} requests", repeat(decode))
+    show(f"{runner}: a decode step of {count}, one of them new", repeat(change))
+
+
+def fills() -> None:
+    """A request whose row is not on the device, in the shape of a 70B model."""
+    layers, heads, head_dim, steered = 80, 64, 128, 24
+    shape = BankShape(tuple(range(layers)), heads, 0, head_dim, 4, 64)
+    bank = OffsetBank(shape, torch.bfloat16, torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.integers(layers, size=steered), np.arange(steered)]).astype(np.int32)
+    effects = itertools.cycle(
+        Effect(f"{number}", (), *places, rng.standard_normal((steered, head_dim), dtype=np.float32))
+        for number in range(16)
+    )
+
+    def fill() -> None:
+        bank.admit("request", next(effects))
+        bank.seat("request", 0)
+        bank.forget("request")
+
+    show(f"fill a row of {layers} layers x {heads} heads, {steered} steered", repeat(fill))
 
 
 def repeat(work: Callable[[], Any]) -> list[float]:

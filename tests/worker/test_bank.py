@@ -1,19 +1,23 @@
-"""Slots: every token gets its own request's offsets, whatever comes and goes, and nothing leaks."""
+"""Slots: every token gets its own request's offsets, whatever comes and goes, and nothing leaks. ``places``
+is tested here too: it says where a rank's offsets go."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.personas import random_persona
 from vllm_palign.effect import Effect
 from vllm_palign.worker.bank import BankShape, OffsetBank
 from vllm_palign.worker.ops import add_offsets
 
-LAYERS, HEADS, HEAD_DIM, SLOTS, TOKENS = 3, 4, 2, 3, 16
+LAYERS, HEADS, HEAD_DIM, SLOTS, TOKENS = 3, 4, 2, 4, 20
 MODEL = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": HEAD_DIM}
 STAMPS = [
     Effect.compose([(random_persona(seed, **MODEL, steered=5), scale)])
@@ -37,10 +41,10 @@ def dense(effect: Effect | None) -> np.ndarray:
     return rows
 
 
-def run(of: OffsetBank, batch: list[tuple[str, int]]) -> None:
+def run(of: OffsetBank, batch: list[tuple[str, int]], seats: torch.Tensor | None = None) -> None:
     """One step with (request, number of tokens) in this order."""
     starts = torch.tensor(np.cumsum([0, *(count for _, count in batch)]), dtype=torch.int32)
-    of.step([name for name, _ in batch], starts, int(starts[-1]))
+    of.step([name for name, _ in batch], starts, int(starts[-1]), seats)
 
 
 def effect(of: OffsetBank, layer: int, tokens: int = TOKENS) -> np.ndarray:
@@ -133,6 +137,113 @@ def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.Dat
     assert used.num_resident <= SLOTS
     assert (used.rows.data_ptr(), used.token_slots.data_ptr()) == addresses
     assert not used.rows[:, 0].any()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_same_where_the_runner_keeps_a_requests_index(data: st.DataObject) -> None:
+    """A running request has one of as many indices as there are rows; preempted ones leave and come back."""
+    used = bank()
+    alive: dict[str, Effect | None] = {}
+    seats: dict[str, int] = {}
+    for _ in range(data.draw(st.integers(1, 25))):
+        action = data.draw(st.sampled_from(["arrive", "arrive", "step", "step", "step", "end"]))
+        if action == "arrive" and len(seats) < SLOTS:
+            name = data.draw(st.sampled_from(sorted(set("abcdefgh") - set(seats))))
+            alive[name] = data.draw(st.none() | st.sampled_from(STAMPS))
+            seats[name] = data.draw(st.sampled_from(sorted(set(range(SLOTS)) - {*seats.values()})))
+            used.forget(name)
+            if alive[name] is not None:
+                used.admit(name, alive[name])
+                used.seat(name, seats[name])
+        elif action == "end" and seats:
+            name = data.draw(st.sampled_from(sorted(seats)))
+            used.forget(name)
+            del alive[name], seats[name]
+        elif seats:
+            names = data.draw(st.lists(st.sampled_from(sorted(seats)), unique=True, min_size=1))
+            batch = [(name, data.draw(st.sampled_from([1, 1, 1, 2, 5]))) for name in names]
+            run(used, batch, torch.tensor([seats[name] for name in names]))
+            check(used, batch, alive)
+    assert used.num_requests == sum(effect is not None for effect in alive.values())
+    assert used.num_resident <= SLOTS
+    assert not used.rows[:, 0].any()
+
+
+def test_what_borrows_the_bank_leaves_it_as_it_was_whoever_is_being_served() -> None:
+    used = bank()
+    batch = [("a", 1), ("plain", 1), ("b", 1)]
+    used.admit("a", STAMPS[0])
+    used.admit("b", STAMPS[2])
+    run(used, batch)
+    before = used.usage()
+    with used.borrowed():
+        used.rows[:, 1] = 7.0
+        used.token_slots[:] = 1
+    alive = {"a": STAMPS[0], "plain": None, "b": STAMPS[2]}
+    check(used, batch, alive)
+    run(used, batch)
+    check(used, batch, alive)
+    used.admit("c", STAMPS[0])
+    run(used, [*batch, ("c", 2)])
+    check(used, [*batch, ("c", 2)], alive | {"c": STAMPS[0]})
+    assert used.usage() == before
+
+
+def test_on_an_accelerator_nothing_comes_back_to_the_host_and_all_that_meets_is_there() -> None:
+    """Meta tensors have no numbers to wait for and do not mix with the host's."""
+    device = torch.device("meta")
+    shape = BankShape((0, 1, 2), HEADS, 0, HEAD_DIM, SLOTS, TOKENS)
+    for seats in (None, torch.arange(2, device=device)):
+        far = OffsetBank(shape, torch.bfloat16, device)
+        far.admit("a", STAMPS[0])
+        if seats is not None:
+            far.seat("a", 1)
+        far.step(["b", "a"], torch.arange(3, dtype=torch.int32, device=device), 2, seats)
+        far.step(["b", "a"], torch.arange(3, dtype=torch.int32, device=device), 9, seats)
+        with far.borrowed():
+            pass
+        assert far.usage() == {"total": SLOTS, "in_use": 1, "resident": 1}
+
+
+class Calls(TorchDispatchMode):
+    """Counts what is asked of the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_step_with_one_change_costs_the_same_however_many_requests_and_layers(
+    indexed: bool,
+) -> None:
+    costs = set()
+    for layers, slots in ((1, 8), (3, 8), (3, 512)):
+        shape = BankShape(tuple(range(layers)), HEADS, 0, HEAD_DIM, slots, 8 * slots)
+        used = OffsetBank(shape, torch.float32, torch.device("cpu"))
+        names = [f"request-{seat}" for seat in range(slots)]
+        for seat, name in enumerate(names):
+            used.admit(name, STAMPS[seat % 4])
+            if indexed:
+                used.seat(name, seat)
+        seats = torch.arange(slots) if indexed else None
+        starts = torch.arange(slots + 1, dtype=torch.int32)
+        used.step(names, starts, slots, seats)
+        used.forget(names[3])
+        names[3] = "another"
+        used.admit("another", STAMPS[1])
+        if indexed:
+            used.seat("another", 3)
+        with Calls() as calls:
+            used.step(names, starts, slots, seats)
+        costs.add(calls.count)
+    assert len(costs) == 1, costs
+    assert costs.pop() <= 8
 
 
 @pytest.mark.parametrize("tokens", [1, 5, TOKENS])

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from vllm_palign.effect import Effect
+from vllm_palign.worker.places import HeadPlaces, SteeredHeads
+from vllm_palign.worker.rows import RowTable
+
+_STRETCH = 128
+"""Seats that are compared at once."""
 
 
 @dataclass(frozen=True)
 class BankShape:
     """``layers`` are the armed decoder layers of this rank in order; ``num_heads`` and ``first_head``
-    the query heads of this tensor-parallel rank; ``slots`` rows besides the neutral one."""
+    the query heads of this tensor-parallel rank; ``slots`` rows besides the neutral one, as many as
+    requests run at once."""
 
     layers: tuple[int, ...]
     num_heads: int
@@ -28,129 +34,219 @@ class BankShape:
 class OffsetBank:
     """Rows [L, S+1, H*D] in the model's dtype, and a slot for each token of the step.
 
-    One row per distinct effect in the running batch. Row 0 stays zeros, so padding, dummy runs and
-    plain requests need no branch. A step never holds more distinct effects than requests, and there
-    are as many rows as requests: a full table cannot happen, whatever waits or is preempted, because
-    only the requests of the *current* step hold a row. Rows of others are kept while there is room
-    and reused least-recently-used first; their content is still on the host, with the request.
+    A slot is the index of a row: one for each distinct effect among the requests that have a *seat*,
+    which is the runner's own index of a running request. Row 0 stays zeros, so padding, dummy runs and
+    plain requests need no branch. There are as many rows as seats: a full table cannot happen, whatever
+    waits or is preempted. What a row held is still on the host, with the request.
+
+    Slots by seat are kept on the device and written where they change, so that a step costs the same
+    few calls however many requests there are: no host synchronisation, no shape that depends on data,
+    nothing for each layer.
     """
 
-    def __init__(self, shape: BankShape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        shape: BankShape,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
+        """``pin_memory``: whether what goes to ``device`` goes through pinned memory."""
         self.shape = shape
         width = shape.num_heads * shape.head_dim
         self.rows = torch.zeros(
             len(shape.layers), shape.slots + 1, width, dtype=dtype, device=device
         )
         self.token_slots = torch.zeros(shape.tokens, dtype=torch.int32, device=device)
+        self._pin_memory = pin_memory
+        self._head_rows = self.rows.view(-1, shape.head_dim)
+        self._places = HeadPlaces(
+            shape.layers,
+            shape.first_head,
+            shape.num_heads,
+            (shape.slots + 1) * shape.num_heads,
+            self._to_device,
+        )
+        self._filled: list[SteeredHeads | None] = [None] * (shape.slots + 1)
+        """For each slot the heads that are not zeros."""
         self._positions = torch.arange(shape.tokens, dtype=torch.int32, device=device)
-        self._row_of_layer = {layer: index for index, layer in enumerate(shape.layers)}
-        self._requests: dict[str, Effect] = {}
-        self._slot_of: OrderedDict[str, int] = OrderedDict()
-        self._free = list(range(shape.slots, 0, -1))
-        self._steady: list[str] | None = None
-        """Requests of the last step if each had one token: their slots are what the device holds."""
+        self._table = RowTable(shape.slots)
+        self._effects: dict[str, Effect] = {}
+        self._seated: list[str | None] = []
+        """Requests in the order of the runner's last batch, for runners whose seats are its places."""
+        self._seat_of: dict[str, int] = {}
+        self._key_at: list[str | None] = [None] * shape.slots
+        self._slots = np.zeros(shape.slots, dtype=np.int32)
+        self._device_slots = torch.zeros(shape.slots, dtype=torch.int32, device=device)
+        self._host_slots = torch.from_numpy(self._slots)
+        self._written = True
+        """Whether the device has the slots by seat as the host has them."""
         self._dirty_tokens = 0
 
     @property
     def num_requests(self) -> int:
         """Steered requests the bank remembers, running or waiting to be resumed."""
-        return len(self._requests)
+        return len(self._effects)
 
     @property
     def num_resident(self) -> int:
         """Rows in use or kept for reuse."""
-        return len(self._slot_of)
+        return self._table.num_resident
 
     def usage(self) -> dict[str, int]:
         """Slots in ``total``, ``in_use`` by distinct effects of the requests it remembers, and
         ``resident``: filled, some of them kept for reuse. For metrics."""
-        effects = {effect.key for effect in self._requests.values()}
-        return {"total": self.shape.slots, "in_use": len(effects), "resident": self.num_resident}
+        keys = {effect.key for effect in self._effects.values()}
+        return {"total": self.shape.slots, "in_use": len(keys), "resident": self.num_resident}
 
     def admit(self, request_id: str, effect: Effect) -> None:
-        """A steered request has arrived at this worker. The row is filled when it first runs."""
-        self._requests[request_id] = effect
-        self._steady = None
+        """A steered request has arrived at this worker. One whose id was here before is forgotten first."""
+        self._effects[request_id] = effect
 
     def forget(self, request_id: str) -> None:
-        """The request is over (finished, aborted, or preempted and coming back as a new one)."""
-        self._requests.pop(request_id, None)
-        self._steady = None
+        """The request is over (finished, aborted, or preempted and coming back as a new one), and its
+        seat is free."""
+        self._effects.pop(request_id, None)
+        seat = self._seat_of.pop(request_id, None)
+        if seat is not None:
+            self._vacate(seat)
+            if seat < len(self._seated):
+                self._seated[seat] = None
+
+    def seat(self, request_id: str, seat: int) -> None:
+        """The runner has given an admitted request the index ``seat``, for as long as it runs."""
+        effect = self._effects[request_id]
+        for _, slot in self._table.hold([effect.key]):
+            self._fill(slot, effect)
+        self._seat_of[request_id] = seat
+        self._take(seat, effect)
 
     def step(
-        self, request_ids: Sequence[str], query_start_loc: torch.Tensor, num_tokens: int
+        self,
+        request_ids: Sequence[str],
+        query_start_loc: torch.Tensor,
+        num_tokens: int,
+        seats: torch.Tensor | None = None,
     ) -> None:
         """Point each token of the coming forward pass at its request's row.
 
         ``request_ids`` in batch order (R); ``query_start_loc`` int32 [>= R+1] on the device, where
-        token t belongs to request r if query_start_loc[r] <= t < query_start_loc[r+1].
+        token t belongs to request r if query_start_loc[r] <= t < query_start_loc[r+1]; ``seats`` integer
+        [R] on the device, of runners that keep a request's index. Without, a request's seat is its place
+        in the batch, and this step's batch is compared with the last one's.
         """
-        if not self._requests and not self._dirty_tokens:
+        if not self._effects and not self._dirty_tokens:
             return  # nobody is steered and every token is neutral already
-        decode = num_tokens == len(request_ids)
-        if decode and request_ids == self._steady:
-            return
-        self._steady = list(request_ids) if decode else None
-        slots = self._place([self._requests.get(request_id) for request_id in request_ids])
-        if not any(slots):
+        if seats is None:
+            self._reseat(request_ids)
+        if not self._table.num_held:
             self._clear(0)
             return
-        by_request = self._to_device(np.asarray(slots, dtype=np.int32))
-        if decode:
-            self.token_slots[:num_tokens].copy_(by_request, non_blocking=True)
+        self._write()
+        count, target = len(request_ids), self.token_slots[:num_tokens]
+        if num_tokens == count:
+            if seats is None:
+                target.copy_(self._device_slots[:count])
+            else:
+                torch.index_select(self._device_slots, 0, seats, out=target)
         else:
+            # The last boundary is left out: whatever comes after it is the last request's.
             owner = torch.searchsorted(
-                query_start_loc[1 : len(slots) + 1],
-                self._positions[:num_tokens],
-                right=True,
+                query_start_loc[1:count], self._positions[:num_tokens], right=True
             )
-            self.token_slots[:num_tokens].copy_(by_request[owner.clamp_(max=len(slots) - 1)])
+            if seats is not None:
+                owner = seats.index_select(0, owner)
+            torch.index_select(self._device_slots, 0, owner, out=target)
         self._clear(num_tokens)
 
-    def fill(self, slot: int, layer_rows: torch.Tensor) -> None:
-        """Overwrite one row on all layers with ``layer_rows`` [L, H*D] (any float dtype, host)."""
-        host = layer_rows.to(self.rows.dtype)
-        if self.rows.is_cuda:
-            host = host.pin_memory()
-        self.rows[:, slot].copy_(host, non_blocking=True)
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Row 1 and all slots are the caller's. Afterwards they are as they were, whoever uses them."""
+        row, token_slots = self.rows[:, 1].clone(), self.token_slots.clone()
+        try:
+            yield
+        finally:
+            self.rows[:, 1].copy_(row)
+            self.token_slots.copy_(token_slots)
 
-    def _place(self, effects: Sequence[Effect | None]) -> list[int]:
-        """A slot for each request of this step; fills rows that are not on the device yet."""
-        needed = {effect.key: effect for effect in effects if effect is not None}
-        missing = []
-        for key in needed:
-            if key in self._slot_of:
-                self._slot_of.move_to_end(key)
-            else:
-                missing.append(key)
-        for key in missing:
-            # Everything this step needs was just moved to the end, so the front is not needed.
-            slot = self._free.pop() if self._free else self._slot_of.popitem(last=False)[1]
-            self._slot_of[key] = slot
-            self.fill(slot, self._layer_rows(needed[key]))
-        return [0 if effect is None else self._slot_of[effect.key] for effect in effects]
+    def _reseat(self, request_ids: Sequence[str]) -> None:
+        """Seats as in this batch."""
+        changed = _changed(request_ids, self._seated)
+        if not changed:
+            return
+        for seat in changed:
+            request_id = self._seated[seat] if seat < len(self._seated) else None
+            if request_id is not None:
+                del self._seat_of[request_id]
+                self._vacate(seat)
+        self._seated = list(request_ids)
+        count = len(request_ids)
+        self._occupy([(seat, request_ids[seat]) for seat in changed if seat < count])
 
-    def _layer_rows(self, effect: Effect) -> torch.Tensor:
-        """This rank's part of ``effect`` as float32 [L, H*D]."""
-        shape = self.shape
-        rows = np.zeros((len(shape.layers), shape.num_heads, shape.head_dim), dtype=np.float32)
-        for layer, head, offset in zip(
-            effect.layers.tolist(), effect.heads.tolist(), effect.offsets, strict=True
-        ):
-            index, local = self._row_of_layer.get(layer), head - shape.first_head
-            if index is not None and 0 <= local < shape.num_heads:
-                rows[index, local] = offset
-        return torch.from_numpy(rows).flatten(1)
+    def _vacate(self, seat: int) -> None:
+        key, self._key_at[seat] = self._key_at[seat], None
+        if key is not None:
+            self._table.release(key)
+            self._slots[seat] = 0
+            self._written = False
 
-    def _to_device(self, values: np.ndarray) -> torch.Tensor:
-        host = torch.from_numpy(values)
-        if self.token_slots.is_cuda:
-            # Fresh pinned memory each time: an earlier step's copy may still be in flight.
-            return host.pin_memory().to(self.token_slots.device, non_blocking=True)
-        return host
+    def _occupy(self, requests: Sequence[tuple[int, str]]) -> None:
+        """Seat requests, (seat, id), on free seats; fill the rows that are not on the device yet."""
+        steered = []
+        for seat, request_id in requests:
+            self._seat_of[request_id] = seat
+            if request_id in self._effects:
+                steered.append((seat, self._effects[request_id]))
+        effects = {effect.key: effect for _, effect in steered}
+        for key, slot in self._table.hold([effect.key for _, effect in steered]):
+            self._fill(slot, effects[key])
+        for seat, effect in steered:
+            self._take(seat, effect)
+
+    def _take(self, seat: int, effect: Effect) -> None:
+        self._key_at[seat] = effect.key
+        self._slots[seat] = self._table.row(effect.key)
+        self._written = False
+
+    def _fill(self, slot: int, effect: Effect) -> None:
+        """Overwrite one row on all layers with this rank's part of ``effect``. Only its steered heads go
+        to the device, and only those of the row's last effect are cleared there."""
+        heads, before = self._places.of(effect), self._filled[slot]
+        start = slot * self.shape.num_heads
+        if before is not None and before is not heads:
+            self._head_rows.index_fill_(0, before.places + start, 0)
+        values = torch.from_numpy(heads.offsets(effect)).to(self.rows.dtype)
+        self._head_rows.index_copy_(0, heads.places + start, self._to_device(values))
+        self._filled[slot] = heads
+
+    def _write(self) -> None:
+        """Slots by seat, if they have changed: all of them, one small copy."""
+        if not self._written:
+            self._device_slots.copy_(self._staged(self._host_slots), non_blocking=self._pin_memory)
+            self._written = True
+
+    def _to_device(self, host: torch.Tensor) -> torch.Tensor:
+        return self._staged(host).to(self.rows.device, non_blocking=self._pin_memory)
+
+    def _staged(self, host: torch.Tensor) -> torch.Tensor:
+        """``host`` where a copy need not wait for it. Fresh memory each time: an earlier step's copy may
+        still be in flight."""
+        return host.pin_memory() if self._pin_memory else host
 
     def _clear(self, start: int) -> None:
         """Neutral slot from token ``start`` on, as far as an earlier step wrote."""
         if self._dirty_tokens > start:
             self.token_slots[start : self._dirty_tokens].zero_()
         self._dirty_tokens = start
+
+
+def _changed(now: Sequence[str], before: Sequence[str | None]) -> list[int]:
+    """Places at which two batches differ. The same objects stand at most of them."""
+    both, changed = min(len(now), len(before)), []
+    for start in range(0, both, _STRETCH):
+        new, old = now[start : start + _STRETCH], before[start : start + _STRETCH]
+        if new != old:
+            pairs = zip(new, old, range(start, both))  # noqa: B905
+            changed += [place for request_id, last, place in pairs if request_id != last]
+    return changed + list(range(both, max(len(now), len(before))))

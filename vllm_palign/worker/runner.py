@@ -18,11 +18,12 @@ from vllm_palign.shape import ModelShape
 from vllm_palign.worker.bank import BankShape, OffsetBank
 from vllm_palign.worker.layer import Site, arm, find_sites
 from vllm_palign.worker.ops import TRACED
-from vllm_palign.worker.self_test import _V1_DUMMY, self_test
+from vllm_palign.worker.self_test import V1_DUMMY, self_test
 
 READS = (
     Reads("vllm.v1.core.sched.output:NewRequestData", ("req_id", "sampling_params")),
     Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads("vllm.platforms.interface:Platform", ("is_pin_memory_available",)),
 )
 """What both adapters read of vLLM's objects, and what each reads besides."""
 V1_READS = (
@@ -33,7 +34,8 @@ V1_READS = (
 )
 V2_READS = (
     Reads(
-        "vllm.v1.worker.gpu.input_batch:InputBatch", ("num_tokens", "query_start_loc", "req_ids")
+        "vllm.v1.worker.gpu.input_batch:InputBatch",
+        ("idx_mapping", "num_tokens", "query_start_loc", "req_ids"),
     ),
 )
 
@@ -75,6 +77,8 @@ def arm_worker(worker: Any) -> None:
 
 
 def _arm_runner(runner: Any, vllm_config: Any, device: torch.device) -> OffsetBank:
+    from vllm.platforms import current_platform
+
     shape = ModelShape.of(vllm_config.model_config)
     parallel = vllm_config.parallel_config
     start, end = vllm_config.model_config.get_layers_start_end_indices(parallel)
@@ -82,7 +86,10 @@ def _arm_runner(runner: Any, vllm_config: Any, device: torch.device) -> OffsetBa
         runner.get_model(), shape, shape.attention_layers & frozenset(range(start, end))
     )
     bank = OffsetBank(
-        _bank_shape(sites, shape, vllm_config), vllm_config.model_config.dtype, device
+        _bank_shape(sites, shape, vllm_config),
+        vllm_config.model_config.dtype,
+        device,
+        pin_memory=device.type != "cpu" and current_platform.is_pin_memory_available(),
     )
     arm(sites, bank)
     if hasattr(runner, "model_state"):
@@ -134,7 +141,7 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     require(
         missing((*READS, *V1_READS))
         + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu"))
-        + uncallable(runner, "_dummy_run", 1, **_V1_DUMMY)
+        + uncallable(runner, "_dummy_run", 1, **V1_DUMMY, uniform_decode=True)
     )
     update_states, prepare_inputs = runner._update_states, runner._prepare_inputs
 
@@ -169,7 +176,8 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     add, remove, preprocess = state.add_request, state.remove_request, state.preprocess_state
 
     def add_request(req_index: int, new_req_data: Any) -> None:
-        _admit(bank, new_req_data)
+        if _admit(bank, new_req_data):
+            bank.seat(new_req_data.req_id, req_index)
         add(req_index, new_req_data)
 
     def remove_request(req_id: str) -> None:
@@ -178,7 +186,12 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
 
     def preprocess_state(input_batch: Any, *args: Any, **kwargs: Any) -> None:
         preprocess(input_batch, *args, **kwargs)
-        bank.step(input_batch.req_ids, input_batch.query_start_loc, input_batch.num_tokens)
+        bank.step(
+            input_batch.req_ids,
+            input_batch.query_start_loc,
+            input_batch.num_tokens,
+            seats=input_batch.idx_mapping,
+        )
 
     wrap_instance(state, "add_request", ("req_index", "new_req_data"), add_request)
     wrap_instance(state, "remove_request", ("req_id",), remove_request)
@@ -190,10 +203,13 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     )
 
 
-def _admit(bank: OffsetBank, new_request: Any) -> None:
+def _admit(bank: OffsetBank, new_request: Any) -> bool:
+    """Returns whether the request is steered."""
     params = new_request.sampling_params
     packed = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
     # Also for plain requests: a streaming session may come back under its id without a persona.
     bank.forget(new_request.req_id)
-    if packed is not None:
-        bank.admit(new_request.req_id, Effect.unpack(packed))
+    if packed is None:
+        return False
+    bank.admit(new_request.req_id, Effect.unpack(packed))
+    return True
