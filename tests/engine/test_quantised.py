@@ -132,3 +132,41 @@ def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_huggi
     assert errors["plain"] < BOUND
     assert errors["steered"] < BOUND
     assert errors["effect"] > 20 * BOUND
+
+
+def write_fp8(source: Path, target: Path, activation_scheme: str) -> None:
+    """``source`` with every linear layer of the decoder in float8, one scale a matrix."""
+    tensors = load_file(source / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        scale = tensors[name].abs().max() / 448
+        tensors[name] = (tensors[name] / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = scale
+        if activation_scheme == "static":
+            tensors[name.replace(".weight", ".input_scale")] = torch.tensor(0.05)
+    config = json.loads((source / "config.json").read_text())
+    fp8 = {"quant_method": "fp8", "activation_scheme": activation_scheme}
+    target.mkdir()
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    (target / "config.json").write_text(json.dumps(config | {"quantization_config": fp8}))
+
+
+def test_fp8_whose_batch_shares_one_scale_is_refused_and_one_with_a_static_scale_is_served(
+    engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    jobs = []
+    for scheme in ("dynamic", "static"):
+        write_fp8(checkpoint("llama"), tmp_path / scheme, scheme)
+        jobs.append(
+            {
+                "model": str(tmp_path / scheme),
+                "kwargs": {"dtype": "bfloat16"},
+                "tamper": "without_amx",
+                "batches": [[{"prompt": random_prompt(1)}]],
+            }
+        )
+    dynamic, static = engines(jobs)
+    assert dynamic["error"]["type"] == "PalignStartupError", dynamic["error"]
+    message = dynamic["error"]["message"]
+    assert "layers [0, 1] quantise their input with one scale for the whole batch" in message
+    assert "(Fp8LinearMethod)" in message
+    assert "error" not in static, static["error"]

@@ -16,6 +16,7 @@ from vllm_palign.errors import PalignStartupError
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.shape import ModelShape
 from vllm_palign.worker.bank import BankShape, OffsetBank
+from vllm_palign.worker.isolation import refuse_shared_scales
 from vllm_palign.worker.layer import Site, arm, find_sites
 from vllm_palign.worker.ops import TRACED
 from vllm_palign.worker.self_test import V1_DUMMY, self_test
@@ -85,6 +86,7 @@ def _arm_runner(runner: Any, vllm_config: Any, device: torch.device) -> OffsetBa
     sites = find_sites(
         runner.get_model(), shape, shape.attention_layers & frozenset(range(start, end))
     )
+    refuse_shared_scales(sites, vllm_config.model_config.dtype, device)
     bank = OffsetBank(
         _bank_shape(sites, shape, vllm_config),
         vllm_config.model_config.dtype,
