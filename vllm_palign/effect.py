@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Effect:
 
         Raises PersonaInvalid; on a worker that stops the engine, because a request got past admission.
         """
-        if not isinstance(value, dict) or "offsets" not in value:
+        if not is_packed(value):
             raise PersonaInvalid(
                 f"a request reached the worker with {str(value)[:80]!r} instead of admitted offsets; "
                 "it did not pass vLLM's InputProcessor"
@@ -81,6 +81,11 @@ class Effect:
         if _key(parts, layers, heads, offsets) != value["key"]:
             raise PersonaInvalid("admitted offsets do not match their key: they changed on the way")
         return cls(value["key"], parts, layers, heads, offsets)
+
+
+def is_packed(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether ``value`` is what ``Effect.pack`` makes, as far as can be seen without reading it."""
+    return isinstance(value, dict) and "offsets" in value
 
 
 def salted(client_salt: str | None, key: str, kv_scope: str = "") -> str:

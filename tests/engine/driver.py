@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tampering import RPCS, TAMPERINGS
 
@@ -65,11 +67,47 @@ def run_engine(job: dict[str, Any]) -> dict[str, Any]:
 
 def _call(llm: Any, step: dict[str, Any]) -> Any:
     """A step between batches: ``{"call": method of LLM, "args": [...], "kwargs": {...}}``, or ``{"rpc":
-    name}`` for something done in every worker, whose results it then is."""
+    name}`` for something done in every worker, whose results it then is; with ``"between": batch`` it is done
+    after the third step of that batch, whose answers it then is. ``{"ready_made": request}`` is a request in
+    the engine's own form; the type and message of what the engine says to it."""
+    if "ready_made" in step:
+        return _ask_ready_made(llm, step["ready_made"])
+    if "between" in step:
+        return _interrupted(llm, step["between"], RPCS[step["rpc"]])
     if "rpc" in step:
         return llm.collective_rpc(RPCS[step["rpc"]])
     getattr(llm, step["call"])(*step.get("args", ()), **step.get("kwargs", {}))
     return None
+
+
+def _interrupted(llm: Any, batch: list[dict[str, Any]], rpc: Any) -> list[dict[str, Any]]:
+    step, steps = llm.llm_engine.step, itertools.count(1)
+
+    def counted() -> Any:
+        outputs = step()
+        if next(steps) == 3:
+            llm.collective_rpc(rpc)
+        return outputs
+
+    with mock.patch.object(llm.llm_engine, "step", counted):
+        return _answer(llm, batch)
+
+
+def _ask_ready_made(llm: Any, request: dict[str, Any]) -> list[str]:
+    from vllm.v1.engine import EngineCoreRequest
+
+    params = _sampling(request)
+    made = EngineCoreRequest(
+        request_id="ready-made", prompt_token_ids=request["prompt"], mm_features=None, sampling_params=params,
+        pooling_params=None, arrival_time=time.time(), lora_request=None, cache_salt=None, data_parallel_rank=None,
+    )  # fmt: skip
+    try:
+        llm.llm_engine.add_request("ready-made", made, params)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    while llm.llm_engine.has_unfinished_requests():
+        llm.llm_engine.step()
+    return ["", ""]
 
 
 def _answer(llm: Any, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:

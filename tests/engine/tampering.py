@@ -149,6 +149,8 @@ def lose_hooks_and_test_again(worker: Any) -> str | None:
 RPCS: dict[str, str | Callable[[Any], Any]] = {
     "lose_hooks_and_test_again": lose_hooks_and_test_again,
     "armed": "palign_armed",
+    # As elastic expert parallelism does with workers that serve.
+    "warm_up_again": "compile_or_warm_up_model",
 }
 """What a step of a job can have done in every worker; a string names a method of the worker."""
 

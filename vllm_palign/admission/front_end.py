@@ -12,8 +12,8 @@ from vllm_palign.admission.handoff import Granted, Handoff
 from vllm_palign.admission.resolver import Chosen, Resolver
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
-from vllm_palign.effect import salted
-from vllm_palign.errors import PalignStartupError, RegistryUnavailable
+from vllm_palign.effect import is_packed, salted
+from vllm_palign.errors import PalignStartupError, PersonaInvalid, RegistryUnavailable
 from vllm_palign.registry import Registry
 from vllm_palign.registry.configured import import_personas
 from vllm_palign.selection import REQUEST_KEY, Selection, check_salt, open_named, reserved
@@ -123,6 +123,17 @@ class FrontEnd:
         if granted.effect is None:
             params.extra_args = params.extra_args or None
         return granted
+
+
+def refuse_unadmitted(params: Any) -> None:
+    """Raises PersonaInvalid if the sampling parameters of a request on its way to the engine name a persona
+    that was not admitted: a ready-made EngineCoreRequest never passed ``admit``."""
+    asked = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
+    if asked is not None and not is_packed(asked):
+        raise PersonaInvalid(
+            "this EngineCoreRequest names a persona and was not made by vLLM's InputProcessor.process_inputs, "
+            "which admits it; give the engine the prompt and the SamplingParams instead"
+        )
 
 
 def _granted(chosen: Chosen, tenant: Tenant) -> Granted:

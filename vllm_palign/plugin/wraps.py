@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from vllm_palign.admission.front_end import FrontEnd, open_front_end
+from vllm_palign.admission.front_end import FrontEnd, open_front_end, refuse_unadmitted
 from vllm_palign.compat.hooks import Hook, Reads
 from vllm_palign.compat.versions import warn_unless_proven
 from vllm_palign.config.config import PalignConfig
@@ -75,6 +75,8 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
 def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        # Before the engine has it: a worker could only stop.
+        refuse_unadmitted(request.sampling_params)
         original(self, request, *args, **kwargs)
         Usage.note(self.request_states.get(request.request_id))
 
@@ -109,7 +111,8 @@ HOOKS = (
     Hook(
         "vllm.v1.engine.output_processor:OutputProcessor.add_request",
         ("self", "request", "prompt", "parent_req", "request_index", "queue"),
-        "tokens by tenant: vLLM's own statistics know no HTTP requests",
+        "tokens by tenant: vLLM's own statistics know no HTTP requests; and the last place before the engine "
+        "that ready-made requests pass too",
         _add_request,
     ),
     Hook(
