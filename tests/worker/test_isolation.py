@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -61,6 +62,22 @@ def test_one_dynamic_scale_a_batch_is_refused_naming_layers_scheme_and_what_to_d
     assert "layers [3, 5] quantise their input with one scale" in refused.value.message
     assert "(Quantised)" in refused.value.message
     assert "static or per token" in refused.value.message
+
+
+def test_a_layer_that_cannot_be_tried_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Offloaded:
+        def apply(self, layer: Any, x: torch.Tensor, bias: Any) -> torch.Tensor:
+            raise RuntimeError("its weights are somewhere else")
+
+    # vLLM takes its loggers out of pytest's sight.
+    logger = logging.getLogger("vllm.palign")
+    logger.addHandler(caplog.handler)
+    try:
+        refuse_shared_scales(sites(Offloaded()), torch.float32, torch.device("cpu"))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "could not try" in caplog.text
+    assert "its weights are somewhere else" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

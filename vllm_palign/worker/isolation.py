@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.worker.layer import Site
+
+_logger = logging.getLogger("vllm.palign")
 
 _TOKENS = 32
 """Rows of the batch that is tried. Some kernels take multiples of 16."""
@@ -29,7 +32,16 @@ def refuse_shared_scales(sites: list[Site], dtype: torch.dtype, device: torch.de
     Later layers see offsets only through a norm, which bounds a steered token like any other: a scale
     shared there depends on neighbours as in stock vLLM, and no more.
     """
-    sharing = [site for site in sites if _shares_scale(site.projection, dtype, device)]
+    try:
+        sharing = [site for site in sites if _shares_scale(site.projection, dtype, device)]
+    except Exception as error:
+        # Weights may be where only the model's own forward pass finds them, offloaded ones say.
+        _logger.warning(
+            "palign: could not try whether one request's persona changes other requests' answers through "
+            "a shared activation scale: %r",
+            error,
+        )
+        return
     if sharing:
         methods = sorted({type(_quant_method(site.projection)).__name__ for site in sharing})
         raise PalignStartupError(

@@ -24,6 +24,7 @@ from vllm_palign.worker.self_test import V1_DUMMY, self_test
 READS = (
     Reads("vllm.v1.core.sched.output:NewRequestData", ("req_id", "sampling_params")),
     Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads("vllm.config:CompilationConfig", ("cudagraph_capture_sizes",)),
     Reads("vllm.platforms.interface:Platform", ("is_pin_memory_available",)),
 )
 """What both adapters read of vLLM's objects, and what each reads besides."""
@@ -142,7 +143,7 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu_model_runner.py``; the CPU runner inherits it. V1 keeps preempted requests."""
     require(
         missing((*READS, *V1_READS))
-        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu"))
+        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu", "vllm_config"))
         + uncallable(runner, "_dummy_run", 1, **V1_DUMMY, uniform_decode=True)
     )
     update_states, prepare_inputs = runner._update_states, runner._prepare_inputs
@@ -173,7 +174,11 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
 def _follow_v2(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu/model_states/interface.py``, V2's own seam. V2 removes a preempted request and
     adds it again."""
-    require(missing((*READS, *V2_READS)) + uncallable(runner, "_dummy_run", 1))
+    require(
+        missing((*READS, *V2_READS))
+        + absent(runner, ("vllm_config",))
+        + uncallable(runner, "_dummy_run", 1)
+    )
     state = runner.model_state
     add, remove, preprocess = state.add_request, state.remove_request, state.preprocess_state
 
