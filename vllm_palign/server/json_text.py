@@ -31,7 +31,8 @@ def _run(levels: int) -> bytes:
     return b"(?:" + b"|".join(parts) + b")*+"
 
 
-_RUN = re.compile(_run(3), re.DOTALL)
+_RUN = re.compile(_run(8), re.DOTALL)
+_FLAT = re.compile(_run(0), re.DOTALL)
 
 _QUOTE, _OPENING, _CLOSING = ord('"'), b"[{", b"]}"
 
@@ -130,9 +131,10 @@ def _value_end(text: bytes, at: int) -> int:
 
 
 def _container_end(text: bytes, at: int) -> int:
-    depth, at = 1, at + 1
+    # What is too deep for one match is entered flat, or each of its levels would be tried again and again.
+    depth, at, pattern = 1, at + 1, _RUN
     while True:
-        run = _RUN.match(text, at, at + _WINDOW)
+        run = pattern.match(text, at, at + _WINDOW)
         assert run is not None
         at = run.end()
         if at >= len(text):
@@ -142,10 +144,10 @@ def _container_end(text: bytes, at: int) -> int:
             at = _string_end(text, at)
         elif byte in _OPENING:
             depth += 1
-            at += 1
+            at, pattern = at + 1, _FLAT
         elif byte in _CLOSING:
             depth -= 1
-            at += 1
+            at, pattern = at + 1, _RUN
             if not depth:
                 return at
 
