@@ -123,7 +123,8 @@ class Mention:
                 param=self.param,
             )
         try:
-            return json.loads(self.text, object_pairs_hook=_object)
+            text = self.text.decode("utf-8", "surrogatepass")
+            return json.loads(text, object_pairs_hook=_object)
         except RecursionError:
             raise PersonaInvalid(f"{self.param}: is nested too deeply", param=self.param) from None
 

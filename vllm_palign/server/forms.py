@@ -29,7 +29,7 @@ def fields(body: bytes, content_type: bytes) -> list[tuple[str, str]] | None:
     boundary = header.get_boundary()
     if not boundary:
         return []
-    found = []
+    found: list[tuple[str, str]] = []
     delimiter = b"--" + boundary.encode("latin-1", "replace")
     at = body.find(delimiter)
     while at >= 0 and len(found) < _MOST:

@@ -100,8 +100,8 @@ def first_member(text: bytes, begin: int) -> tuple[int, bool]:
 def _name(text: bytes, start: int, end: int) -> str:
     if end - start > _LONGEST_NAME:
         return ""
-    raw = text[start:end]
-    name = json.loads(raw) if b"\\" in raw else raw[1:-1].decode("utf-8", "surrogatepass")
+    raw = text[start:end].decode("utf-8", "surrogatepass")
+    name = json.loads(raw) if "\\" in raw else raw[1:-1]
     assert isinstance(name, str)
     return name
 

@@ -80,8 +80,6 @@ class PersonaMiddleware:
         try:
             text, found = await self._beside_loop(small, lambda: _mentions(body, query, scope))
             wish = await _wish(found, scope)
-        except UnicodeError:
-            return None
         except PalignError:
             raise
         except ValueError:
