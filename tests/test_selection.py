@@ -64,6 +64,8 @@ def store_of(personas: dict[str, Persona], shape: ModelShape) -> Resolver:
         ({"id": "alice", "strength": "-1.5e0"}, (("alice", 1.0),), -1.5),
         ({"mix": {"bob": 0.3, "alice": 0.7}}, (("alice", 0.7), ("bob", 0.3)), 1.0),
         ({"mix": {"alice": 1}, "strength": 2}, (("alice", 1.0),), 2.0),
+        ({"id": "alice", "strength": None}, (("alice", 1.0),), 1.0),
+        ({"mix": {"alice": 1}, "id": None, "scope": None}, (("alice", 1.0),), 1.0),
     ],
 )
 def test_the_three_forms_are_understood(value: Any, parts: Any, strength: float) -> None:
@@ -78,7 +80,7 @@ def test_the_three_forms_are_understood(value: Any, parts: Any, strength: float)
         {"mix": {}}, {"mix": []}, {"mix": {f"p{i}": 0.1 for i in range(9)}}, {"mix": {"alice": None}},
         {"mix": {"": 1}}, {"id": "alice", "power": 2}, {"name": "alice"},
         *({"id": "alice", "strength": bad} for bad in (
-            math.nan, math.inf, -math.inf, True, False, None, "", "x", "nan", "inf", "1_0", " 1", "0x1",
+            math.nan, math.inf, -math.inf, True, False, "", "x", "nan", "inf", "1_0", " 1", "0x1",
             "١", [], {}, 10**400, "1e999", "9" * 65,
         )),
     ],
@@ -278,6 +280,10 @@ def test_persona_args_takes_what_the_body_field_takes(monkeypatch: pytest.Monkey
     for value in ("alice", {"id": "alice", "strength": 2}, {"mix": {"alice": 0.7, "bob": 0.3}}):
         assert open_named(persona_args(value)["palign"]) == parse_persona(value)
     assert open_named(persona_args("alice", strength=1.5)["palign"]).strength == 1.5
+    assert (
+        open_named(persona_args({"id": "alice", "strength": None}, strength=2)["palign"]).strength
+        == 2
+    )
     with pytest.raises(PersonaConflict):
         persona_args({"id": "alice", "strength": 1}, strength=2)
     with pytest.raises(PersonaInvalid):

@@ -9,7 +9,7 @@ from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.compat.hooks import absent, require
 from vllm_palign.compat.versions import include_instead
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.server import audit, models, personas
+from vllm_palign.server import audit, models, personas, served
 from vllm_palign.server.gate import Gate
 from vllm_palign.server.gauges import ScrapedGauges
 from vllm_palign.server.middleware import PersonaMiddleware
@@ -17,6 +17,8 @@ from vllm_palign.server.middleware import PersonaMiddleware
 _READS = (
     "openai_serving_models.base_model_paths",
     "openai_serving_models.lora_requests",
+    "openai_serving_models.lora_resolvers",
+    "openai_serving_models.resolve_lora",
     "openai_serving_models.show_available_models",
 )
 """What the middleware and ``models`` read of the API server's state."""
@@ -48,6 +50,7 @@ class PalignEndpoint:
         audit.start()
         if front_end.tenants is not None:
             front_end.tenants.follow()
+        served.names(state)
         state.palign = front_end
         state.palign_gauges = _gauges(engine_client, front_end)
 

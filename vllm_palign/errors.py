@@ -12,7 +12,7 @@
     ├── RegistryUnavailable      503 registry_unavailable  the registry does not answer; try again
     ├── RegistryFull             507 registry_full         the registry has no room for more
     ├── KeyInvalid               401 invalid_api_key       no API key, or one that no tenant has
-    ├── BodyTooLarge             413 body_too_large        more than a tenant may send in one request
+    ├── BodyTooLarge             413 body_too_large        more than may be sent in one request
     ├── NotOffered               404 not_found             a path that tenants are not offered
     ├── MethodNotOffered         405 method_not_allowed    a method that tenants are not offered there
     └── PalignStartupError       -                         the server must not start; the message says why

@@ -48,7 +48,7 @@ class Selection:
 
 
 def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
-    """The body field ``persona`` (contract, section 2). ``None`` asks for nobody.
+    """The body field ``persona``. ``None`` asks for nobody, and a key that is ``None`` is not there.
 
     Raises PersonaInvalid for anything that is not exactly one of the three forms.
     """
@@ -58,6 +58,7 @@ def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
         return Selection(((parse_id(value, param), 1.0),))
     if not isinstance(value, Mapping):
         raise PersonaInvalid(f"{param}: got {_show(value)}, wanted {_WANTED}", param=param)
+    value = {name: item for name, item in value.items() if item is not None}
     unknown = sorted(set(map(str, value)) - _KEYS)
     if unknown:
         raise PersonaInvalid(
@@ -111,7 +112,7 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
             'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'
         )
     if strength is not None:
-        if isinstance(persona, Mapping) and "strength" in persona:
+        if isinstance(persona, Mapping) and persona.get("strength") is not None:
             raise PersonaConflict("strength is given twice: in the object and as an argument")
         persona = (
             {**persona, "strength": strength}

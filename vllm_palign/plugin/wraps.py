@@ -127,7 +127,10 @@ HOOKS = (
 READS = (
     Reads(
         "vllm.envs:environment_variables",
-        ("VLLM_API_KEY", "VLLM_ENABLE_RESPONSES_API_STORE", "VLLM_USE_RUST_FRONTEND"),
+        (
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_API_KEY", "VLLM_ENABLE_RESPONSES_API_STORE",
+            "VLLM_SKIP_MODEL_NAME_VALIDATION", "VLLM_USE_RUST_FRONTEND",
+        ),
     ),
     Reads("vllm.engine.arg_utils:EngineArgs", ("additional_config",)),
     Reads("vllm.usage.usage_lib:UsageContext", ("OPENAI_API_SERVER", "OPENAI_BATCH_RUNNER", "name")),
@@ -161,7 +164,7 @@ READS = (
     Reads("vllm.v1.engine.output_processor:OutputProcessor", ("request_states",)),
     Reads(
         "vllm.v1.engine.output_processor:RequestState",
-        ("detokenizer", "prompt_len", "request_index"),
+        ("detokenizer", "prompt_len", "request_id", "request_index"),
     ),
     Reads("vllm.v1.engine.detokenizer:IncrementalDetokenizer", ("num_output_tokens",)),
 )  # fmt: skip

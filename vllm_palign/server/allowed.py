@@ -64,6 +64,15 @@ def managed(method: str, path: str) -> tuple[str, str | None] | None:
     return (method.lower(), match["id"]) if match else None
 
 
+def leads_nowhere(scope: Message) -> bool:
+    """Whether no route takes this path as it is, because of a slash at its end: the router then redirects to the
+    path without, or answers 404, and nothing of the request is looked at."""
+    path = route_path(scope)
+    if path == "/" or not path.endswith("/"):
+        return False
+    return not any(route.matches(scope)[0].value for route in scope["app"].router.routes)
+
+
 def route_path(scope: Message) -> str:
     """The path as Starlette's router sees it: without the proxy's ``root_path``."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))

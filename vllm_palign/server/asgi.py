@@ -14,6 +14,11 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
+def header_of(scope: Message, name: bytes) -> bytes | None:
+    """The first header of this name (lower case), as ASGI servers give them."""
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
 async def send_error(send: Send, error: PalignError) -> None:
     """Answer with ``error`` as an OpenAI error object, its status and its headers."""
     body = json.dumps(error.to_openai()).encode()

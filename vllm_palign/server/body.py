@@ -1,84 +1,372 @@
-"""What a request's body says about personas: the one place that knows the names of its fields."""
+"""What a request says about personas: the one place that knows the names of its fields.
+
+**The rule.** A name is read blind to case, ``_`` and ``-``. Where a request may speak of a persona, a name of
+``_ASKING`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
+does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the request names
+a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
+it and in one another, the query, form fields, and messages of a WebSocket; no others. So a tool's
+schema, a template's variables, a prompt, and a client's own keys of ``metadata`` may use such words. ``null`` is not
+there, in every place.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
-from vllm_palign.selection import REQUEST_KEY, Selection, describe, parse_id, parse_number, reserved
+from vllm_palign.selection import (
+    HEADER,
+    REQUEST_KEY,
+    Selection,
+    check_salt,
+    describe,
+    parse_id,
+    parse_number,
+    parse_persona,
+    reserved,
+)
+from vllm_palign.server.json_text import Member, first_member, members, without
 
-# vLLM ignores fields it does not know, so these slips of the pen would be answered plainly.
-_MISSPELT = frozenset(
+APPLIED = (
+    ("persona",),
+    ("metadata", "persona"),
+    ("metadata", "persona_strength"),
+    ("model",),
+)
+"""What is applied, on a path that is steered."""
+
+_ASKING = frozenset(
     (
-        "Persona",
+        "persona",
         "personas",
-        "persona_id",
-        "persona_name",
-        "persona_strength",
+        "personaid",
+        "personaids",
+        "personaname",
+        "personastrength",
+        "personascope",
+        "personamix",
         "palign",
-        "palign_persona",
+        "palignpersona",
+        "palignstrength",
+        "xpalignpersona",
     )
 )
+"""A reader would take these for asking, folded; vLLM ignores fields it does not know, with a 200."""
+
+_LOOSE = frozenset(("strength", "mix", "scope"))
+
+_PLACES = frozenset(
+    (
+        "metadata",
+        "extrabody",
+        "extraquery",
+        "extraheaders",
+        "vllmxargs",
+        "extraargs",
+        "samplingparams",
+        "session",
+    )
+)
+"""Objects in which clients are known to write further fields, folded."""
+
+_WRITTEN_BY_HAND = frozenset(("vllmxargs", "extraargs", "samplingparams"))
+"""The places from which vLLM would take the reserved key."""
+
+_TOP = frozenset(("model", "cachesalt", "usebeamsearch", "loraname"))
+"""Further names that are looked at."""
+
+_ONCE = frozenset((*_ASKING, "metadata", "model", "vllmxargs"))
+"""A key given twice means its last value to us and perhaps its first to a proxy before us; and the value that
+is dropped may be the one that asked for a persona."""
+
+_HEADERS = {HEADER.encode(): HEADER, b"x-amzn-sagemaker-adapter-identifier": "model"}
+"""Request headers that ask: our reply's own, and the one ``/invocations`` takes its model from."""
+
+_DEEPEST = 4
+_MOST_MEMBERS = 4096
+_LARGEST_VALUE = 1 << 16
+
+# A request without any of these bytes, in any case, cannot ask for a persona: no name of ours, no model
+# suffix, no JSON escape that could spell one, and no NUL (UTF-16 and UTF-32, which json.loads reads too).
+_TRACES = (b"ersona", b"palign", b"@", b"\\u", b"\0")
+_WINDOW = 1 << 18
 
 
-class JsonObject(dict[str, Any]):
-    """A JSON object that remembers which keys it was given twice."""
+@dataclass(frozen=True)
+class Mention:
+    """A name that matters, where it stands, and the JSON text of its value."""
 
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.repeated: set[str] = set()
-        if len(self) != len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            self.repeated = {key for key, count in counts.items() if count > 1}
+    path: tuple[str, ...]
+    text: bytes
+    member: Member | None = None
+    """In the body's own text; only of those at its top."""
 
+    @property
+    def name(self) -> str:
+        return fold(self.path[-1])
 
-def refuse_repeated(fields: JsonObject) -> None:
-    """A key given twice means its last value to us and perhaps its first to a proxy before us; and the
-    value that is dropped may be the one that asked for a persona."""
-    repeated = sorted(fields.repeated & {"persona", "metadata", "model", "vllm_xargs"})
-    persona = fields.get("persona")
-    mix = persona.get("mix") if isinstance(persona, JsonObject) else None
-    for place, value in (
-        ("persona", persona),
-        ("persona.mix", mix),
-        ("metadata", fields.get("metadata")),
-    ):
-        if isinstance(value, JsonObject):
-            repeated += [f"{place}.{name}" for name in value.repeated]
-    if repeated:
-        raise PersonaInvalid(f"{repeated[0]}: the key is there twice", param=repeated[0])
+    @property
+    def param(self) -> str:
+        return ".".join(self.path)
 
+    @property
+    def value(self) -> Any:
+        """Raises ValueError if it is not JSON, PersonaInvalid if it is too large or too deep to be meant."""
+        if len(self.text) > _LARGEST_VALUE:
+            raise PersonaInvalid(
+                f"{self.param}: is {len(self.text)} bytes of JSON, wanted at most {_LARGEST_VALUE}",
+                param=self.param,
+            )
+        try:
+            text = self.text.decode("utf-8", "surrogatepass")
+            return json.loads(text, object_pairs_hook=_object)
+        except RecursionError:
+            raise PersonaInvalid(f"{self.param}: is nested too deeply", param=self.param) from None
 
-def refuse_misspelt(fields: JsonObject) -> None:
-    for name in sorted(_MISSPELT & fields.keys()):
-        raise PersonaInvalid(
-            f'{name}: is no field of a request; ask with "persona": "alice" or '
-            '"persona": {"id": "alice", "strength": 1.5}',
-            param=name,
-        )
-    nested = fields.get("extra_body")
-    if isinstance(nested, dict) and nested.keys() & {"persona", *_MISSPELT}:
-        raise PersonaInvalid(
-            "extra_body: is how the OpenAI Python client is given further fields; in the body itself "
-            '"persona" stands beside "model"',
-            param="extra_body",
-        )
+    @property
+    def short(self) -> Any:
+        """Its value, or None if it is too long to be a name. Raises ValueError if it is not JSON."""
+        return None if len(self.text) > _LARGEST_VALUE else self.value
 
 
-def refuse_reserved(fields: JsonObject) -> None:
-    """The reserved key, wherever a client could write ``extra_args`` by hand."""
-    for name in ("vllm_xargs", "extra_args", "sampling_params"):
-        value = fields.get(name)
-        nested = value.get("extra_args") if isinstance(value, dict) else None
-        if any(isinstance(item, dict) and REQUEST_KEY in item for item in (value, nested)):
-            raise reserved(name)
+@dataclass(frozen=True)
+class Wish:
+    """Whom a request asks for, and what the name of its model is without the suffix (None: as it is)."""
+
+    selection: Selection | None = None
+    model: str | None = None
+    places: tuple[str, ...] = ()
+    """Where it asks: of "persona", "metadata" and "model"."""
 
 
-def served_models(state: Any) -> list[str]:
-    models = state.openai_serving_models
-    return [*(path.name for path in models.base_model_paths), *models.lora_requests]
+class _Repeating(dict[str, Any]):
+    """A JSON object in which a key is there twice."""
+
+    repeated = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A plain dict, unless a key is repeated."""
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    seen: set[str] = set()
+    marked = _Repeating(values)
+    marked.repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    return marked
+
+
+def fold(name: str) -> str:
+    """``personaId``, ``persona_id`` and ``PERSONA-ID`` are one name."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def may_ask(text: bytes) -> bool:
+    """Whether ``text`` holds what a request for a persona cannot do without."""
+    for at in range(0, len(text), _WINDOW):
+        # A trace that a window cuts in two is in the overlap.
+        window = text[at : at + _WINDOW + 16].lower()
+        if any(trace in window for trace in _TRACES):
+            return True
+    return False
+
+
+def mentions(body: bytes) -> list[Mention]:
+    """Every name that matters in the JSON object ``body`` (UTF-8).
+
+    Raises ValueError if it is no such object, PersonaInvalid if a name is there twice.
+    """
+    return [*_object_mentions((), body, 0)]
+
+
+def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator[Mention]:
+    seen: set[str] = set()
+    for count, member in enumerate(members(text, begin)):
+        here = (*path, member.name)
+        if count == _MOST_MEMBERS:
+            raise PersonaInvalid(
+                f"{'.'.join(path) or 'the body'}: more than {_MOST_MEMBERS} members",
+                param=".".join(path) or None,
+            )
+        name = fold(member.name)
+        place = name in _PLACES
+        if not (place or name in _ASKING or name in _LOOSE or name in _TOP):
+            continue
+        if member.name in seen and name in _ONCE:
+            raise PersonaInvalid(f"{'.'.join(here)}: the key is there twice", param=".".join(here))
+        seen.add(member.name)
+        at_top = None if path else member
+        if place:
+            yield Mention(here, b"", at_top)
+            if text[member.value : member.value + 1] == b"{" and len(path) < _DEEPEST:
+                yield from _object_mentions(here, text, member.value)
+        elif (value := text[member.value : member.end]) != b"null":
+            yield Mention(here, value, at_top)
+
+
+def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
+    """The same of a query or of form fields. ``metadata[persona]=alice`` is how clients write nested ones."""
+    for name, value in itertools.islice(pairs, _MOST_MEMBERS):
+        path = [part for part in re.split(r"[\[\].]+", name) if part] or [""]
+        for depth, part in enumerate(path, 1):
+            here = (place, *path[:depth])
+            folded = fold(part)
+            if folded not in _PLACES:
+                if folded in _ASKING or folded in _LOOSE or folded == "model":
+                    yield Mention(here, json.dumps(value).encode())
+                break
+        else:
+            yield from _nested_in_text((place, *path), value)
+
+
+def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
+    if value.lstrip()[:1] == "{":
+        try:
+            yield from _object_mentions(path, value.encode("utf-8", "surrogatepass"), 0)
+        except PersonaInvalid:
+            raise
+        except ValueError:
+            return
+
+
+def mentions_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Mention]:
+    for name, value in headers:
+        if name in _HEADERS:
+            yield Mention(("header", _HEADERS[name]), json.dumps(value.decode("latin-1")).encode())
+
+
+def asks_by_header(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name in _HEADERS for name, _ in headers)
+
+
+def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool) -> Wish:
+    """Whom ``found`` asks for, on a path where everything of ``APPLIED`` is applied.
+
+    ``served`` are the names of models here; with ``any_model`` others are answered too. Raises PersonaInvalid for
+    what would not be applied, PersonaConflict, and ValueError for text that is not JSON.
+    """
+    applied: dict[tuple[str, ...], Any] = {}
+    for mention in found:
+        if mention.path in APPLIED:
+            applied[mention.path] = _once(mention)
+        elif mention.name in _ASKING or (
+            mention.name == "model" and parse_model(mention.short, served, any_model=any_model)
+        ):
+            raise _not_applied(mention)
+        elif mention.path == ("cache_salt",):
+            check_salt(mention.short)
+    suffix = parse_model(applied.get(("model",)), served, any_model=any_model)
+    metadata = {path[1]: value for path, value in applied.items() if len(path) == 2}
+    asked = {
+        "persona": parse_persona(applied.get(("persona",))),
+        "metadata": parse_metadata(metadata),
+        "model": suffix[1] if suffix else None,
+    }
+    selection = agree(asked)
+    if selection is None:
+        return Wish()
+    for mention in found:
+        if mention.name in _LOOSE:
+            raise PersonaInvalid(
+                f"{mention.param}: stands beside the persona and would not be applied; write it into the persona, "
+                '"persona": {"id": "alice", "strength": 1.5}, or as persona_strength into metadata',
+                param=mention.param,
+            )
+        if mention.path == ("use_beam_search",) and mention.value:
+            raise PersonaInvalid(
+                "persona: beam search is not steered, because vLLM gives its beams parameters of their own; "
+                "leave use_beam_search out",
+                param="use_beam_search",
+            )
+    places = tuple(place for place, value in asked.items() if value is not None)
+    return Wish(selection, suffix[0] if suffix else None, places)
+
+
+def _once(mention: Mention) -> Any:
+    """Its value, in which no key of a persona or a blend may be there twice."""
+    if mention.path == ("model",):
+        return mention.short
+    value = mention.value
+    mix = value.get("mix") if isinstance(value, dict) else None
+    for place, part in ((mention.param, value), (f"{mention.param}.mix", mix)):
+        if isinstance(part, _Repeating):
+            param = f"{place}.{part.repeated}"
+            raise PersonaInvalid(f"{param}: the key is there twice", param=param)
+    return value
+
+
+def _not_applied(mention: Mention) -> PersonaInvalid:
+    if mention.name == REQUEST_KEY and any(fold(part) in _WRITTEN_BY_HAND for part in mention.path):
+        return reserved(mention.path[0])
+    within = {fold(part) for part in mention.path[:-1]}
+    hint = (
+        "; extra_body is how the OpenAI Python client is given further fields, in the body itself they stand "
+        'beside "model"'
+        if "extrabody" in within
+        else ""
+    )
+    return PersonaInvalid(
+        f"{mention.param}: no persona is asked for in this way, so nothing would apply it; send JSON with "
+        f'"persona": "alice" or "persona": {{"id": "alice", "strength": 1.5}} beside "model"{hint}',
+        param=mention.param,
+    )
+
+
+def granted(body: bytes, found: Sequence[Mention], model: str | None, token: str) -> list[bytes]:
+    """The pieces of ``body`` with ``token`` under the reserved key, without the field ``persona``, and with
+    ``model`` unless it is None. Everything else stays byte for byte what the client sent.
+
+    Raises PersonaInvalid when ``vllm_xargs`` is no object.
+    """
+    at_top = {mention.path[0]: mention.member for mention in found if mention.member is not None}
+    entry = json.dumps(REQUEST_KEY) + ":" + json.dumps(token)
+    edits = _renaming(at_top, model)
+    xargs, persona = at_top.get("vllm_xargs"), at_top.get("persona")
+    if xargs is None:
+        whole = f'"vllm_xargs":{{{entry}}}'
+        if persona is not None:
+            edits.append((persona.start, persona.end, whole))
+        else:
+            at, _ = first_member(body, 0)
+            edits.append((at, at, f"{whole},"))
+        return _edited(body, edits)
+    if persona is not None:
+        edits.append((*without(body, persona), ""))
+    if body[xargs.value : xargs.end] == b"null":
+        edits.append((xargs.value, xargs.end, f"{{{entry}}}"))
+    elif body[xargs.value : xargs.value + 1] == b"{":
+        at, more = first_member(body, xargs.value)
+        edits.append((at, at, f"{entry}," if more else entry))
+    else:
+        raise PersonaInvalid("vllm_xargs: wanted an object", param="vllm_xargs")
+    return _edited(body, edits)
+
+
+def renamed(body: bytes, found: Sequence[Mention], model: str) -> list[bytes]:
+    """The pieces of ``body`` with ``model`` as the name of its model."""
+    at_top = {mention.path[0]: mention.member for mention in found if mention.member is not None}
+    return _edited(body, _renaming(at_top, model))
+
+
+def _renaming(at_top: Mapping[str, Member], model: str | None) -> list[tuple[int, int, str]]:
+    if model is None:
+        return []
+    member = at_top["model"]
+    return [(member.value, member.end, json.dumps(model))]
+
+
+def _edited(body: bytes, edits: list[tuple[int, int, str]]) -> list[bytes]:
+    """The pieces of ``body`` with the spans (start, end) replaced."""
+    pieces, done = [], 0
+    for start, end, text in sorted(edits):
+        pieces += [body[done:start], text.encode()]
+        done = end
+    return [*pieces, body[done:]]
 
 
 def parse_metadata(metadata: object) -> Selection | None:
@@ -99,16 +387,18 @@ def parse_metadata(metadata: object) -> Selection | None:
     )
 
 
-def parse_model(model: object, served: Sequence[str]) -> tuple[str, Selection] | None:
-    """``MODEL@persona``: the served model and whom the suffix asks for, or None if there is no suffix.
+def parse_model(
+    model: object, served: Sequence[str], *, any_model: bool = False
+) -> tuple[str, Selection] | None:
+    """``MODEL@persona``: the model and whom the suffix asks for, or None if there is no suffix.
 
-    A name that is itself served is taken as it is, ``@`` or not; a base that is not served is left to
-    vLLM, which answers that there is no such model.
+    A name that is itself served is taken as it is, ``@`` or not. A base that is not served is left to vLLM,
+    which answers that there is no such model, unless it answers to ``any_model``.
     """
     if not isinstance(model, str) or model in served:
         return None
     base, at, name = model.rpartition("@")
-    if not at or base not in served:
+    if not at or not (base in served or any_model):
         return None
     return base, Selection(((parse_id(name, "model"), 1.0),))
 

@@ -11,14 +11,14 @@ from vllm_palign.errors import BodyTooLarge, PalignError, codes
 from vllm_palign.persona import is_persona_id
 from vllm_palign.selection import HEADER
 from vllm_palign.server import allowed, audit
-from vllm_palign.server.asgi import App, Message, Receive, Send, send_error
+from vllm_palign.server.asgi import App, Message, Receive, Send, header_of, send_error
 from vllm_palign.server.usage import Usage
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
 from vllm_palign.tenants.tenant import Tenant
 
 MAX_BODY = 64 * 1024 * 1024
-"""Bytes of one request of a tenant; images travel in bodies. vLLM itself has no bound."""
+"""Bytes of one request; images travel in bodies. vLLM itself has no bound."""
 _KEPT = 8192
 """Bytes of a reply that are looked at for an error code."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -27,7 +27,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 class Gate:
     """Lets a tenant's requests in, counts them, and logs refusals and management calls.
 
-    Without tenants nothing is kept out. What is counted and logged is what the client saw: status and
+    Without tenants nothing is kept out but bodies that are too large. What is counted and logged is what the client saw: status and
     error code are read off the reply.
     """
 
@@ -46,7 +46,8 @@ class Gate:
                 await send({"type": "websocket.close", "code": 1008, "reason": "not offered"})
             return
         path = allowed.route_path(scope)
-        if scope["method"] in ("GET", "HEAD") and path in allowed.OPEN:
+        offered = path.rstrip("/") if allowed.leads_nowhere(scope) else path
+        if scope["method"] in ("GET", "HEAD") and offered in allowed.OPEN:
             if path.startswith("/metrics"):
                 await scope["app"].state.palign_gauges.refresh()
             await self.app(scope, receive, send)
@@ -58,12 +59,11 @@ class Gate:
         try:
             if authenticator is not None:
                 tenant = authenticator.authenticate(scope["headers"])
-                role = allowed.role_for(scope["method"], path)
+                role = allowed.role_for(scope["method"], offered)
                 if role is not None:
                     tenant.require(role)
-                receive = _bounded(receive)
             caller.enter(tenant)
-            await self.app(scope, receive, reply.send)
+            await self.app(scope, _bounded(receive, _announced(scope)), reply.send)
         except PalignError as error:
             if reply.started:
                 raise
@@ -72,15 +72,22 @@ class Gate:
             _account(scope, path, tenant, reply, usage, time.monotonic() - started)
 
 
-def _bounded(receive: Receive) -> Receive:
-    """Raises BodyTooLarge, to whoever reads, once more than MAX_BODY bytes have come in."""
+def _announced(scope: Message) -> int:
+    """Bytes of the body by its header; 0 where that does not say."""
+    length = header_of(scope, b"content-length") or b""
+    return int(length) if length.isdigit() and len(length) < 20 else 0
+
+
+def _bounded(receive: Receive, announced: int) -> Receive:
+    """Raises BodyTooLarge, to whoever reads, once it is known that there are more than MAX_BODY bytes."""
     seen = 0
 
     async def bounded() -> Message:
         nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > MAX_BODY:
+        if announced <= MAX_BODY:
+            message = await receive()
+            seen += len(message.get("body", b""))
+        if max(seen, announced) > MAX_BODY:
             raise BodyTooLarge(f"the body is larger than {MAX_BODY >> 20} MiB")
         return message
 

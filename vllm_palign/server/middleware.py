@@ -1,152 +1,231 @@
-"""Pure ASGI: whom does this request body ask for? A body with its grant goes on to vLLM, or a 4xx comes back."""
+"""Pure ASGI: whom does this request ask for? A body with its grant goes on to vLLM, or a 4xx comes back."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
-from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.errors import PalignError, PersonaInvalid
-from vllm_palign.selection import (
-    HEADER,
-    REQUEST_KEY,
-    Selection,
-    check_salt,
-    header_value,
-    parse_persona,
-)
-from vllm_palign.server.allowed import route_path
-from vllm_palign.server.asgi import App, Message, Receive, Send, send_error
-from vllm_palign.server.body import (
-    JsonObject,
-    agree,
-    parse_metadata,
-    parse_model,
-    refuse_misspelt,
-    refuse_repeated,
-    refuse_reserved,
-    served_models,
-)
+from vllm_palign.selection import HEADER, header_value
+from vllm_palign.server import body as bodies
+from vllm_palign.server import forms, served
+from vllm_palign.server.allowed import leads_nowhere, route_path
+from vllm_palign.server.asgi import App, Message, Receive, Send, header_of, send_error
+from vllm_palign.server.body import Mention, Wish
+from vllm_palign.server.json_text import utf8
 from vllm_palign.tenants import caller
 
 STEERED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+NAMING_PATHS = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+"""Only look at the model's name: a persona's suffix changes nothing there and is taken off."""
 
+_SMALL = 1 << 16
+"""Bytes that are read on the event loop: a millisecond or two."""
+_READERS = 2
+"""Threads for larger bodies."""
 
-# A body without any of these bytes cannot ask for a persona: no key or name of ours, no model suffix,
-# no JSON escape that could spell one, and no NUL (UTF-16 and UTF-32, which json.loads reads too).
-_TRACES = (b"ersona", b"palign", b"@", b"\\u", b"\0")
+T = TypeVar("T")
 
 
 class PersonaMiddleware:
-    """Looks at every POST with a body. On the steered paths a persona is resolved, and its grant goes into
-    ``vllm_xargs``; anywhere else asking for one is an error, because nothing would apply it."""
+    """Looks at every POST and every WebSocket. On the steered paths a persona is resolved, and its grant goes
+    into ``vllm_xargs``; anywhere else asking for one is an error, because nothing would apply it."""
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self._readers = ThreadPoolExecutor(_READERS, "palign-body")
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] == "websocket":
+            await self._listen(scope, receive, send)
+        elif scope["type"] != "http" or scope["method"] != "POST" or leads_nowhere(scope):
             await self.app(scope, receive, send)
-            return
-        body, messages = await _read_body(receive)
-        if not any(trace in body for trace in _TRACES):
-            await self.app(scope, _replay(messages, receive), send)
-            return
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        body, rest = await _read_body(receive)
         try:
-            rewritten = await _rewrite(body, scope)
+            rewritten = await self._rewritten(body, scope)
         except PalignError as error:
             await send_error(send, error)
             return
         if rewritten is None:
-            await self.app(scope, _replay(messages, receive), send)
+            await self.app(scope, _replay([*_whole(body, rest)], receive), send)
             return
         body, header = rewritten
-        message = {"type": "http.request", "body": body, "more_body": False}
+        if header is not None:
+            send = _adding_header(send, header, expose=header_of(scope, b"origin") is not None)
         await self.app(
-            _with_length(scope, len(body)),
-            _replay([message], receive),
-            _adding_header(send, header),
+            _with_length(scope, len(body)), _replay([*_whole(body, rest)], receive), send
         )
 
+    async def _rewritten(self, body: bytes, scope: Message) -> tuple[bytes, str | None] | None:
+        """The body for vLLM and the reply's header, or None for the body as it is. Raises PalignError."""
+        small = len(body) <= _SMALL
+        query: bytes = scope.get("query_string", b"")
+        content_type = header_of(scope, b"content-type") or b""
+        if not (
+            bodies.asks_by_header(scope["headers"])
+            or bodies.may_ask(unquote_to_bytes(query))
+            or forms.is_quoted(content_type)
+            or await self._beside_loop(small, lambda: bodies.may_ask(body))
+        ):
+            return None
+        path = route_path(scope)
+        try:
+            text, found = await self._beside_loop(small, lambda: _mentions(body, query, scope))
+            wish = await _wish(found, scope)
+        except PalignError:
+            raise
+        except ValueError:
+            return None  # not JSON: vLLM has its own answer for that
+        if wish.selection is None:
+            return None
+        if path in NAMING_PATHS and wish.places == ("model",) and wish.model is not None:
+            model = wish.model
+            pieces = bodies.renamed(text, found, model)
+            return await self._beside_loop(small, lambda: b"".join(pieces)), None
+        if path not in STEERED_PATHS:
+            raise PersonaInvalid(
+                f"{wish.places[0]}: {path} is not steered; use {', '.join(STEERED_PATHS)}",
+                param=wish.places[0],
+            )
+        scope["palign_asked"] = [name for name, _ in wish.selection.parts]
+        front_end = scope["app"].state.palign
+        tenant = caller.current(tenants=front_end.tenants is not None)
+        # Composed here already: what cannot be applied is refused before vLLM has begun.
+        chosen, token = await front_end.grant(wish.selection, tenant)
+        granted = await self._beside_loop(
+            small, lambda: b"".join(bodies.granted(text, found, wish.model, token))
+        )
+        return granted, header_value(wish.selection, chosen.digests)
 
-async def _rewrite(body: bytes, scope: Message) -> tuple[bytes, str] | None:
-    """The body with its grant and the reply header, or None if nobody is asked for. Raises PalignError."""
+    async def _beside_loop(self, small: bool, work: Callable[[], T]) -> T:
+        """``work`` done, by a thread unless it is small."""
+        if small:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def _listen(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Nothing that is said over a WebSocket is steered."""
+        try:
+            query = bodies.mentions_of_pairs("query", forms.query(scope.get("query_string", b"")))
+            _refuse_any(await _wish([*query, *bodies.mentions_of_headers(scope["headers"])], scope))
+        except PalignError as error:
+            await send(_close(error))
+            return
+        refused = False
+
+        async def heard() -> Message:
+            nonlocal refused
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                return message
+            try:
+                await self._refuse_message(message, scope)
+            except PalignError as error:
+                refused = True
+                event = {"type": "error", "error": error.message, "code": error.code}
+                await send({"type": "websocket.send", "text": json.dumps(event)})
+                await send(_close(error))
+                return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        await self.app(scope, heard, unless_refused)
+
+    async def _refuse_message(self, message: Message, scope: Message) -> None:
+        text = message.get("text")
+        content = text.encode("utf-8", "surrogatepass") if text else message.get("bytes") or b""
+        small = len(content) <= _SMALL
+        if not await self._beside_loop(small, lambda: bodies.may_ask(content)):
+            return
+        try:
+            found = await self._beside_loop(small, lambda: bodies.mentions(content))
+            _refuse_any(await _wish(found, scope))
+        except PalignError:
+            raise
+        except ValueError:
+            return
+
+
+def _mentions(body: bytes, query: bytes, scope: Message) -> tuple[bytes, list[Mention]]:
+    """The body as UTF-8 and everything that the request says. Raises ValueError for a body that is not JSON,
+    unless the rest of the request says something too."""
+    found = [
+        *bodies.mentions_of_pairs("query", forms.query(query)),
+        *bodies.mentions_of_headers(scope["headers"]),
+    ]
+    fields = forms.fields(body, header_of(scope, b"content-type") or b"")
+    if fields is not None:
+        return body, [*found, *bodies.mentions_of_pairs("form", fields)]
     try:
-        fields = json.loads(body, object_pairs_hook=JsonObject)
-    except RecursionError:
-        raise PersonaInvalid("the request body is nested too deeply") from None
-    except (ValueError, UnicodeError):
-        return None  # not JSON: vLLM has its own answer for that
-    if not isinstance(fields, JsonObject):
-        return None
+        body = utf8(body)
+        return body, [*found, *bodies.mentions(body)]
+    except PalignError:
+        raise
+    except ValueError:
+        if not found:
+            raise
+        return body, found
+
+
+async def _wish(found: Iterable[Mention], scope: Message) -> Wish:
+    found = list(found)
     state = scope["app"].state
-    steered = route_path(scope) in STEERED_PATHS
-    served = served_models(state) if steered else []
-    refuse_repeated(fields)
-    refuse_misspelt(fields)
-    refuse_reserved(fields)
-    check_salt(fields.get("cache_salt"))
-    suffix = parse_model(fields.get("model"), served) if steered else None
-    selection = agree(
-        {
-            "persona": parse_persona(fields.get("persona")),
-            "metadata": parse_metadata(fields.get("metadata")),
-            "model": suffix[1] if suffix else None,
-        }
-    )
-    if selection is None:
-        return None
-    if not steered:
+    known: list[str] = []
+    for mention in found:
+        if mention.name in ("model", "loraname"):
+            known = await served.resolved(state, mention.short)
+            if mention.name == "loraname":
+                served.warn_if_hidden(str(mention.short), known)
+    return bodies.wish(found, known, any_model=served.any_model())
+
+
+def _refuse_any(wish: Wish) -> None:
+    if wish.selection is not None:
         raise PersonaInvalid(
-            f"persona: {route_path(scope)} is not steered; use {', '.join(STEERED_PATHS)}",
-            param="persona",
+            f"{wish.places[0]}: a WebSocket is not steered; use {', '.join(STEERED_PATHS)}",
+            param=wish.places[0],
         )
-    if fields.get("use_beam_search"):
-        raise PersonaInvalid(
-            "persona: beam search is not steered, because vLLM gives its beams parameters of their own; "
-            "leave use_beam_search out",
-            param="use_beam_search",
-        )
-    scope["palign_asked"] = [name for name, _ in selection.parts]
-    return await _grant(fields, suffix[0] if suffix else None, selection, state.palign)
 
 
-async def _grant(
-    fields: JsonObject, model: str | None, selection: Selection, front_end: FrontEnd
-) -> tuple[bytes, str]:
-    xargs = fields.get("vllm_xargs")
-    if xargs is not None and not isinstance(xargs, dict):
-        raise PersonaInvalid("vllm_xargs: wanted an object", param="vllm_xargs")
-    tenant = caller.current(tenants=front_end.tenants is not None)
-    # Composed here already: what cannot be applied is refused before vLLM has begun.
-    chosen, token = await front_end.grant(selection, tenant)
-    fields.pop("persona", None)
-    fields["vllm_xargs"] = {**(xargs or {}), REQUEST_KEY: token}
-    if model is not None:
-        fields["model"] = model
-    return json.dumps(fields).encode(), header_value(selection, chosen.digests)
+def _close(error: PalignError) -> Message:
+    # A close frame has 123 bytes for it.
+    reason = error.message.encode("ascii", "replace")[:120].decode()
+    return {"type": "websocket.close", "code": 1008, "reason": reason}
 
 
-async def _read_body(receive: Receive) -> tuple[bytes, list[Message]]:
-    """The whole body, and the messages it came in (the last may be a disconnect)."""
-    messages, chunks = [], []
+async def _read_body(receive: Receive) -> tuple[bytes, Message | None]:
+    """The whole body, and the disconnect that came in its place if it broke off."""
+    chunks: list[bytes] = []
     while True:
         message = await receive()
-        messages.append(message)
         if message["type"] != "http.request":
-            break
+            return b"".join(chunks), message
         chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
-            break
-    return b"".join(chunks), messages
+            return b"".join(chunks), None
+
+
+def _whole(body: bytes, rest: Message | None) -> Iterable[Message]:
+    yield {"type": "http.request", "body": body, "more_body": rest is not None}
+    if rest is not None:
+        yield rest
 
 
 def _replay(messages: list[Message], receive: Receive) -> Receive:
-    pending = iter(messages)
-
     async def replay() -> Message:
-        for message in pending:
-            return message
-        return await receive()
+        # Popped: what has been read is nobody's any more.
+        return messages.pop(0) if messages else await receive()
 
     return replay
 
@@ -160,13 +239,16 @@ def _with_length(scope: Message, length: int) -> Message:
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
-def _adding_header(send: Send, value: str) -> Send:
+def _adding_header(send: Send, value: str, *, expose: bool) -> Send:
+    """With ``expose`` a browser shows the header to its page; vLLM's CORS middleware, which decides whether it may
+    see the reply at all, names no header of ours."""
+    added = [(HEADER.encode(), value.encode("ascii"))]
+    if expose:
+        added.append((b"access-control-expose-headers", HEADER.encode()))
+
     async def adding(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] < 400:
-            message["headers"] = [
-                *message.get("headers", []),
-                (HEADER.encode(), value.encode("ascii")),
-            ]
+            message["headers"] = [*message.get("headers", []), *added]
         await send(message)
 
     return adding

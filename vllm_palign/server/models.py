@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.errors import RegistryUnavailable
 from vllm_palign.registry import Record
+from vllm_palign.server import served
 from vllm_palign.tenants import caller
 
 MAX_LISTED = 100
@@ -25,7 +26,10 @@ async def show_available_models(request: Request) -> JSONResponse:
     state = request.app.state
     listed = await state.openai_serving_models.show_available_models()
     base = listed.data[0]
+    served.names(state)  # warns of adapters that are named like a persona
+    taken = {card.id for card in listed.data}
     cards = [_card(base, record) for record in await _usable(state.palign)]
+    cards = [card for card in cards if card.id not in taken]
     return JSONResponse(listed.model_copy(update={"data": [*listed.data, *cards]}).model_dump())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from vllm_palign.errors import (
 )
 from vllm_palign.persona import ID_PATTERN, MAX_FILE_BYTES, Persona, is_persona_id
 from vllm_palign.registry import Outcome, Record
+from vllm_palign.server.json_text import members
 from vllm_palign.shape import is_foreign, warn_foreign
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
@@ -149,19 +151,25 @@ async def list_personas(
     )
 
 
-@router.get("/{persona_id}", summary="Read one persona's metadata", responses=_errors(400, 404))
-async def get_persona(request: Request, persona_id: Id) -> PersonaObject:
+@router.get(
+    "/{persona_id}",
+    summary="Read one persona's metadata",
+    response_model=PersonaObject,
+    responses=_errors(400, 404),
+)
+async def get_persona(request: Request, persona_id: Id) -> Response:
     """Its metadata and digest."""
     front_end, tenant = _who(request)
     _check_id(persona_id, "id")
     registry = front_end.resolver.registry
 
-    def read() -> PersonaObject:
+    def read() -> bytes:
         record = registry.get(tenant, persona_id)
         request.scope["palign_digest"] = record.digest
-        return _whole(record, Persona.from_bytes(registry.blob(record.digest)), tenant)
+        data = registry.blob(record.digest)
+        return _whole(record, Persona.from_bytes(data), data, tenant)
 
-    return await front_end.manage(read)
+    return Response(await front_end.manage(read), media_type="application/json")
 
 
 @router.put(
@@ -177,12 +185,11 @@ async def get_persona(request: Request, persona_id: Id) -> PersonaObject:
 )
 async def put_persona(
     request: Request,
-    response: Response,
     persona_id: Id,
     replace: Annotated[
         bool, Query(description="Replace other bytes under this id instead of answering 409.")
     ] = False,
-) -> PersonaObject:
+) -> Response:
     """201: new. 200: the same bytes again, or replaced. Served by every server of this registry at once;
     requests that are running finish with the bytes they began with."""
     front_end, tenant = _who(request)
@@ -191,18 +198,18 @@ async def put_persona(
     data = await _read_bounded(request)
     resolver = front_end.resolver
 
-    def put() -> tuple[PersonaObject, Outcome]:
+    def put() -> tuple[bytes, Outcome]:
         persona = Persona.from_bytes(data, source=f"persona {persona_id!r}")
         resolver.shape.check(persona, persona_id)
         record, outcome = resolver.registry.put(tenant, persona_id, persona, data, replace=replace)
         if outcome is not Outcome.UNCHANGED and is_foreign(persona, front_end.model):
             warn_foreign({persona_id: persona.base_model}, front_end.model)
         request.scope["palign_digest"] = record.digest
-        return _whole(record, persona, tenant), outcome
+        return _whole(record, persona, data, tenant), outcome
 
     answer, outcome = await front_end.manage(put)
-    response.status_code = 201 if outcome is Outcome.CREATED else 200
-    return answer
+    status = 201 if outcome is Outcome.CREATED else 200
+    return Response(answer, status, media_type="application/json")
 
 
 @router.delete(
@@ -289,10 +296,23 @@ def _facts(record: Record, tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _whole(record: Record, persona: Persona, tenant: Tenant) -> PersonaObject:
+def _whole(record: Record, persona: Persona, data: bytes, tenant: Tenant) -> bytes:
+    """The JSON of a PersonaObject, with ``fit`` as it is written in the file ``data``: up to 16 MiB, which
+    would stop every other request while they are written again."""
     facts = _facts(record, tenant)
-    whole = ("name", "description", "base_model", "method", "fit")
-    return PersonaObject(**facts | {field: getattr(persona, field) for field in whole})
+    short = ("name", "description", "base_model", "method")
+    whole = PersonaObject(**facts | {field: getattr(persona, field) for field in short}, fit={})
+    text = whole.model_dump_json().encode()
+    place = next(member for member in members(text) if member.name == "fit")
+    return b"".join((text[: place.value], _fit(data), text[place.end :]))
+
+
+def _fit(data: bytes) -> bytes:
+    """The JSON text of ``fit`` in the header of a persona file."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])["__metadata__"]["palign"].encode()
+    place = next(member for member in members(header) if member.name == "fit")
+    return bytes(header[place.value : place.end])
 
 
 def _invalid(error: RequestValidationError) -> PersonaInvalid:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from typing import Any
 
 _CURRENT: ContextVar[Usage | None] = ContextVar("palign_usage", default=None)
+
+_BEAM = re.compile(r"(?P<search>.+)-[0-9a-f]+-beam-\d+(-[0-9a-f]{8})?", re.DOTALL)
+"""vLLM searches with a request for each beam and token, whose prompt is all that came before: ids are
+``SEARCH-STEP-beam-N``, with eight random digits behind."""
 
 
 class Usage:
@@ -25,8 +30,14 @@ class Usage:
 
     @property
     def prompt(self) -> int:
-        """Prompt tokens; several samples of one prompt count it once."""
-        return sum(state.prompt_len for state in self._states if state.request_index == 0)
+        """Prompt tokens; several samples of one prompt, and the beams of one search, count it once."""
+        lengths: dict[object, int] = {}
+        for number, state in enumerate(self._states):
+            if state.request_index == 0:
+                beam = _BEAM.fullmatch(state.request_id)
+                search = beam["search"] if beam else number
+                lengths.setdefault(search, state.prompt_len)
+        return sum(lengths.values())
 
     @property
     def generated(self) -> int:

@@ -1,0 +1,41 @@
+"""What GET and PUT of a persona answer, and where its ``fit`` is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from tests.personas import random_persona
+from tests.server.calls import SHAPE
+from vllm_palign.persona import Persona
+from vllm_palign.server import personas
+from vllm_palign.tenants.tenant import Tenant
+
+FITS = [
+    {},
+    {"alpha": 1, "fit": {"fit": "}"}, "ü": '"\\ \N{GRINNING FACE}\u2028', "z": [1.5, None, True]},
+    {"items": [{"id": f"i{number}", "text": '"', "r": 0.1} for number in range(1000)]},
+]
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_reply_holds_the_fit_of_the_file_as_it_is_written_there(fit: dict[str, object]) -> None:
+    persona = dataclasses.replace(
+        random_persona(0, **SHAPE, name="x"), fit=fit, description='fit":{}'
+    )
+    data = persona.to_bytes()
+    record = SimpleNamespace(
+        name="alice", created=7, digest=persona.digest, size=len(data), tenant="", base_model="base", **SHAPE,
+        metadata={"name": "x", "description": "", "method": "pas", "alpha": persona.alpha, "steered_heads": 5},
+    )  # fmt: skip
+    reply = personas._whole(record, Persona.from_bytes(data), data, Tenant())  # type: ignore[arg-type]
+    whole = personas.PersonaObject.model_validate_json(reply)
+    assert whole.fit == fit
+    assert whole.description == 'fit":{}'
+    assert whole.id == "alice"
+    assert list(json.loads(reply)) == list(personas.PersonaObject.model_fields)
+    text = json.dumps(fit, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert text.encode() in reply
