@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 SERVING = (
-    ("errors", "metrics"),
+    ("errors", "files", "metrics"),
     ("persona", "switch", "compat"),
     ("effect", "config", "tenants"),
     ("shape", "selection"),
@@ -36,7 +36,12 @@ FITTING = (
     ("cli",),
 )
 
-SHARED = {"vllm_palign.errors", "vllm_palign.persona", "vllm_palign.cli.extras"}
+SHARED = {
+    "vllm_palign.errors",
+    "vllm_palign.files",
+    "vllm_palign.persona",
+    "vllm_palign.cli.extras",
+}
 """All that ``palign_fit`` takes from the serving side; nothing goes the other way."""
 
 

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from vllm_palign.errors import PersonaInvalid
+from vllm_palign.files import write_bytes
 
 FORMAT = "palign.persona"
 FORMAT_VERSION = 1
@@ -194,17 +194,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def save(persona: Persona, path: str | os.PathLike[str]) -> Path:
-    """Write ``persona`` to ``path`` in one step: the file is there whole or not at all."""
+    """Write ``persona`` to ``path`` in one step: the file is there whole or not at all. Raises OSError."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(persona.to_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path, persona.to_bytes())
     return path
 
 

@@ -6,7 +6,6 @@ import fcntl
 import io
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ import typer
 from ruamel.yaml import YAML
 
 from vllm_palign.errors import PalignError
+from vllm_palign.files import write_bytes
 from vllm_palign.tenants.file import TenantsError, TenantsFile, new_key
 from vllm_palign.tenants.tenant import Role
 
@@ -156,20 +156,9 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    """Write beside and rename, with the old file's permissions; a new one is the owner's alone."""
+    """With the old file's permissions; a new one is the owner's alone."""
     mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
-    target = file.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.touch(mode=0o600, exist_ok=False)
-        with temporary.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.chmod(mode)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(file.resolve(), data, mode=mode)
 
 
 def _fail(error: PalignError) -> typer.Exit:
