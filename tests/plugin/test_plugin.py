@@ -108,6 +108,10 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         "KV connector 'ExampleConnector'": [
             *on, "--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
         ],
+        "kv_connector_module_path 'elsewhere'": [
+            *on, "--kv-transfer-config",
+            '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_module_path": "elsewhere"}',
+        ],
         "kv-sharing-fast-prefill": [*on, "--kv-sharing-fast-prefill"],
     }  # fmt: skip
     results = run_python(PARSE, stdin=json.dumps(list(cases.values())), VLLM_PLUGINS=None)
