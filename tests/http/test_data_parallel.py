@@ -26,7 +26,8 @@ def two_nodes() -> list[str]:
         port = probe.getsockname()[1]
     return [
         "--data-parallel-size", "2", "--data-parallel-size-local", "1",
-        "--data-parallel-address", "127.0.0.1", "--data-parallel-rpc-port", str(port), *TINY_SERVER,
+        "--data-parallel-address", "127.0.0.1", "--data-parallel-rpc-port", str(port),
+        "--api-server-count", "1", *TINY_SERVER,
     ]  # fmt: skip
 
 

@@ -108,9 +108,9 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         "KV connector 'ExampleConnector'": [
             *on, "--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
         ],
-        "kv_connector_module_path 'elsewhere'": [
+        "kv_connector_module_path 'vllm.": [
             *on, "--kv-transfer-config",
-            '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_module_path": "elsewhere"}',
+            '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_module_path": "vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector"}',
         ],
         "kv-sharing-fast-prefill": [*on, "--kv-sharing-fast-prefill"],
     }  # fmt: skip

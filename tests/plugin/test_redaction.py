@@ -44,7 +44,9 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.serve.utils.api_utils import log_non_default_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 log = io.StringIO()
-logging.getLogger("vllm").addHandler(logging.StreamHandler(log))
+printing = logging.getLogger(log_non_default_args.__module__)
+printing.addHandler(logging.StreamHandler(log))
+printing.setLevel(logging.INFO)
 config = json.load(sys.stdin)
 parser = FlexibleArgumentParser()
 parser.add_argument("model_tag", nargs="?")  # as `vllm serve` has it
@@ -57,7 +59,7 @@ print("RESULT " + json.dumps(log.getvalue()))
 
 def test_vllm_prints_its_arguments_without_the_registrys_password() -> None:
     config = {"palign": {"store": "postgresql://u:tiger@h/d?password=tiger"}}
-    printed = run_python(PRINTED, stdin=json.dumps(config), VLLM_CONFIGURE_LOGGING="1")
+    printed = run_python(PRINTED, stdin=json.dumps(config))
     assert printed.count("'store': 'postgresql://u:***@h/d?password=***'") == 2
     assert "tiger" not in printed
 
