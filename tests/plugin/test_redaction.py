@@ -67,7 +67,7 @@ def test_vllm_prints_its_arguments_without_the_registrys_password() -> None:
 def test_asked_twice_it_filters_once() -> None:
     keep_passwords_out_of_logs()
     keep_passwords_out_of_logs()
-    assert len(logging.getLogger("vllm.entrypoints.utils").filters) == 1
+    assert len(logging.getLogger("vllm.entrypoints.serve.utils.api_utils").filters) == 1
 
 
 def test_dumps_show_the_key_of_an_effect_and_not_its_offsets() -> None:

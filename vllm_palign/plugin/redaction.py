@@ -6,9 +6,8 @@ import logging
 
 from vllm_palign.config.store_url import without_passwords
 
-_LOGGERS = ("vllm.entrypoints.serve.utils.api_utils", "vllm.entrypoints.utils")
-"""What prints "non-default args" in 0.32, and before it moved. On the logger, because vLLM makes its
-handlers anew."""
+_LOGGER = "vllm.entrypoints.serve.utils.api_utils"
+"""What prints "non-default args". On the logger, because vLLM makes its handlers anew."""
 
 
 class _Redacting(logging.Filter):
@@ -19,7 +18,6 @@ class _Redacting(logging.Filter):
 
 def keep_passwords_out_of_logs() -> None:
     """Safe to call again."""
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(present, _Redacting) for present in logger.filters):
-            logger.addFilter(_Redacting())
+    logger = logging.getLogger(_LOGGER)
+    if not any(isinstance(present, _Redacting) for present in logger.filters):
+        logger.addFilter(_Redacting())
