@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_palign.effect import Packed
+from vllm_palign.effect import Packed, is_packed
 from vllm_palign.errors import PalignStartupError, PersonaInvalid
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.worker.ops import TRACED
@@ -113,4 +113,4 @@ def key_of(request: Any) -> str:
 def _packed(params: Any) -> Any:
     """The packed effect in ``params``, if they hold one."""
     value = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
-    return value if isinstance(value, dict) and "key" in value else None
+    return value if is_packed(value) else None
