@@ -131,7 +131,13 @@ def fills() -> None:
     rng = np.random.default_rng(0)
     places = np.stack([rng.integers(layers, size=steered), np.arange(steered)]).astype(np.int32)
     effects = itertools.cycle(
-        Effect(f"{number}", (), *places, rng.standard_normal((steered, head_dim), dtype=np.float32))
+        Effect(
+            f"{number}",
+            (),
+            places[0],
+            places[1],
+            rng.standard_normal((steered, head_dim), dtype=np.float32),
+        )
         for number in range(16)
     )
 

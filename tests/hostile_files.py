@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -88,6 +89,18 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "text": (b"hello, this is no tensor file", "not a safetensors file"),
     "pickle": (pickle.dumps(TENSORS), "pickle"),
     "torch.save archive": (zipped(), "pickle"),
+    "shard of palign-fit": (zipped(), "palign-fit unpack"),
+    "gzip": (gzip.compress(pack()), "a gzip file; unpack it first"),
+    "Git LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 6321\n",
+        "a Git LFS pointer, not the file it stands for",
+    ),
+    "web page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a web page"),
+    "web page without a doctype": (b"<html lang='en'>", "a web page"),
+    "form upload": (
+        b'--x1\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + pack(),
+        "a form upload (multipart/form-data); send the file's bytes",
+    ),
     "header length beyond the file": (struct.pack("<Q", 1 << 40) + b"{}", "not a safetensors file"),
     "header is no JSON": (struct.pack("<Q", 8) + b"{nonsens", "not a safetensors file"),
     "cut off": (pack()[:-3], "not a safetensors file"),

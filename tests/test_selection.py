@@ -19,6 +19,7 @@ from vllm_palign import (
     PalignStartupError,
     Persona,
     PersonaConflict,
+    PersonaIncompatible,
     PersonaInvalid,
     PersonaNotFound,
     persona_args,
@@ -30,7 +31,7 @@ from vllm_palign.effect import Effect, salted
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection, check_salt, header_value, open_named, parse_persona
 from vllm_palign.server.body import agree, parse_metadata, parse_model
-from vllm_palign.shape import ModelShape
+from vllm_palign.shape import MAX_OFFSET, ModelShape
 from vllm_palign.tenants.tenant import Tenant
 
 SHAPE = {"num_layers": 3, "num_heads": 4, "head_dim": 8}
@@ -292,9 +293,28 @@ def test_persona_args_takes_what_the_body_field_takes(monkeypatch: pytest.Monkey
 
 def test_offsets_beyond_the_models_dtype_are_refused() -> None:
     half = ModelShape(**SHAPE, attention_layers=frozenset(range(3)), largest=65504.0)
-    personas = store_of({"loud": random_persona(0, **SHAPE, scale=1e5)}, half)
+    loud = random_persona(0, **SHAPE, scale=600.0)
+    assert MAX_OFFSET / 3 < loud.peak < MAX_OFFSET
+    personas = store_of({"loud": loud}, half)
+    personas.max_strength = 1000.0
+    personas.resolve(Selection((("loud", 1.0),)), Tenant())
     with pytest.raises(PalignError, match="65504"):
-        personas.resolve(Selection((("loud", 1.0),)), Tenant())
+        personas.resolve(Selection((("loud", 1.0),), 100.0), Tenant())
+
+
+def test_a_file_cannot_bring_the_strength_that_a_request_may_not_ask_for() -> None:
+    """|alpha x offset| is bounded, whichever of the two is large."""
+    for loud in (
+        random_persona(0, **SHAPE, alpha=1e30),
+        random_persona(0, **SHAPE, scale=1e30),
+        random_persona(0, **SHAPE, alpha=-100 * MAX_OFFSET),
+    ):
+        with pytest.raises(PersonaIncompatible, match="wanted at most 10000") as refused:
+            MODEL.check(loud, "loud")
+        assert f"{loud.peak:g}" in refused.value.message
+        # Also where another server, or an earlier release, has let it into the registry.
+        with pytest.raises(PersonaIncompatible, match="persona 'loud' is too strong"):
+            store_of({"loud": loud}, MODEL).resolve(Selection((("loud", 1.0),)), Tenant())
 
 
 json_values = st.recursive(

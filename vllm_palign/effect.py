@@ -53,15 +53,15 @@ class Effect:
         layers, heads = np.ascontiguousarray(places.T)
         return cls(_key(parts, layers, heads, offsets), parts, layers, heads, offsets)
 
-    def pack(self) -> dict[str, Any]:
+    def pack(self) -> Packed:
         """Plain values for ``extra_args``, which msgpack and pickle carry between vLLM's processes."""
-        return {
-            "key": self.key,
-            "parts": [list(part) for part in self.parts],
-            "layers": self.layers.tobytes(),
-            "heads": self.heads.tobytes(),
-            "offsets": self.offsets.tobytes(),
-        }
+        return Packed(
+            key=self.key,
+            parts=[list(part) for part in self.parts],
+            layers=self.layers.tobytes(),
+            heads=self.heads.tobytes(),
+            offsets=self.offsets.tobytes(),
+        )
 
     @classmethod
     def unpack(cls, value: object) -> Effect:
@@ -86,6 +86,14 @@ class Effect:
 def is_packed(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether ``value`` is what ``Effect.pack`` makes, as far as can be seen without reading it."""
     return isinstance(value, dict) and "offsets" in value
+
+
+class Packed(dict[str, Any]):
+    """A packed effect, of which dumps and logs show the key: vLLM prints all parameters of its running
+    requests when an engine crashes, and offsets are somebody's personality, and megabytes."""
+
+    def __repr__(self) -> str:
+        return f"<palign effect {str(self.get('key'))[:12]}>"
 
 
 def salted(client_salt: str | None, key: str, kv_scope: str = "") -> str:

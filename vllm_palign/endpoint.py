@@ -38,14 +38,15 @@ class PalignEndpoint:
         app.add_middleware(Gate)  # added later, so it runs before
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
-        """Raises PalignStartupError when this server has no engine configured with personas, or
-        when its state is not as we know it."""
+        """Raises PalignStartupError when this server has no engine configured with personas, when one of
+        its engines does not steer, or when its state is not as we know it."""
         front_end = FrontEnd.of(getattr(engine_client, "vllm_config", None))
         if front_end is None:
             raise PalignStartupError(
                 "palign needs the API server's own engine config; a render-only server cannot steer"
             )
         require(absent(state, _READS))
+        await front_end.ask_engines(engine_client)
         front_end.has_middleware = True
         audit.start()
         if front_end.tenants is not None:

@@ -6,6 +6,7 @@ model (before any tensor-parallel split). Needs numpy and safetensors only.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -99,6 +100,11 @@ class Persona:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+    @functools.cached_property
+    def peak(self) -> float:
+        """Largest |alpha x offset|, in activation units: what strength 1 adds at most to any number."""
+        return abs(self.alpha) * float(np.abs(self.offsets).max())
 
     @property
     def header(self) -> dict[str, Any]:
@@ -262,12 +268,10 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
         size = int.from_bytes(data[:8], "little")
         metadata = STRICT_JSON.decode(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
     except Exception as error:  # safetensors raises its own class, json and utf-8 theirs
-        # Only now: a safetensors file may begin with a pickle's first byte, the header's length decides.
-        if data[:1] == b"\x80" or data[:4] == b"PK\x03\x04":
-            raise PersonaInvalid(
-                f"{source}: looks like a pickle or a torch.save archive, which is never opened; "
-                "wanted safetensors (make one with palign-fit)"
-            ) from None
+        # Only now: a safetensors file may begin with any of these bytes, the header's length decides.
+        known = _known_content(data)
+        if known is not None:
+            raise PersonaInvalid(f"{source}: looks like {known}") from None
         raise PersonaInvalid(f"{source}: is not a safetensors file: {error}") from error
     if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
         held = sorted(metadata) if isinstance(metadata, dict) else "none"
@@ -311,6 +315,33 @@ def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[
         for name, (dtype, _) in _TENSORS.items()
     }
     return tensors, header
+
+
+def _known_content(data: bytes) -> str | None:
+    """What people and tools put in place of a persona file, and what to do, or None."""
+    start = data[:1024].lstrip().lower()
+    if data[:1] == b"\x80":
+        return "a pickle, which is never opened; wanted safetensors (make one with palign-fit)"
+    if data[:4] == b"PK\x03\x04":
+        return (
+            "a zip archive: a torch.save archive is a pickle, which is never opened; a shard of palign-fit "
+            "is taken apart with palign-fit unpack"
+        )
+    if data[:2] == b"\x1f\x8b":
+        return "a gzip file; unpack it first (gunzip)"
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        return "a Git LFS pointer, not the file it stands for; fetch that with git lfs pull"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return (
+            "a web page, such as a login or error page that was saved in place of the download; "
+            "download the file itself (on Hugging Face its URL has /resolve/, not /blob/)"
+        )
+    if start.startswith(b"--") and b"content-disposition: form-data" in start:
+        return (
+            "a form upload (multipart/form-data); send the file's bytes as the body "
+            "(curl --data-binary @FILE, without -F)"
+        )
+    return None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,14 @@ from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaIncompatible
 from vllm_palign.persona import Persona, model_name
 
+MAX_OFFSET = 10_000.0
+"""Largest |alpha x offset| that is served, in activation units.
+
+``--palign-max-strength`` bounds what a request may ask for, and means nothing if a file may bring any alpha. What
+an output projection sees are averages of value vectors: numbers around 1 in most models, hundreds at the very
+most. A fitted offset is one standard deviation of them times an alpha of at most 20. Beyond this bound there is no
+persona, only noise, and numbers that 16-bit sums and 8-bit scales cannot hold."""
+
 _logger = logging.getLogger("vllm.palign")
 
 
@@ -45,7 +53,7 @@ class ModelShape:
         )
 
     def check(self, persona: Persona, name: str) -> None:
-        """Raises PersonaIncompatible, with every number that differs."""
+        """Raises PersonaIncompatible, with every number that differs, or for offsets beyond all activations."""
         problems = [
             f"{field} is {getattr(persona, field)}, the served model has {getattr(self, field)}"
             for field in ("num_layers", "num_heads", "head_dim")
@@ -59,6 +67,12 @@ class ModelShape:
                 f"persona {name!r} does not fit: "
                 + "; ".join(problems)
                 + "; fit it on the served model"
+            )
+        if not persona.peak <= MAX_OFFSET:
+            raise PersonaIncompatible(
+                f"persona {name!r} is too strong: alpha {persona.alpha:g} x its largest offset is "
+                f"{persona.peak:g}, wanted at most {MAX_OFFSET:g} (activations of a model are around 1); "
+                "fit it again, or with a smaller --alpha"
             )
 
     def check_range(self, effect: Effect) -> None:

@@ -15,8 +15,9 @@ import pytest
 from tests.conftest import TINY
 from tests.personas import random_persona
 from vllm_palign import Persona, PersonaIncompatible, PersonaInvalid, PersonaNotFound
-from vllm_palign.admission.cache import PersonaCache
+from vllm_palign.admission.cache import EffectCache, PersonaCache
 from vllm_palign.admission.resolver import Resolver
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaCorrupt, RegistryUnavailable
 from vllm_palign.registry import Record, Registry
 from vllm_palign.selection import Selection
@@ -168,6 +169,55 @@ def test_replaced_between_name_and_bytes_the_newer_answer_counts(
 
     monkeypatch.setattr(registry, "lookup", slow)
     assert store.resolve(named("a"), ALL).digests["a"] == persona(8).digest
+
+
+def test_replaced_again_and_again_the_name_is_never_gone(
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookup, replacements = registry.lookup, iter((7, 8, 9))
+
+    def slow(tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        found = lookup(tenant, names)
+        if (seed := next(replacements, None)) is not None:
+            put(registry, "a", seed)
+        return found
+
+    monkeypatch.setattr(registry, "lookup", slow)
+    assert store.resolve(named("a"), ALL).digests["a"] == persona(9).digest
+
+
+def test_a_persona_at_a_strength_is_added_up_once(
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed: list[int] = []
+    compose = Effect.compose
+    monkeypatch.setattr(
+        Effect, "compose", lambda parts: (composed.append(len(parts)), compose(parts))[1]
+    )
+    first = store.resolve(named("a"), ALL).effect
+    assert store.resolve(named("a"), ALL).effect is first
+    other = store.resolve(Selection((("a", 1.0),), 2.0), ALL).effect
+    assert other is not None and first is not None and other.key != first.key
+    assert composed == [1, 1]
+    for _ in range(2):
+        store.resolve(named("a", "b"), ALL)
+    assert composed == [1, 1, 2, 2], "blends come in any number"
+    put(registry, "a", 9)
+    assert store.resolve(named("a"), ALL).effect is not first
+
+
+def test_the_cache_of_effects_is_bounded_and_drops_what_was_not_used_longest() -> None:
+    effects = [Effect.compose([(persona(seed), 1.0)]) for seed in range(4)]
+    held = effects[0].offsets.nbytes + effects[0].layers.nbytes * 2 + 2048
+    cache = EffectCache(2 * held)
+    cache.put("0", 1.0, effects[0])
+    cache.put("0", 1.0, effects[0])
+    cache.put("1", 1.0, effects[1])
+    assert cache.get("0", 1.0) is effects[0]
+    cache.put("2", 1.0, effects[2])
+    assert cache.get("1", 1.0) is None
+    assert cache.get("0", 1.0) is effects[0]
+    assert len(cache) == 2
 
 
 def fetcher(contents: dict[str, bytes], asked: list[str]) -> Callable[[str], bytes]:

@@ -40,6 +40,7 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [
                 {"rfilename": name, "size": len(data)} for name, data in FILES[commit].items()
             ]
+            siblings.append({"rfilename": "._alice.safetensors", "size": 1})
             siblings.append({"rfilename": "model/weights.safetensors", "size": LARGE})
             facts = {"id": "palign/team", "sha": commit, "siblings": siblings}
             return self._answer(200, json.dumps(facts).encode(), {})

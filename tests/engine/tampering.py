@@ -89,15 +89,16 @@ def _unknown_projection_names() -> Any:
 @contextlib.contextmanager
 def _other_traced_code() -> Any:
     """As after an upgrade of the plugin that changed what is traced."""
+    import vllm_palign.admission.armed as armed
     import vllm_palign.plugin.wraps as wraps
     import vllm_palign.worker.runner as runner
 
     traced = wraps.TRACED
-    wraps.TRACED = runner.TRACED = "0123456789ab"
+    armed.TRACED = wraps.TRACED = runner.TRACED = "0123456789ab"
     try:
         yield
     finally:
-        wraps.TRACED = runner.TRACED = traced
+        armed.TRACED = wraps.TRACED = runner.TRACED = traced
 
 
 @contextlib.contextmanager

@@ -92,9 +92,12 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
     on = ["--model", str(tiny_model), "--plugin", "palign"]
     cases = {
         "need --plugin palign": ["--palign-personas", "a=x.safetensors"],
-        "neither NAME=PATH nor an existing folder": [*on, "--palign-personas", "nowhere"],
+        "neither NAME=PATH nor an existing file or folder": [*on, "--palign-personas", "nowhere"],
         "cannot be read": [*on, "--palign-personas", "a=nowhere.safetensors"],
         "wanted sqlite:///FILE or postgresql://": [*on, "--palign-store", "mysql://u:p@h/d"],
+        "postgresql://USER@HOST[:PORT]/DATABASE": [
+            *on, "--palign-store", "postgresql://host:notaport/db",
+        ],
         "unable to open database file": [*on, "--palign-store", "sqlite:////no/such/folder/r.sqlite"],
         "the registry's schema has version '9999'": [*on, "--palign-store", newer_store()],
         "max_strength": [*on, "--palign-max-strength", "nan"],
@@ -104,6 +107,10 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         ],
         "KV connector 'ExampleConnector'": [
             *on, "--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
+        ],
+        "kv_connector_module_path 'vllm.": [
+            *on, "--kv-transfer-config",
+            '{"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_module_path": "vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector"}',
         ],
         "kv-sharing-fast-prefill": [*on, "--kv-sharing-fast-prefill"],
     }  # fmt: skip
@@ -211,10 +218,30 @@ def test_personas_are_named_by_argument_or_by_their_file(
     folder = tiny_personas[0]
     assert parse_personas([f"x={folder}/p0.safetensors"]) == {"x": f"{folder}/p0.safetensors"}
     assert set(parse_personas([str(folder)])) == set(tiny_personas[1])
+    file = f"{folder}/p0.safetensors"
+    assert parse_personas([file]) == {"p0": file}
     (tmp_path / "empty").mkdir()
     for wrong in (["plain.safetensors"], [str(tmp_path / "empty")], ["a=x", "a=y"], ["bad name=x"]):
         with pytest.raises(PalignStartupError, match="--palign-personas"):
             parse_personas(wrong)
+
+
+def test_files_that_are_hidden_in_a_folder_are_no_personas(tmp_path: Path) -> None:
+    for name in ("alice.safetensors", "._alice.safetensors", ".safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    assert parse_personas([str(tmp_path)]) == {"alice": str(tmp_path / "alice.safetensors")}
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_file_whose_name_can_be_none_is_refused_with_its_path(
+    tmp_path: Path, as_folder: bool
+) -> None:
+    path = tmp_path / "alice (1).safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(PalignStartupError) as refused:
+        parse_personas([str(tmp_path if as_folder else path)])
+    assert f"{path}: 'alice (1)' cannot name a persona" in refused.value.message
+    assert "rename the file, or name it: NAME=PATH" in refused.value.message
 
 
 @pytest.mark.parametrize(

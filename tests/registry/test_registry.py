@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from vllm_palign import (
     PersonaNotFound,
 )
 from vllm_palign.errors import PersonaCorrupt, RegistryFull, RegistryUnavailable
+from vllm_palign.persona import digest_of
 from vllm_palign.registry import Outcome, Record, Registry
 from vllm_palign.registry.records import MAX_TEXT
 from vllm_palign.registry.schema import metadata
@@ -70,6 +72,38 @@ def test_put_is_idempotent_and_replaces_only_when_told(registry: Registry) -> No
     assert put(registry, "a", 2, replace=True)[1] is Outcome.REPLACED
     assert registry.get(ALL, "a").digest == persona(2).digest
     assert registry.blob(persona(2).digest) == persona(2).to_bytes()
+
+
+def test_what_is_read_is_of_one_moment_also_while_it_is_replaced(registry: Registry) -> None:
+    """A replaced persona's bytes are gone: two look-ups would find a name without them."""
+    put(registry, "a", 0)
+    over = threading.Event()
+
+    def replace_it() -> None:
+        for seed in range(1, 40):
+            put(registry, "a", seed, replace=True)
+        over.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        replacing = threads.submit(replace_it)
+        while not over.is_set() and not replacing.done():
+            record, data = registry.read(ALL, "a")
+            assert digest_of(data) == record.digest
+        replacing.result()
+    assert registry.read(ALL, "a")[0].digest == persona(39).digest
+
+
+def test_reading_shows_a_tenant_its_own_before_a_shared_one_and_nothing_else(
+    registry: Registry,
+) -> None:
+    for seed, name in enumerate("abc"):
+        put(registry, name, seed)
+    put(registry, "b", 10, ACME)
+    assert registry.read(ACME, "a") == (registry.get(ALL, "a"), persona(0).to_bytes())
+    assert registry.read(ACME, "b") == (registry.get(ACME, "b"), persona(10).to_bytes())
+    for name in ("c", "nobody"):
+        with pytest.raises(PersonaNotFound, match=name):
+            registry.read(ACME, name)
 
 
 def test_bytes_stay_as_long_as_a_name_needs_them(registry: Registry) -> None:

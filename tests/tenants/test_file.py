@@ -20,7 +20,14 @@ from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
 from vllm_palign.plugin.refusals import refuse_beside_tenants
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
-from vllm_palign.tenants.file import MAX_LABELS, KeyTable, TenantsError, TenantsFile, new_key
+from vllm_palign.tenants.file import (
+    MAX_LABELS,
+    KeyTable,
+    Labels,
+    TenantsError,
+    TenantsFile,
+    new_key,
+)
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 KEY = "{id: 0123456789ab, salt: " + "0" * 32 + ", hash: " + "0" * 64 + ", roles: [use]}"
@@ -163,7 +170,7 @@ def test_rights_and_labels_come_from_the_file() -> None:
         "shared: {alice: {share_kv: true}, bob: {}}\ntenants:\n" + many + "  acme:\n"
         f"    keys: [{key}]\n    shared: [alice, bob]\n    max_strength: 1.5\n    max_personas: 3\n"
     )
-    tenant = KeyTable(TenantsFile.parse(text.encode(), "x")).find(secret)
+    tenant = KeyTable(TenantsFile.parse(text.encode(), "x"), Labels()).find(secret)
     assert tenant == Tenant(
         name="acme", shared=frozenset(("alice", "bob")), may_use=True, may_manage=False,
         max_strength=1.5, quota=3, shared_kv=frozenset(("alice",)), isolated=True,
@@ -171,6 +178,18 @@ def test_rights_and_labels_come_from_the_file() -> None:
     )  # fmt: skip
     assert tenant.strength_bound(3.0) == 1.5
     assert tenant.strength_bound(1.0) == 1.0
+
+
+def test_files_that_replace_one_another_do_not_pile_labels_up() -> None:
+    """A label stays in the metrics as long as the process runs."""
+    labels = Labels()
+    for file in range(5):
+        names = [f"t{file}-{index}" for index in range(MAX_LABELS // 2)]
+        text = "tenants:\n" + "".join(f"  {name}: {{}}\n" for name in names)
+        KeyTable(TenantsFile.parse(text.encode(), "x"), labels)
+        given = {labels.of(name) for name in names}
+        assert given == (set(names) if file < 2 else {"other"})
+    assert labels.of("t0-0") == "t0-0", "who has one keeps it"
 
 
 def test_kv_is_shared_only_where_every_part_is_the_operators_and_allowed() -> None:

@@ -1,4 +1,4 @@
-"""Personas in host memory, by digest."""
+"""Personas in host memory, by digest, and what they amount to at a strength."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from vllm_palign import metrics
+from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
 from vllm_palign.persona import Persona
 
@@ -86,8 +87,40 @@ class PersonaCache:
         metrics.host_cache(size=self._bytes, personas=len(self._held))
 
 
-def _size(persona: Persona) -> int:
-    return persona.layers.nbytes + persona.heads.nbytes + persona.offsets.nbytes + _OVERHEAD
+class EffectCache:
+    """Effects of single personas by (digest, scale), least recently used first out, bounded by bytes. A persona
+    is mostly asked for at one strength, and to add up and hash its offsets takes longer than all else of its
+    request's admission. Safe to use from several threads."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._held: OrderedDict[tuple[str, float], Effect] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, digest: str, scale: float) -> Effect | None:
+        with self._lock:
+            effect = self._held.get((digest, scale))
+            if effect is not None:
+                self._held.move_to_end((digest, scale))
+            return effect
+
+    def put(self, digest: str, scale: float, effect: Effect) -> None:
+        with self._lock:
+            if (digest, scale) in self._held:
+                return  # two requests at once
+            self._held[digest, scale] = effect
+            self._bytes += _size(effect)
+            while self._bytes > self.most_bytes:
+                _, gone = self._held.popitem(last=False)
+                self._bytes -= _size(gone)
+
+
+def _size(content: Persona | Effect) -> int:
+    return content.layers.nbytes + content.heads.nbytes + content.offsets.nbytes + _OVERHEAD
 
 
 def _outcome(future: Future[Persona]) -> metrics.Outcome:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from vllm_palign.admission import armed
 from vllm_palign.admission.handoff import Granted, Handoff
 from vllm_palign.admission.resolver import Chosen, Resolver
 from vllm_palign.config.config import PalignConfig
@@ -33,6 +37,8 @@ CONNECTIONS = RESOLVERS + MANAGERS
 
 T = TypeVar("T")
 
+_logger = logging.getLogger("vllm.palign")
+
 _attached: dict[int, FrontEnd] = {}
 
 
@@ -51,6 +57,8 @@ class FrontEnd:
         self.has_middleware = False
         """Set when the middleware is in place. vLLM logs and swallows a plugin that fails to load;
         without this the server would go on and answer plainly."""
+        self.unarmed: PalignStartupError | None = None
+        """Set when an engine was found that does not steer; no steered request is let in from then on."""
         self.tenants: Authenticator | None = None
         """Set when callers are told apart by their keys."""
         self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
@@ -66,13 +74,48 @@ class FrontEnd:
         """The front end of exactly this config object."""
         return _attached.get(id(vllm_config))
 
+    def check_engines(self, answers: Sequence[Any]) -> None:
+        """``answers`` of all engines to ``armed.METHOD``, errors included. Raises PalignStartupError unless every
+        one of them steers every layer."""
+        try:
+            armed.check_engines(answers, self.resolver.shape.attention_layers)
+        except PalignStartupError as error:
+            self.unarmed = error
+            raise
+
+    async def ask_engines(self, engine_client: Any) -> None:
+        """Let every rank of every engine that ``engine_client`` (AsyncLLM) sends requests to say what it is
+        armed with. Raises what ``check_engines`` raises."""
+        client = engine_client.engine_core
+        # One by one: collective_rpc gives the first engine's answer for all.
+        calls = [
+            client._call_utility_async(
+                "collective_rpc", armed.METHOD, None, (), None, engine=engine
+            )
+            for engine in client.core_engines
+        ]
+        self.check_engines(await asyncio.gather(*calls, return_exceptions=True))
+
+    async def stop_unless_armed(self, engine_client: Any) -> None:
+        """The same while the server runs: it stops, as if told to, when there is an engine that does not steer."""
+        try:
+            await self.ask_engines(engine_client)
+        except PalignStartupError as error:
+            _logger.error("palign: %s", error.message)
+            if self.over_http:
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
     async def manage(self, work: Callable[[], T]) -> T:
         """Run what may block beside the event loop. Raises RegistryUnavailable when it takes too long; it
         may be done all the same."""
         return await self._off_loop(self._managers, work)
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
-        """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises."""
+        """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises, and
+        PalignStartupError when an engine does not steer."""
+        if self.unarmed is not None:
+            raise self.unarmed
         chosen = await self._off_loop(
             self._resolvers, lambda: self.resolver.resolve(selection, tenant)
         )
@@ -103,6 +146,8 @@ class FrontEnd:
         granted = self._granted(request.sampling_params, tenant)
         key = ""
         if granted.effect is not None:
+            if self.unarmed is not None:
+                raise self.unarmed
             key = granted.effect.key
             request.sampling_params.extra_args[REQUEST_KEY] = granted.effect.pack()
         if key or granted.kv_scope:

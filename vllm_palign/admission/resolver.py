@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from vllm_palign.admission.cache import PersonaCache
+from vllm_palign.admission.cache import EffectCache, PersonaCache
 from vllm_palign.admission.outage import Outage
 from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
@@ -17,6 +17,10 @@ from vllm_palign.selection import Selection, check_strength
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants.tenant import Tenant
 
+_EFFECTS_SHARE = 4
+"""A quarter of the cache is for effects: they are as large as their personas, and fewer are asked for."""
+_TRIES = 5
+"""Looks at a name that is replaced all the time before it counts as gone."""
 _MOST_KNOWN = 65_536
 """Names remembered for the time of an outage; some 200 bytes each."""
 
@@ -45,7 +49,8 @@ class Resolver:
         self.registry = registry
         self.shape = shape
         self.max_strength = max_strength
-        self.cache = PersonaCache(cache_bytes, registry.blob)
+        self.cache = PersonaCache(cache_bytes - cache_bytes // _EFFECTS_SHARE, registry.blob)
+        self._effects = EffectCache(cache_bytes // _EFFECTS_SHARE)
         self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
         self._lock = threading.Lock()
         self.outage = Outage(registry)
@@ -55,32 +60,46 @@ class Resolver:
         or PersonaCorrupt."""
         check_strength(selection, tenant.strength_bound(self.max_strength))
         names = [name for name, _ in selection.parts]
-        found = self._digests(tenant, names)
-        try:
-            contents = self._contents(found)
-        except PersonaNotFound:
-            # Replaced or deleted between the two look-ups: the newer answer counts.
-            found = self._digests(tenant, names)
-            contents = self._contents(found)
-        for name in names:
-            self.shape.check(contents[name], name)
+        found, contents = self._look_up(tenant, names)
         scales: dict[str, float] = {}
         for name, weight in selection.parts:
             digest = contents[name].digest
             scales[digest] = scales.get(digest, 0.0) + weight * selection.strength
+        for name in names:
+            self.shape.check(contents[name], name)
         by_digest = {persona.digest: persona for persona in contents.values()}
         parts = [(by_digest[digest], scale) for digest, scale in scales.items() if scale != 0.0]
-        effect = Effect.compose(parts) if parts else None
-        if effect is not None:
-            self.shape.check_range(effect)
         return Chosen(
             digests={name: digest for name, (_, digest) in found.items()},
             owners={name: owner for name, (owner, _) in found.items()},
-            effect=effect,
+            effect=self._compose(parts) if parts else None,
         )
 
-    def _contents(self, found: dict[str, tuple[str, str]]) -> dict[str, Persona]:
-        return {name: self.cache.get(digest) for name, (_, digest) in found.items()}
+    def _compose(self, parts: list[tuple[Persona, float]]) -> Effect:
+        """Raises PersonaIncompatible for offsets beyond the model's dtype."""
+        single = (parts[0][0].digest, parts[0][1]) if len(parts) == 1 else None
+        effect = self._effects.get(*single) if single else None
+        if effect is None:
+            effect = Effect.compose(parts)
+            self.shape.check_range(effect)
+            if single:
+                self._effects.put(*single, effect)
+        return effect
+
+    def _look_up(
+        self, tenant: Tenant, names: list[str]
+    ) -> tuple[dict[str, tuple[str, str]], dict[str, Persona]]:
+        """Owner and digest of each name, and its content. Replaced or deleted between the two look-ups, the
+        newer answer counts."""
+        tries = 0
+        while True:
+            found = self._digests(tenant, names)
+            try:
+                return found, {name: self.cache.get(digest) for name, (_, digest) in found.items()}
+            except PersonaNotFound:
+                tries += 1
+                if tries == _TRIES:
+                    raise
 
     def _digests(self, tenant: Tenant, names: list[str]) -> dict[str, tuple[str, str]]:
         """Name -> (owner, digest). Raises PersonaNotFound for the first name that is not visible."""

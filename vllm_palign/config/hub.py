@@ -41,19 +41,18 @@ def is_hub(source: str) -> bool:
 
 
 def contents(url: str) -> dict[str, str]:
-    """Name -> pinned URL of every persona file at the top of the repository.
+    """File name -> pinned URL of every persona file at the top of the repository.
 
     Raises PalignStartupError if there is none, or the hub cannot be asked.
     """
     reference = _Reference.parse(url)
     if reference.file is not None:
-        name = Path(reference.file).name.removesuffix(SUFFIX)
-        return {name: pin(url)}
+        return {Path(reference.file).name: pin(url)}
     info = _info(reference, url)
     files = [file.rfilename for file in info.siblings if _is_top(file.rfilename)]
     if not files:
         raise PalignStartupError(f"{url}: no {SUFFIX} files at the top of this repository")
-    return {file.removesuffix(SUFFIX): reference.at(info.sha, file) for file in sorted(files)}
+    return {file: reference.at(info.sha, file) for file in sorted(files)}
 
 
 def pin(url: str) -> str:
@@ -109,4 +108,4 @@ def _info(reference: _Reference, url: str) -> Any:
 
 
 def _is_top(file: str) -> bool:
-    return file.endswith(SUFFIX) and "/" not in file
+    return file.endswith(SUFFIX) and "/" not in file and not file.startswith(".")

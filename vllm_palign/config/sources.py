@@ -10,8 +10,8 @@ from vllm_palign.persona import SUFFIX, is_persona_id
 
 
 def parse_personas(values: list[str]) -> dict[str, str]:
-    """``NAME=SOURCE``, ``DIR`` and ``hf://owner/repo`` arguments to name -> source. A DIR or repository
-    serves each file under its own name; what comes from Hugging Face is pinned to today's commit.
+    """``NAME=SOURCE``, ``FILE``, ``DIR`` and ``hf://owner/repo`` arguments to name -> source. A file that is
+    given no name, and each of a DIR or repository, is served under its own; what comes from Hugging Face is pinned to today's commit.
 
     Raises PalignStartupError, naming every argument that is none of these.
     """
@@ -35,14 +35,27 @@ def _sources(value: str) -> dict[str, str]:
     if equals and is_persona_id(name):
         return {name: hub.pin(source) if hub.is_hub(source) else source}
     if hub.is_hub(value):
-        return hub.contents(value)
-    if not Path(value).is_dir():
+        return {_name(file, source): source for file, source in hub.contents(value).items()}
+    path = Path(value)
+    if path.is_file():
+        return {_name(path.name, value): value}
+    if not path.is_dir():
         raise PalignStartupError(
-            f"{value}: neither NAME=PATH nor an existing folder nor hf://owner/repo"
+            f"{value}: neither NAME=PATH nor an existing file or folder nor hf://owner/repo"
         )
-    found = {
-        file.name.removesuffix(SUFFIX): str(file) for file in sorted(Path(value).glob(f"*{SUFFIX}"))
-    }
-    if not found:
+    # What begins with a dot is hidden from people: copies that macOS makes (._alice.safetensors), unfinished files.
+    files = [file for file in sorted(path.glob(f"*{SUFFIX}")) if not file.name.startswith(".")]
+    if not files:
         raise PalignStartupError(f"{value}: no {SUFFIX} files in this folder")
-    return found
+    return {_name(file.name, str(file)): str(file) for file in files}
+
+
+def _name(file: str, source: str) -> str:
+    """The name of a file's persona. Raises PalignStartupError, naming ``source``, where it can be none."""
+    name = file.removesuffix(SUFFIX)
+    if not is_persona_id(name):
+        raise PalignStartupError(
+            f"{source}: {name!r} cannot name a persona, wanted 1 to 128 of A-Z a-z 0-9 . _ -, beginning with a "
+            "letter or digit; rename the file, or name it: NAME=PATH"
+        )
+    return name

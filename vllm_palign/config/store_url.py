@@ -27,4 +27,14 @@ class StoreUrl(str):
     """A URL whose password stays out of ``repr``: vLLM logs its arguments."""
 
     def __repr__(self) -> str:
-        return repr(re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self))
+        return repr(_QUERY.sub(r"\1***", re.sub(r"(://[^:/@]*):.*@", r"\1:***@", self)))
+
+
+def without_passwords(text: str) -> str:
+    """``text``, a line of a log say, with ``***`` for what looks like the password of a database's URL."""
+    return _QUERY.sub(r"\1***", _AUTHORITY.sub(r"\1:***@", text))
+
+
+_AUTHORITY = re.compile(r"(\bpostgres[a-z+]*://[^:/@\s]*):\S*@")
+# libpq takes these as parameters of the URL too.
+_QUERY = re.compile(r"([?&](?:password|sslpassword)=)[^&\s'\"]*", re.IGNORECASE)

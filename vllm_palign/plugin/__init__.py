@@ -22,9 +22,11 @@ def register() -> None:
     if enabled():
         from vllm_palign.compat.hooks import install
         from vllm_palign.plugin.command_line import COMMAND_LINE
+        from vllm_palign.plugin.redaction import keep_passwords_out_of_logs
         from vllm_palign.plugin.wraps import HOOKS, READS
 
         install((*COMMAND_LINE, *HOOKS), READS)
+        keep_passwords_out_of_logs()
         return
     try:
         from vllm_palign.compat.hooks import install

@@ -49,8 +49,8 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             nargs="+",
             action="extend",
             default=argparse.SUPPRESS,
-            help="Personas to register at start: files under a name, or every .safetensors file of a "
-            "folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
+            help="Personas to register at start: files under a name or their own, or every .safetensors file "
+            "of a folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
             "on the Hugging Face hub.",
         )
         group.add_argument(

@@ -42,6 +42,12 @@ def refuse_unsupported(vllm_config: Any, usage_context: Any) -> None:
             f"KV connector {connector!r} is not known to keep cache salts apart "
             f"(known: {', '.join(sorted(_SAFE_CONNECTORS))})"
         )
+    path = getattr(vllm_config.kv_transfer_config, "kv_connector_module_path", None)
+    if path is not None:
+        problems.append(
+            f"kv_connector_module_path {path!r} puts code of another origin under a connector's name, and whether "
+            "that keeps cache salts apart is not known; leave it out"
+        )
     if problems:
         raise PalignStartupError("palign cannot steer this configuration: " + "; ".join(problems))
 

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from vllm_palign.admission import armed, sessions
 from vllm_palign.admission.front_end import FrontEnd, open_front_end, refuse_unadmitted
 from vllm_palign.compat.hooks import Hook, Reads
 from vllm_palign.compat.versions import warn_unless_proven
@@ -14,6 +15,7 @@ from vllm_palign.config.config import PalignConfig
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.plugin.refusals import refuse_unsupported
 from vllm_palign.server.usage import Usage
+from vllm_palign.shape import ModelShape
 from vllm_palign.switch import NAME
 from vllm_palign.worker.ops import TRACED
 
@@ -73,14 +75,69 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The last step on the front end's side: what it keeps of the request is kept, then it is sealed."""
+
     @functools.wraps(original)
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> None:
         # Before the engine has it: a worker could only stop.
         refuse_unadmitted(request.sampling_params)
+        sessions.check(self.request_states.get(request.request_id), request)
         original(self, request, *args, **kwargs)
-        Usage.note(self.request_states.get(request.request_id))
+        state = self.request_states.get(request.request_id)
+        sessions.remember(state, request)
+        Usage.note(state)
+        armed.seal(request)
 
     return add_request
+
+
+def _offline_engine(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, vllm_config, *args, **kwargs)
+        front_end = FrontEnd.of(vllm_config)
+        if front_end is not None:
+            answers: list[Any] = []
+            try:
+                answers.append(self.collective_rpc(armed.METHOD))
+            except Exception as error:
+                answers.append(error)
+            front_end.check_engines(answers)
+
+    return __init__
+
+
+def _scale_elastic_ep(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def scale_elastic_ep(self: Any, *args: Any, **kwargs: Any) -> None:
+        await original(self, *args, **kwargs)
+        front_end = FrontEnd.of(self.vllm_config)
+        if front_end is not None:
+            await front_end.stop_unless_armed(self)
+
+    return scale_elastic_ep
+
+
+def _preprocess_add_request(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def preprocess_add_request(self: Any, request: Any) -> Any:
+        armed.unseal(request)
+        return original(self, request)
+
+    return preprocess_add_request
+
+
+def _initialize_kv_caches(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The engine's ranks have loaded their models by then, on every node."""
+
+    @functools.wraps(original)
+    def initialize_kv_caches(self: Any, vllm_config: Any) -> Any:
+        initialized = original(self, vllm_config)
+        layers = ModelShape.of(vllm_config.model_config).attention_layers
+        armed.check_ranks(self.collective_rpc(armed.METHOD), layers)
+        return initialized
+
+    return initialize_kv_caches
 
 
 def _init_device(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +171,30 @@ HOOKS = (
         "tokens by tenant: vLLM's own statistics know no HTTP requests; and the last place before the engine "
         "that ready-made requests pass too",
         _add_request,
+    ),
+    Hook(
+        "vllm.v1.engine.llm_engine:LLMEngine.__init__",
+        ("self", "vllm_config", "executor_class", "log_stats"),
+        "where an offline engine is up: is it armed?",
+        _offline_engine,
+    ),
+    Hook(
+        "vllm.v1.engine.async_llm:AsyncLLM.scale_elastic_ep",
+        ("self", "new_data_parallel_size"),
+        "engines come and go: are all of them armed?",
+        _scale_elastic_ep,
+    ),
+    Hook(
+        "vllm.v1.engine.core:EngineCore.preprocess_add_request",
+        ("self", "request"),
+        "where an engine takes a request, so that one without the plugin cannot",
+        _preprocess_add_request,
+    ),
+    Hook(
+        "vllm.v1.engine.core:EngineCore._initialize_kv_caches",
+        ("self", "vllm_config"),
+        "the last step of an engine's start that all its ranks take part in",
+        _initialize_kv_caches,
     ),
     Hook(
         "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device",
@@ -156,10 +237,17 @@ READS = (
     Reads("vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
     Reads("vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
     Reads("vllm.config:CompilationConfig", ("max_cudagraph_capture_size",)),
-    Reads("vllm.config:KVTransferConfig", ("kv_connector",)),
+    Reads("vllm.config:KVTransferConfig", ("kv_connector", "kv_connector_module_path")),
     Reads("vllm.v1.engine.input_processor:InputProcessor", ("vllm_config",)),
-    Reads("vllm.v1.engine:EngineCoreRequest", ("cache_salt", "request_id", "sampling_params")),
-    Reads("vllm.sampling_params:SamplingParams", ("extra_args",)),
+    Reads(
+        "vllm.v1.engine:EngineCoreRequest",
+        ("cache_salt", "request_id", "resumable", "sampling_params"),
+    ),
+    Reads("vllm.sampling_params:SamplingParams", ("extra_args", "max_tokens")),
+    Reads("vllm.v1.engine.async_llm:AsyncLLM", ("engine_core", "vllm_config")),
+    Reads("vllm.v1.engine.core_client:AsyncMPClient", ("_call_utility_async", "core_engines")),
+    Reads("vllm.v1.engine.llm_engine:LLMEngine", ("collective_rpc",)),
+    Reads("vllm.v1.engine.core:EngineCore", ("collective_rpc",)),
     Reads("vllm.exceptions:VLLMValidationError", ()),
     Reads("vllm.v1.engine.output_processor:OutputProcessor", ("request_states",)),
     Reads(

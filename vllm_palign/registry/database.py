@@ -33,10 +33,10 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
     try:
         parsed = sqlalchemy.make_url(url)
         driver = _DRIVERS[parsed.drivername]
-    except (ArgumentError, KeyError):
+    except (ArgumentError, KeyError, ValueError):  # ValueError: a port that is no number
         raise PalignStartupError(
             f"--palign-store: got {StoreUrl(url)!r}, wanted sqlite:///FILE or "
-            "postgresql://USER@HOST/DATABASE"
+            "postgresql://USER@HOST[:PORT]/DATABASE"
         ) from None
     parsed = parsed.set(drivername=driver)
     if driver == "sqlite":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -41,6 +42,7 @@ _IS_SHARED = and_(
 )
 _OWN = select(personas).where(_IS_OWN)
 _OWN_AND_SHARED = select(personas).where(_IS_OWN | _IS_SHARED)
+_WITH_BLOB = select(personas, blobs.c.data).join(blobs, blobs.c.digest == personas.c.digest)
 _BLOB = select(blobs.c.data).where(blobs.c.digest == bindparam("digest"))
 
 
@@ -63,13 +65,8 @@ class Registry:
 
     def lookup(self, tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
         """The visible records of ``names``; missing ones are left out. One indexed query."""
-        wanted = set(names)
-        shared = {name for name in wanted if tenant.sees(OPERATOR, name)}
-        parameters = {"tenant": tenant.name, "names": list(wanted)}
-        query = _OWN
-        if tenant.name != OPERATOR and shared:
-            query = _OWN_AND_SHARED
-            parameters["shared"] = list(shared)
+        with_shared, parameters = _visible(tenant, names)
+        query = _OWN_AND_SHARED if with_shared else _OWN
         with database.reading(self._engine) as connection:
             rows = connection.execute(query, parameters).mappings().all()
         records = [Record(**row) for row in rows]
@@ -84,18 +81,30 @@ class Registry:
         except KeyError:
             raise not_found(name) from None
 
+    def read(self, tenant: Tenant, name: str) -> tuple[Record, bytes]:
+        """The visible record of ``name`` and its bytes, verified: of one moment, also while it is replaced.
+
+        Raises PersonaNotFound or PersonaCorrupt.
+        """
+        with_shared, parameters = _visible(tenant, [name])
+        query = _WITH_BLOB.where(_IS_OWN | _IS_SHARED if with_shared else _IS_OWN)
+        with database.reading(self._engine) as connection:
+            rows = [dict(row) for row in connection.execute(query, parameters).mappings()]
+        if not rows:
+            raise not_found(name)
+        row = max(
+            rows, key=lambda row: row["tenant"] == tenant.name
+        )  # an own one hides a shared one
+        data = row.pop("data")
+        return Record(**row), _verified(data, row["digest"])
+
     def blob(self, digest: str) -> bytes:
         """The bytes of ``digest``, verified. Raises PersonaNotFound or PersonaCorrupt."""
         with database.reading(self._engine) as connection:
             data = connection.execute(_BLOB, {"digest": digest}).scalar()
         if data is None:
             raise PersonaNotFound(f"no persona with digest {digest} is registered")
-        if digest_of(data) != digest:
-            raise PersonaCorrupt(
-                f"the registered bytes of digest {digest} have changed (sha256 is now "
-                f"{digest_of(data)}); they are not served. PUT the persona again with ?replace=true"
-            )
-        return bytes(data)
+        return _verified(data, digest)
 
     def page(
         self, tenant: Tenant, *, limit: int, after: str = "", shape: ModelShape | None = None
@@ -223,6 +232,25 @@ class Registry:
             ),
             rows,
         )
+
+
+def _visible(tenant: Tenant, names: Iterable[str]) -> tuple[bool, dict[str, Any]]:
+    """Whether the operator's personas have to be looked at too, and the parameters of ``_IS_OWN`` and, then,
+    ``_IS_SHARED``."""
+    wanted = set(names)
+    shared = [name for name in wanted if tenant.name != OPERATOR and tenant.sees(OPERATOR, name)]
+    parameters = {"tenant": tenant.name, "names": list(wanted)}
+    return bool(shared), {**parameters, "shared": shared} if shared else parameters
+
+
+def _verified(data: bytes, digest: str) -> bytes:
+    found = digest_of(data)
+    if found != digest:
+        raise PersonaCorrupt(
+            f"the registered bytes of digest {digest} have changed (sha256 is now {found}); they are not "
+            "served. PUT the persona again with ?replace=true"
+        )
+    return bytes(data)
 
 
 def not_found(name: str, *, param: str = "persona") -> PersonaNotFound:

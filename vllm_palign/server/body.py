@@ -363,7 +363,8 @@ def _renaming(at_top: Mapping[str, Member], model: str | None) -> list[tuple[int
 def _edited(body: bytes, edits: list[tuple[int, int, str]]) -> bytes:
     """``body`` with the spans (start, end) replaced."""
     # A view is no copy, and a long join lets other threads run.
-    view, pieces, done = memoryview(body), [], 0
+    view, done = memoryview(body), 0
+    pieces: list[bytes | memoryview] = []
     for start, end, text in sorted(edits):
         pieces += [view[done:start], text.encode()]
         done = end

@@ -17,6 +17,7 @@ from vllm_palign.server.allowed import leads_nowhere, route_path
 from vllm_palign.server.asgi import App, Message, Receive, Send, header_of, send_error
 from vllm_palign.server.body import Mention, Wish
 from vllm_palign.server.json_text import utf8
+from vllm_palign.server.media import may_name_media, refuse_named_media
 from vllm_palign.tenants import caller
 
 STEERED_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
@@ -52,6 +53,8 @@ class PersonaMiddleware:
         body = await self._beside_loop(sum(map(len, chunks)) <= _SMALL, lambda: b"".join(chunks))
         chunks.clear()
         try:
+            if scope["app"].state.palign.tenants is not None and may_name_media(body):
+                await self._beside_loop(len(body) <= _SMALL, lambda: refuse_named_media(body))
             rewritten = await self._rewritten(body, scope)
         except PalignError as error:
             await send_error(send, error)

@@ -164,9 +164,8 @@ async def get_persona(request: Request, persona_id: Id) -> Response:
     registry = front_end.resolver.registry
 
     def read() -> bytes:
-        record = registry.get(tenant, persona_id)
+        record, data = registry.read(tenant, persona_id)
         request.scope["palign_digest"] = record.digest
-        data = registry.blob(record.digest)
         return _whole(record, Persona.from_bytes(data), data, tenant)
 
     return Response(await front_end.manage(read), media_type="application/json")

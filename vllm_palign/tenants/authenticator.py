@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vllm_palign import metrics
 from vllm_palign.errors import KeyInvalid
-from vllm_palign.tenants.file import KeyTable, TenantsError, TenantsFile
+from vllm_palign.tenants.file import KeyTable, Labels, TenantsError, TenantsFile
 from vllm_palign.tenants.tenant import Tenant
 
 POLL_SECONDS = 1.0
@@ -27,7 +27,8 @@ class Authenticator:
         """Raises TenantsError when the file cannot be used: a server must not start without it."""
         self.path = Path(path)
         self._seen = self._signature()
-        self._table = KeyTable(TenantsFile.read(self.path))
+        self._labels = Labels()
+        self._table = KeyTable(TenantsFile.read(self.path), self._labels)
         self._poll_seconds = poll_seconds
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -65,7 +66,7 @@ class Authenticator:
             return
         self._seen = signature
         try:
-            self._table = KeyTable(TenantsFile.read(self.path))
+            self._table = KeyTable(TenantsFile.read(self.path), self._labels)
         except TenantsError as error:
             metrics.tenants_reloaded(ok=False)
             _logger.error(

@@ -26,7 +26,7 @@ from vllm_palign.tenants.tenant import OPERATOR, Role, Tenant
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_SHARED = 1000
 MAX_LABELS = 100
-"""Tenants with a metrics label of their own: the first in the file. The rest are ``other``."""
+"""Tenants with a metrics label of their own, see ``Labels``. The rest are ``other``."""
 OPERATOR_ENTRY = "operator"
 """The entry of the file that stands for the operator's own namespace."""
 
@@ -143,13 +143,27 @@ class TenantsFile(_Entry):
             raise TenantsError(f"{source}: {problems}") from None
 
 
+class Labels:
+    """Which tenants have a metrics label of their own: the first of the first file, and as files replace one
+    another, the first that are new, until there are MAX_LABELS. A label once used stays in the metrics for as
+    long as the server runs, whether or not its tenant does."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def of(self, tenant: str) -> str:
+        if len(self._given) < MAX_LABELS:
+            self._given.add(tenant)
+        return tenant if tenant in self._given else "other"
+
+
 class KeyTable:
     """API key -> ``Tenant``, made once of a ``TenantsFile``."""
 
-    def __init__(self, file: TenantsFile) -> None:
+    def __init__(self, file: TenantsFile, labels: Labels) -> None:
         self._by_id: dict[str, tuple[KeyRecord, Tenant]] = {}
-        for index, (name, entry) in enumerate(file.tenants.items()):
-            label = name if index < MAX_LABELS else "other"
+        for name, entry in file.tenants.items():
+            label = labels.of(name)
             for key in entry.keys:
                 self._by_id[key.id] = (key, _tenant(file, name, entry, key, label))
 
