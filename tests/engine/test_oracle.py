@@ -149,7 +149,10 @@ def make_engine(path: Path, dtype: str, folder: Path, personas: dict[str, Person
         )
         for text in TEXTS
     ]
-    reference = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    # Against float32 the reference computes in float64: its own rounding, which differs from CPU to CPU,
+    # is then no part of the difference.
+    exact = torch.float64 if dtype == "float32" else getattr(torch, dtype)
+    reference = AutoModelForCausalLM.from_pretrained(path, dtype=exact).eval()
     return Engine(llm, reference, path, dtype, personas, prompts)
 
 
@@ -389,7 +392,8 @@ def test_bfloat16_is_as_near_to_float32_as_hugging_faces_own_bfloat16(
             ours.append(np.abs(answer.all - truth))
             theirs.append(np.abs(half.oracle(ids, answer, [(name, 1.0)]) - truth))
     mean = [float(np.concatenate(rows).mean()) for rows in (ours, theirs)]
-    most = [float(np.concatenate(rows).max()) for rows in (ours, theirs)]
-    print(f"bfloat16 |dlogprob| ours {mean[0]:.4f} {most[0]:.4f}, HF {mean[1]:.4f} {most[1]:.4f}")
+    # Nineteen of twenty: the largest of all is one token's, and which one depends on the processor.
+    tail = [float(np.quantile(np.concatenate(rows), 0.95)) for rows in (ours, theirs)]
+    print(f"bfloat16 |dlogprob| ours {mean[0]:.4f} {tail[0]:.4f}, HF {mean[1]:.4f} {tail[1]:.4f}")
     assert mean[0] <= 1.5 * mean[1]
-    assert most[0] <= 2 * most[1]
+    assert tail[0] <= 1.5 * tail[1]
