@@ -74,7 +74,7 @@ def front_end(url: str, personas: list[Persona]) -> None:
             took.append(time.perf_counter() - began)
         return took
 
-    show("resolve and seal off the event loop", asyncio.run(grant()))
+    show("resolve and hand over, off the event loop", asyncio.run(grant()))
     registry.close()
 
 

@@ -4,7 +4,7 @@
 
 Directions come from the shipped adjectives and statements alone; the 120 statements of the built-in
 inventory are held out. Every cell is of real forward passes, and alpha is not held back by the
-perplexity bound, so that the table shows where language breaks. Prints the tables of docs/traits.md.
+perplexity bound, so that the table shows where language breaks. Prints the tables of docs/experiments/trait-dose.md.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def resolve(value: Any) -> Effect | None:
     return store().resolve(selection, Tenant()).effect
 
 
-def test_the_effect_is_the_contracts_formula() -> None:
+def test_the_effect_is_the_sum_of_strength_times_alpha_times_offsets() -> None:
     effect = resolve({"mix": {"alice": 0.7, "bob": -0.3}, "strength": 1.5})
     assert effect is not None
     wanted = np.zeros((3, 4, 8))

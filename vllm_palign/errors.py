@@ -17,7 +17,7 @@
     ├── MethodNotOffered         405 method_not_allowed    a method that tenants are not offered there
     └── PalignStartupError       -                         the server must not start; the message says why
 
-Each request error carries the HTTP ``status`` and the OpenAI error ``code`` of the contract. They are
+Each request error carries the HTTP ``status`` and the OpenAI error ``code``. They are
 ``ValueError``s because vLLM answers a ValueError from request processing with a 400 instead of a 500.
 """
 

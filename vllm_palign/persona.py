@@ -108,7 +108,7 @@ class Persona:
 
     @property
     def header(self) -> dict[str, Any]:
-        """The metadata of the file, as the contract names it."""
+        """The metadata of the file."""
         return {
             "alpha": self.alpha,
             "base_model": self.base_model,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 from vllm_palign.effect import SALT_PREFIX
 from vllm_palign.errors import PalignStartupError, PersonaConflict, PersonaInvalid
 from vllm_palign.persona import is_persona_id
+from vllm_palign.switch import enabled
 
 REQUEST_KEY = "palign"
 """Reserved key of ``vllm_xargs`` / ``SamplingParams.extra_args``."""
@@ -104,9 +104,7 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
     PalignStartupError when vLLM is in use without the plugin, because the request would then be
     answered plainly.
     """
-    if sys.modules.get("vllm") is not None and REQUEST_KEY not in os.environ.get(
-        "VLLM_PLUGINS", ""
-    ).split(","):
+    if sys.modules.get("vllm") is not None and not enabled():
         raise PalignStartupError(
             "the palign plugin is not enabled in this process, so the persona would be ignored; "
             'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'

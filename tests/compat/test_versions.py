@@ -56,7 +56,7 @@ def test_our_route_answers_instead_of_vllms_and_other_methods_stay() -> None:
 
 
 def test_another_release_starts_after_one_line_in_the_log(tiny_model: Any) -> None:
-    """With a version of its own it is today's vLLM, in which nothing has moved."""
+    """With a version of its own it is the installed vLLM, in which nothing has moved."""
     code = (
         "import json, logging, vllm\n"
         "vllm.__version__ = '0.99.0'\n"

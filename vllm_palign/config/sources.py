@@ -11,7 +11,8 @@ from vllm_palign.persona import SUFFIX, is_persona_id
 
 def parse_personas(values: list[str]) -> dict[str, str]:
     """``NAME=SOURCE``, ``FILE``, ``DIR`` and ``hf://owner/repo`` arguments to name -> source. A file that is
-    given no name, and each of a DIR or repository, is served under its own; what comes from Hugging Face is pinned to today's commit.
+    given no name, and each of a DIR or repository, is served under its own; what comes from Hugging Face is
+    pinned to the commit it has now.
 
     Raises PalignStartupError, naming every argument that is none of these.
     """

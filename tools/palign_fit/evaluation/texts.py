@@ -43,7 +43,7 @@ def few_shot_prompt(answered: Sequence[tuple[Item, float]]) -> str:
 
 
 def personality_prompt(scores: Mapping[str, float]) -> str:
-    """Trait scores (keyed means 1..5) in the words people write system prompts with today."""
+    """Trait scores (keyed means 1..5) in the words people write system prompts with."""
     return _PERSONALITY.format(traits="; ".join(describe(scores)))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TARGET_RATIO = 1.03
 """Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
 top: the logarithm of the ratio grows with its square, so that strength 2 is still within 1.15. Aiming
-higher does not carry the person better (docs/fitting.md): likelihood follows less and less linearly."""
+higher does not carry the person better (docs/experiments/alpha.md): likelihood follows less and less linearly."""
 
 MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""

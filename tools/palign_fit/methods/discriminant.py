@@ -12,7 +12,7 @@ from palign_fit.methods.heads import Choice, Group
 
 RIDGE = 5.0
 """Ridge as a multiple of the mean variance of a coordinate's noise. Between 2 and 20 it matters
-little (docs/fitting.md)."""
+little (docs/experiments/fit-variants.md)."""
 
 
 @dataclass(frozen=True, eq=False)

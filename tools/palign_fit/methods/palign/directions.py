@@ -28,7 +28,7 @@ what the person's trait scores predict."""
 ADJECTIVE_WEIGHT, DENIAL_WEIGHT = 2.0, 0.5
 """How much a trait adjective and a denial count beside a statement in the five trait directions. Adjectives
 say the trait and little else; a denial is there to take off what is said in both, and is the less natural
-sentence. Chosen inside the training items (docs/fitting.md)."""
+sentence. Chosen inside the training items (docs/experiments/fit-variants.md)."""
 
 PARTS = 3
 """The shipped statements count as so many questionnaires when heads are chosen."""

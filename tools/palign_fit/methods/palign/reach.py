@@ -2,7 +2,7 @@
 
 Likelihood follows an offset in proportion only while the offset is small. Beyond that, steering for a
 trait and against it begin to do the same, which says nothing about a person. Some models get there before
-their language suffers (docs/fitting.md); perplexity alone would steer them too hard.
+their language suffers (docs/experiments/alpha.md); perplexity alone would steer them too hard.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REACHES = (1.0, 0.5, 0.25)
 
 ENOUGH = 0.95
 """The longest reach is taken that carries this part of what the best one does: a persona twice as strong is worth
-more than a correlation of 0.31 instead of 0.30 (docs/fitting.md)."""
+more than a correlation of 0.31 instead of 0.30 (docs/experiments/alpha.md)."""
 
 FOLDS = 3
 """Each third of the items under a direction that knows neither their answers nor their texts."""
