@@ -1,1 +1,1 @@
-"""What lets a request in: names to content, content to effect and KV identity."""
+"""Lets a request in: names to content, content to effect and KV identity, to engines that steer."""

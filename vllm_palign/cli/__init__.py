@@ -1,1 +1,1 @@
-"""palign: the operator's command line. One module a group of commands."""
+"""The operator's command ``palign``: one module a group of commands."""

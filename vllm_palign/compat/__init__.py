@@ -1,1 +1,1 @@
-"""vLLM's insides, checked before use: what is wrapped, what is read, which versions."""
+"""Checks vLLM's insides before they are used: what is wrapped, what is read, which release."""

@@ -1,1 +1,1 @@
-"""What the operator gives: options, sources of personas, the registry's URL."""
+"""Reads what the operator gives: options, sources of personas, the registry's URL."""

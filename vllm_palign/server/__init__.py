@@ -1,1 +1,1 @@
-"""What an HTTP client meets: the gate, the body, persona management, models, audit, metrics."""
+"""What an HTTP client meets: gate, body, management of personas, models, audit, usage."""

@@ -1,1 +1,1 @@
-"""``palign verify``: what a machine can prove about steering, on its own hardware, with any model."""
+"""Proves steering on a machine, on its own hardware, with any model: ``palign verify``."""

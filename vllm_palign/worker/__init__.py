@@ -1,1 +1,1 @@
-"""What runs beside the model: which request arrived, rows of offsets, the hook, its proof."""
+"""Runs beside the model: which request arrived, rows of offsets, the hook, and its proof."""

@@ -1,1 +1,1 @@
-"""One module a command; ``cli`` puts them together."""
+"""What a user can call: one module a command, which ``cli`` puts together."""

@@ -1,1 +1,1 @@
-"""What people give: answers, inventories, pairs, sliders, and the readers of their files."""
+"""Reads what people give: answers, inventories, pairs, sliders, and the files they come in."""

@@ -1,1 +1,1 @@
-"""From answers or pairs to offsets: each method in a room of its own, and the maths they share."""
+"""Makes offsets of answers or pairs: each method in a room or module of its own, and the maths they share."""

@@ -1,1 +1,1 @@
-"""The language model: opened, prompted, read, differentiated, steered, and what it said kept."""
+"""The language model: whether it fits, opened, prompted, read, differentiated, steered, and what it said kept."""

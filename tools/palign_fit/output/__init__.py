@@ -1,1 +1,1 @@
-"""Where personas of one subject or hundreds of thousands go: folders and shards."""
+"""Writes personas of one subject or hundreds of thousands into folders and shards, and finds those that are there."""
