@@ -76,7 +76,8 @@ def application() -> FastAPI:
 
     @app.post("/v1/completions")
     async def read(request: Request) -> Response:
-        await request.body()
+        async for _ in request.stream():  # request.body() would copy it all, which is vLLM's to do
+            pass
         return Response()
 
     app.add_middleware(PersonaMiddleware)

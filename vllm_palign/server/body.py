@@ -317,8 +317,8 @@ def _not_applied(mention: Mention) -> PersonaInvalid:
     )
 
 
-def granted(body: bytes, found: Sequence[Mention], model: str | None, token: str) -> bytes:
-    """``body`` with ``token`` under the reserved key, without the field ``persona``, and with
+def granted(body: bytes, found: Sequence[Mention], model: str | None, token: str) -> list[bytes]:
+    """``body``, in pieces, with ``token`` under the reserved key, without the field ``persona``, and with
     ``model`` unless it is None. Everything else stays byte for byte what the client sent.
 
     Raises PersonaInvalid when ``vllm_xargs`` is no object.
@@ -347,8 +347,8 @@ def granted(body: bytes, found: Sequence[Mention], model: str | None, token: str
     return _edited(body, edits)
 
 
-def renamed(body: bytes, found: Sequence[Mention], model: str) -> bytes:
-    """``body`` with ``model`` as the name of its model."""
+def renamed(body: bytes, found: Sequence[Mention], model: str) -> list[bytes]:
+    """``body``, in pieces, with ``model`` as the name of its model."""
     at_top = {mention.path[0]: mention.member for mention in found if mention.member is not None}
     return _edited(body, _renaming(at_top, model))
 
@@ -360,15 +360,15 @@ def _renaming(at_top: Mapping[str, Member], model: str | None) -> list[tuple[int
     return [(member.value, member.end, json.dumps(model))]
 
 
-def _edited(body: bytes, edits: list[tuple[int, int, str]]) -> bytes:
-    """``body`` with the spans (start, end) replaced."""
-    # A view is no copy, and a long join lets other threads run.
-    view, done = memoryview(body), 0
-    pieces: list[bytes | memoryview] = []
-    for start, end, text in sorted(edits):
-        pieces += [view[done:start], text.encode()]
+def _edited(body: bytes, edits: list[tuple[int, int, str]]) -> list[bytes]:
+    """``body`` with the spans (start, end) replaced, in pieces: one copy of 64 MiB would hold the
+    interpreter for as long as it takes."""
+    pieces, done = [], 0
+    for start, end, text in [*sorted(edits), (len(body), len(body), "")]:
+        pieces += [body[at : min(at + _WINDOW, start)] for at in range(done, start, _WINDOW)]
+        pieces.append(text.encode())
         done = end
-    return b"".join([*pieces, view[done:]])
+    return pieces
 
 
 def parse_metadata(metadata: object) -> Selection | None:

@@ -60,17 +60,18 @@ class PersonaMiddleware:
             await send_error(send, error)
             return
         if rewritten is None:
-            await self.app(scope, _replay([*_whole(body, rest)], receive), send)
+            await self.app(scope, _replay([*_messages([body], rest)], receive), send)
             return
-        body, header = rewritten
+        pieces, header = rewritten
         if header is not None:
             send = _adding_header(send, header, expose=header_of(scope, b"origin") is not None)
-        await self.app(
-            _with_length(scope, len(body)), _replay([*_whole(body, rest)], receive), send
-        )
+        scope = _with_length(scope, sum(map(len, pieces)))
+        await self.app(scope, _replay([*_messages(pieces, rest)], receive), send)
 
-    async def _rewritten(self, body: bytes, scope: Message) -> tuple[bytes, str | None] | None:
-        """The body for vLLM and the reply's header, or None for the body as it is. Raises PalignError."""
+    async def _rewritten(
+        self, body: bytes, scope: Message
+    ) -> tuple[list[bytes], str | None] | None:
+        """The body for vLLM, in pieces, and the reply's header, or None for the body as it is. Raises PalignError."""
         small = len(body) <= _SMALL
         query: bytes = scope.get("query_string", b"")
         content_type = header_of(scope, b"content-type") or b""
@@ -221,8 +222,12 @@ async def _read_body(receive: Receive) -> tuple[list[bytes], Message | None]:
             return chunks, None
 
 
-def _whole(body: bytes, rest: Message | None) -> Iterable[Message]:
-    yield {"type": "http.request", "body": body, "more_body": rest is not None}
+def _messages(pieces: list[bytes], rest: Message | None) -> Iterable[Message]:
+    """A body's ``pieces`` as the messages of ASGI, and then ``rest``."""
+    last = len(pieces) - 1
+    for number, piece in enumerate(pieces):
+        more = rest is not None or number < last
+        yield {"type": "http.request", "body": piece, "more_body": more}
     if rest is not None:
         yield rest
 
