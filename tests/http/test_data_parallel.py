@@ -27,8 +27,13 @@ def two_nodes() -> list[str]:
     return [
         "--data-parallel-size", "2", "--data-parallel-size-local", "1",
         "--data-parallel-address", "127.0.0.1", "--data-parallel-rpc-port", str(port),
-        "--api-server-count", "1", *TINY_SERVER,
+        *TINY_SERVER,
     ]  # fmt: skip
+
+
+def served(personas: Path) -> list[str]:
+    """Options of the node that answers."""
+    return ["--api-server-count", "1", "--plugin", "palign", "--palign-personas", str(personas)]
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def test_a_headless_node_without_the_plugin_stops_the_server(
     tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]], tmp_path: Path
 ) -> None:
     options = two_nodes()
-    personas = ["--plugin", "palign", "--palign-personas", str(tiny_personas[0])]
+    personas = served(tiny_personas[0])
     with (
         headless_node(tiny_model, tmp_path / "node.log", options, plugins=""),
         pytest.raises(AssertionError, match="ended early"),
@@ -79,7 +84,7 @@ def test_with_the_plugin_on_both_nodes_either_engine_steers(
     tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]], tmp_path: Path
 ) -> None:
     options = two_nodes()
-    personas = ["--plugin", "palign", "--palign-personas", str(tiny_personas[0])]
+    personas = served(tiny_personas[0])
     with headless_node(tiny_model, tmp_path / "node.log", options, plugins="palign"):
         server = start_server(tiny_model, tmp_path / "log", *personas, *options)
         try:
