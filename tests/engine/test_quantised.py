@@ -49,8 +49,8 @@ W8A8 = {
 }
 
 
-WEIGHT_STEPS = 63
-"""Half of what int8 holds: CPUs without VNNI add pairs of products in 16 bits, and saturate beyond it."""
+WEIGHT_STEPS = 31
+"""A quarter of what int8 holds: CPUs without VNNI add products in 16 bits, which saturate beyond it."""
 
 
 def quantised(values: torch.Tensor, steps: int = 127) -> tuple[torch.Tensor, torch.Tensor]:

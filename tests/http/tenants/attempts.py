@@ -159,7 +159,7 @@ BODIES = {
     "model twice": raw(*INVALID, '{..., "model": "base@own", "model": "base@secret"}'),
     "an escaped field": raw(*MISSING, '{..., "\\u0070ersona": "secret"}'),
     "UTF-16": raw(*MISSING, json.dumps({**PROMPT, "persona": "secret"}).encode("utf-16")),
-    "nested deeply": raw(*INVALID, '{..., "persona": ' + '{"id": ' * 50_000),
+    "nested deeply": raw(*INVALID, '{..., "persona": ' + '{"id": ' * 50_000 + '1' + '}' * 50_001),
     "a byte order mark": raw(*MISSING, b"\xef\xbb\xbf" + json.dumps({**PROMPT, "persona": "secret"}).encode()),
     "not JSON": raw(400, None, "persona=secret"),
     "a list of requests": raw(400, None, '[{..., "persona": "secret"}]'),
