@@ -131,7 +131,7 @@ class FrontEnd:
             raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
     def admit(self, request: Any) -> None:
-        """Effect one ``EngineCoreRequest`` and give it its KV identity. Plain requests stay as they are,
+        """Give one ``EngineCoreRequest`` its effect and its KV identity. Plain requests stay as they are,
         but for tenants whose KV is kept apart.
 
         Raises PalignError; vLLM turns it into a 400 before anything has run.

@@ -20,7 +20,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """Reals ``low`` to ``high`` on the pixels ``start`` to ``end``; ``step`` between ticks."""
+    """Values ``low`` to ``high`` on the pixels ``start`` to ``end``; ``step`` between ticks."""
 
     low: float
     high: float
