@@ -17,6 +17,7 @@ from tests.oracle import load_hf, logprobs
 from tests.personas import SMOLLM2
 from tests.shown import Measured
 from vllm_palign import Persona, persona_args
+from vllm_palign.plugin import register
 
 TEXTS = (
     "It is Friday evening. What do you feel like doing?",
@@ -140,6 +141,9 @@ def make_engine(path: Path, dtype: str, folder: Path, personas: dict[str, Person
 
     os.environ["VLLM_PLUGINS"] = "palign"
     from vllm import LLM
+
+    # vLLM loads its plugins once a process; another test may have made it do so before palign was on.
+    register()
 
     files = {name: str(folder / f"{name}.safetensors") for name in personas}
     llm = LLM(
