@@ -161,7 +161,7 @@ def test_the_bank_needs_torch_but_not_vllm() -> None:
         "org/SmolLM2",
         "/models/SmolLM2/",
         "C:\\models\\SmolLM2",
-        "/root/.cache/huggingface/hub/models--org--SmolLM2/snapshots/93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+        "/home/me/.cache/huggingface/hub/models--org--SmolLM2/snapshots/93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
     ],
 )
 def test_a_model_has_one_name_wherever_it_lies(source: str) -> None:

@@ -410,7 +410,7 @@ def test_one_model_under_two_paths_is_one_model(tiny: Any) -> None:
     assert check_made_for(tiny, [replace(moved, fit=moved.fit | rounded)])
     rounded["dtype"] = "bfloat16"
     assert check_made_for(tiny, [replace(moved, fit=moved.fit | rounded)]) == []
-    snapshot = "/root/.cache/hub/models--org--tiny-fit/snapshots/0a1b2c"
+    snapshot = "/home/me/.cache/hub/models--org--tiny-fit/snapshots/0a1b2c"
     assert check_made_for(tiny, [replace(moved, base_model=snapshot)]) == []
 
 
