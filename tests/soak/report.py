@@ -15,7 +15,7 @@ FEWEST_SAMPLES = 12
 
 
 def progress(seconds: float, tally: Tally, samples: Sequence[Sample]) -> str:
-    memory = f"{samples[-1].pss / MIB:.0f} MiB" if samples else "-"
+    memory = f"{samples[-1].memory / MIB:.0f} MiB" if samples else "-"
     return (
         f"{seconds / 60:5.1f} min  {tally.total} requests: {tally.of(RIGHT)} right, "
         f"{tally.of(REFUSED)} refused, {tally.of(LEFT)} left, {tally.of(LOST)} lost to a kill, "
@@ -32,8 +32,8 @@ def growths(samples: Sequence[Sample]) -> list[dict[str, float]]:
         third = len(own) // 3
         if len(own) < FEWEST_SAMPLES:
             continue
-        second = statistics.median(sample.pss for sample in own[third : 2 * third])
-        last = statistics.median(sample.pss for sample in own[2 * third :])
+        second = statistics.median(sample.memory for sample in own[third : 2 * third])
+        last = statistics.median(sample.memory for sample in own[2 * third :])
         found.append(
             {
                 "life": life,
@@ -64,7 +64,7 @@ def result(
         "worst_logprob_difference": tally.worst,
         "kills": list(kills),
         "memory": memory,
-        "samples": [[s.life, round(s.seconds), s.requests, round(s.pss / MIB)] for s in samples],
+        "samples": [[s.life, round(s.seconds), s.requests, round(s.memory / MIB)] for s in samples],
         "leaks": leaks,
         "wrong": tally.wrong,
     }

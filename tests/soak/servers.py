@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class Sample:
     """Since that life began."""
     requests: int
     """Answered so far, in all lives."""
-    pss: int
-    """Bytes of all processes of the server, what they share counted once."""
+    memory: int
+    """Bytes of all processes of the server, as ``own_memory`` counts them."""
 
 
 class Servers:
@@ -121,11 +122,13 @@ class Servers:
         return [parent, *parent.children(recursive=True)]
 
     def sample(self, requests: int) -> None:
-        pss = 0
+        memory = 0
         for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):  # a helper that has just ended
-                pss += process.memory_full_info().pss
-        self.samples.append(Sample(self.life, time.monotonic() - self._began, requests, pss))
+            with contextlib.suppress(
+                FileNotFoundError, ProcessLookupError
+            ):  # a helper that has just ended
+                memory += own_memory(process.pid)
+        self.samples.append(Sample(self.life, time.monotonic() - self._began, requests, memory))
 
     def client(self, key: str) -> openai.AsyncOpenAI:
         """The OpenAI client with an API key."""
@@ -134,6 +137,15 @@ class Servers:
                 base_url=f"{self.server.url}/v1", api_key=key, max_retries=0, http_client=self.web
             )
         return self._clients[key]
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that a process has written: its anonymous and its shared memory, the latter divided by those
+    who share it. Not the files it maps: their share grows by a hundred MiB when another program that
+    maps torch's libraries ends."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kib = dict(re.findall(r"^(Pss_Anon|Pss_Shmem): +([0-9]+) kB$", rollup, re.MULTILINE))
+    return 1024 * (int(kib["Pss_Anon"]) + int(kib["Pss_Shmem"]))
 
 
 def _title(process: psutil.Process) -> str:

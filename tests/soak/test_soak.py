@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
+import psutil
 import pytest
 
 from tests.conftest import ROOT, TINY
@@ -23,7 +24,7 @@ from tests.soak.judge import Judge
 from tests.soak.names import Names
 from tests.soak.questions import Answer, Piece, Prompt, Question, _add_event, _whole
 from tests.soak.report import MIB, MOST_GROWTH, result
-from tests.soak.servers import Sample
+from tests.soak.servers import Sample, own_memory
 from tests.soak.tally import LEFT, REFUSED, RIGHT, Lost, Tally, Wrong
 from tests.soak.wishes import Wish
 from vllm_palign import Persona
@@ -220,6 +221,41 @@ def test_a_change_that_was_never_answered_is_found_out_after_a_restart() -> None
     assert not held.found(None)
     assert held.found("a")
     assert held.settled and held.holds == "a"
+
+
+def test_what_other_programs_map_is_not_a_server_s_memory(tmp_path: Path) -> None:
+    """A file's pages are divided among all who map them: as one of them ends, the others' shares grow."""
+    (tmp_path / "file").write_bytes(bytes(64 * MIB))
+    code = (
+        "import mmap, sys\n"
+        "file = open(sys.argv[1], 'rb')\n"
+        "mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "pages = sum(mapped[at] for at in range(0, len(mapped), 4096))\n"
+        "own = bytearray(b'x' * int(sys.argv[2]))\n"
+        "print(flush=True)\n"
+        "input()\n"
+    )
+
+    def start(own: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "file", str(own)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline()
+        return process
+
+    def shown() -> tuple[int, int]:
+        return psutil.Process(small.pid).memory_full_info().pss, own_memory(small.pid)
+
+    with start(0) as small:
+        with start(32 * MIB) as large:
+            beside, own = shown()
+            assert own_memory(large.pid) > own + 31 * MIB
+            large.communicate("")
+        alone, after = shown()
+        assert alone > beside + 24 * MIB
+        assert abs(after - own) < MIB
+        small.communicate("")
 
 
 def test_memory_that_keeps_growing_is_seen() -> None:
