@@ -94,6 +94,7 @@ def steps(effects: list[Effect], count: int, *, indexed: bool) -> None:
     ids = [f"request-{index}" for index in range(count)]
     starts = torch.arange(count + 1, dtype=torch.int32)
     seats = torch.arange(count) if indexed else None
+    positions = torch.full((8 * count,), 100)
     of_request = itertools.cycle(effects)
     new = itertools.count()
 
@@ -113,11 +114,11 @@ def steps(effects: list[Effect], count: int, *, indexed: bool) -> None:
 
     for seat in range(count):
         come(seat)
-    decode = partial(bank.step, ids, starts, count, seats)
+    decode = partial(bank.step, ids, starts, count, positions, seats)
     runner = "V2" if indexed else "V1"
     show(
         f"{runner}: a prefill step of {count} requests",
-        repeat(partial(bank.step, ids, 8 * starts, 8 * count, seats)),
+        repeat(partial(bank.step, ids, 8 * starts, 8 * count, positions, seats)),
     )
     show(f"{runner}: a decode step of {count} requests", repeat(decode))
     show(f"{runner}: a decode step of {count}, one of them new", repeat(change))

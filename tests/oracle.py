@@ -45,8 +45,14 @@ def displacements(blend: Blend) -> dict[int, torch.Tensor]:
 
 
 @contextmanager
-def steered(model: Any, blend: Blend, projection: str = LLAMA) -> Iterator[None]:
-    """The bias of every attention output projection shifted by W_o d; put back at the end."""
+def steered(model: Any, blend: Blend, projection: str = LLAMA, start: int = 0) -> Iterator[None]:
+    """The bias of every attention output projection shifted by W_o d, for the tokens from ``start`` on; put
+    back at the end."""
+    if start:
+        # A bias is every token's.
+        with steered_input(model, blend, projection, start):
+            yield
+        return
     before = []
     for layer, moved in displacements(blend).items():
         module = model.get_submodule(projection.format(layer))
@@ -64,17 +70,24 @@ def steered(model: Any, blend: Blend, projection: str = LLAMA) -> Iterator[None]
 
 
 @contextmanager
-def steered_input(model: Any, blend: Blend, projection: str = LLAMA) -> Iterator[None]:
-    """The same by its definition, d added to the projection's input. For projections that do
-    something to their input first, where a bias would be another thing."""
-    handles = []
-    for layer, moved in displacements(blend).items():
-        shift = moved.float()
-        handles.append(
-            model.get_submodule(projection.format(layer)).register_forward_pre_hook(
-                lambda _, args, shift=shift: (args[0] + shift, *args[1:])
-            )
-        )
+def steered_input(
+    model: Any, blend: Blend, projection: str = LLAMA, start: int = 0
+) -> Iterator[None]:
+    """The same by its definition, d added to the projection's input, of the tokens from ``start`` on. For
+    projections that do something to their input first, where a bias would be another thing."""
+
+    def add(moved: torch.Tensor) -> Any:
+        def hook(_: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            shift = torch.zeros_like(args[0])
+            shift[..., start:, :] = moved.to(shift.dtype)
+            return (args[0] + shift, *args[1:])
+
+        return hook
+
+    handles = [
+        model.get_submodule(projection.format(layer)).register_forward_pre_hook(add(moved))
+        for layer, moved in displacements(blend).items()
+    ]
     try:
         yield
     finally:
@@ -91,31 +104,50 @@ def distributions(model: Any, tokens: Sequence[int], last: int = 0) -> np.ndarra
     return torch.log_softmax(logits[0, :-1].double(), dim=-1).numpy()
 
 
-def table(model: Any, tokens: Sequence[int], blend: Blend = (), last: int = 0) -> np.ndarray:
-    """``distributions`` of the model steered by ``blend``."""
-    with steered(model, blend):
+def table(
+    model: Any, tokens: Sequence[int], blend: Blend = (), last: int = 0, start: int = 0
+) -> np.ndarray:
+    """``distributions`` of the model steered by ``blend``, from the token ``start`` on."""
+    with steered(model, blend, start=start):
         return distributions(model, tokens, last)
 
 
-def logprobs(model: Any, tokens: Sequence[int], blend: Blend = ()) -> np.ndarray:
+def logprobs(model: Any, tokens: Sequence[int], blend: Blend = (), start: int = 0) -> np.ndarray:
     """Log-probability of every token but the first given those before it, [T-1] float64."""
-    return _own(table(model, tokens, blend), tokens[1:])
+    return _own(table(model, tokens, blend, start=start), tokens[1:])
 
 
 def greedy(
-    model: Any, prompt: Sequence[int], answer: Sequence[int], blend: Blend = ()
+    model: Any,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    blend: Blend = (),
+    start: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of every token of the answer: its log-probability, and the best one's at its place. Both [T] float64."""
-    rows = table(model, [*prompt, *answer], blend, last=len(answer))
+    """Of every token of the answer: its log-probability, and the best one's at its place. Both [T] float64.
+    Steered from ``start`` on, None: from the prompt's last token, as without an earlier answer."""
+    start = len(prompt) - 1 if start is None else start
+    rows = table(model, [*prompt, *answer], blend, last=len(answer), start=start)
     return _own(rows, answer), rows.max(-1)
 
 
-def continuation(model: Any, prompt: Sequence[int], count: int, blend: Blend = ()) -> list[int]:
-    """The ``count`` likeliest tokens, one after the other."""
+def continuation(
+    model: Any, prompt: Sequence[int], count: int, blend: Blend = (), start: int | None = None
+) -> list[int]:
+    """The ``count`` likeliest tokens, one after the other; ``start`` as of ``greedy``."""
+    start = len(prompt) - 1 if start is None else start
     tokens: list[int] = []
     for _ in range(count):
-        tokens.append(int(table(model, [*prompt, *tokens, 0], blend, last=1)[0].argmax()))
+        rows = table(model, [*prompt, *tokens, 0], blend, last=1, start=start)
+        tokens.append(int(rows[0].argmax()))
     return tokens
+
+
+def first_steered(persona: Any, prompt: Sequence[int]) -> int:
+    """Where a request for ``persona`` begins to be steered, in a prompt of tokens and a server or engine whose
+    default scope is "answers"."""
+    scope = persona.get("scope") if isinstance(persona, Mapping) else None
+    return 0 if scope == "all" else len(prompt) - 1
 
 
 def error(got: list[list[float]] | np.ndarray, wanted: list[list[float]] | np.ndarray) -> float:

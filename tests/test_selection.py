@@ -6,6 +6,7 @@ import contextvars
 import functools
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from vllm_palign import (
 from vllm_palign.admission.handoff import Granted, Handoff
 from vllm_palign.admission.resolver import Resolver
 from vllm_palign.config.store_url import private_store
-from vllm_palign.effect import Effect, salted
+from vllm_palign.effect import Effect, block_identity, salted
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection, check_salt, header_value, open_named, parse_persona
 from vllm_palign.server.body import agree, parse_metadata, parse_model
@@ -121,12 +122,12 @@ def test_a_model_suffix_counts_only_after_a_served_model() -> None:
 
 
 def test_places_that_disagree_are_a_conflict() -> None:
-    alice, bob = parse_persona("alice"), parse_persona("bob")
-    assert agree({"persona": alice, "metadata": None, "model": alice}) == alice
-    assert agree({"persona": None, "metadata": None}) is None
-    for other in (bob, parse_persona({"id": "alice", "strength": 2})):
+    alice = Selection((("alice", 1.0),), scope="answers")
+    assert agree({"persona": alice, "model": alice}) == alice
+    assert agree({}) is None
+    for change in ({"parts": (("bob", 1.0),)}, {"strength": 2.0}, {"scope": "all"}):
         with pytest.raises(PersonaConflict):
-            agree({"persona": alice, "model": other})
+            agree({"persona": alice, "model": replace(alice, **change)})
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_stamp_survives_the_way_to_the_worker_and_tampering_is_seen() -> None:
 def test_only_this_process_can_hand_over_and_only_in_the_requests_own_context() -> None:
     handoff = Handoff()
     for effect in (resolve("alice"), None):
-        granted = Granted(effect, "acme")
+        granted = Granted(effect, "all", "acme")
         assert handoff.take(handoff.put(granted)) is granted
     forged = json.dumps({"token": "0" * 32, "key": ""})
     for foreign in (forged, Handoff().put(granted), json.dumps({"token": None})):
@@ -241,8 +242,8 @@ def test_only_this_process_can_hand_over_and_only_in_the_requests_own_context() 
             handoff.take(foreign)
     for other in ("alice", 1, None, "{", json.dumps(["x"])):
         assert handoff.take(other) is None
-    handed = handoff.put(Granted(resolve("alice"), ""))
-    handoff.put(Granted(resolve("bob"), ""))
+    handed = handoff.put(Granted(resolve("alice"), "all", ""))
+    handoff.put(Granted(resolve("bob"), "all", ""))
     with pytest.raises(PalignStartupError, match="without the offsets"):
         handoff.take(handed)
     with pytest.raises(PalignStartupError, match="without the offsets"):
@@ -264,14 +265,39 @@ def test_salts_differ_by_persona_and_by_client_salt_and_clients_cannot_write_the
     check_salt(None)
 
 
+def test_a_block_is_the_plain_models_before_the_first_steered_token_and_its_requests_own_after() -> (
+    None
+):
+    effect, other = resolve("alice"), resolve("bob")
+    assert effect is not None and other is not None
+
+    def identity(start: int, end: int, of: Effect = effect, kv_scope: str = "") -> str | None:
+        return block_identity(of.pack(scope="answers", start=start, kv_scope=kv_scope), end)
+
+    # Blocks of 16: [0, 16) is plain for a start at 16, and not for one at 15.
+    assert identity(16, 16) is None
+    assert identity(15, 16) is not None
+    told_apart = [
+        identity(15, 16), identity(14, 16), identity(15, 16, other), identity(15, 16, kv_scope="acme"),
+    ]  # fmt: skip
+    assert len(set(told_apart)) == 4
+    assert identity(15, 32) == identity(15, 16)
+    assert identity(0, 16) is None, "the salt says it from the first token on"
+    for wrong in (-1, True, None, "3", 2.0):
+        with pytest.raises(PersonaInvalid, match="index"):
+            block_identity({**effect.pack(), "start": wrong}, 16)
+
+
 def test_the_header_names_digest_and_strength_and_a_blend_its_parts() -> None:
     digests = {"alice": "a" * 64, "bob": "b" * 64}
+    alone, blend = Selection((("alice", 1.0),), 1.5), Selection((("alice", 0.7), ("bob", 0.3)))
     assert (
-        header_value(Selection((("alice", 1.0),), 1.5), digests) == f"alice@{'a' * 12};strength=1.5"
+        header_value(alone.with_default("answers"), digests)
+        == f"alice@{'a' * 12};strength=1.5;scope=answers"
     )
     assert (
-        header_value(Selection((("alice", 0.7), ("bob", 0.3))), digests)
-        == f"alice@{'a' * 12}*0.7+bob@{'b' * 12}*0.3;strength=1.0"
+        header_value(blend.with_default("all"), digests)
+        == f"alice@{'a' * 12}*0.7+bob@{'b' * 12}*0.3;strength=1.0;scope=all"
     )
 
 
@@ -285,8 +311,13 @@ def test_persona_args_takes_what_the_body_field_takes(monkeypatch: pytest.Monkey
         open_named(persona_args({"id": "alice", "strength": None}, strength=2)["palign"]).strength
         == 2
     )
-    with pytest.raises(PersonaConflict):
-        persona_args({"id": "alice", "strength": 1}, strength=2)
+    assert open_named(persona_args("alice", scope="all")["palign"]).scope == "all"
+    assert open_named(persona_args("alice")["palign"]).scope is None
+    for twice in ({"strength": 2}, {"scope": "answers"}):
+        with pytest.raises(PersonaConflict):
+            persona_args({"id": "alice", "strength": 1, "scope": "all"}, **twice)
+    with pytest.raises(PersonaInvalid, match="answers"):
+        persona_args("alice", scope="prompt")
     with pytest.raises(PersonaInvalid):
         persona_args("no such id!")
 

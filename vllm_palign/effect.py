@@ -1,24 +1,29 @@
-"""What travels with a steered request to the worker: effective offsets and their identity.
+"""What travels with a steered request to the worker: effective offsets, their identity, and the first token
+they are added to.
 
 An effect rides in the request's own ``SamplingParams.extra_args``, to whatever worker runs it: no worker
-ever looks a persona up, so nothing can be missing there.
+ever looks a persona up, so nothing can be missing there. The scheduler reads its KV identity from the same
+place, so what tells blocks apart is what the worker does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from vllm_palign.errors import PersonaInvalid
-from vllm_palign.persona import FloatArray, IntArray, Persona
+from vllm_palign.persona import FloatArray, IntArray, Persona, Scope
 
 SALT_PREFIX = "palign:"
 """Reserved beginning of a KV cache salt. Clients may not send it."""
+
+
+SCOPES: list[Scope] = ["answers", "all"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,17 @@ class Effect:
         layers, heads = np.ascontiguousarray(places.T)
         return cls(_key(parts, layers, heads, offsets), parts, layers, heads, offsets)
 
-    def pack(self) -> Packed:
-        """Plain values for ``extra_args``, which msgpack and pickle carry between vLLM's processes."""
+    def pack(self, *, scope: Scope = "all", start: int = 0, kv_scope: str = "") -> Packed:
+        """Plain values for ``extra_args``, which msgpack and pickle carry between vLLM's processes.
+
+        ``start`` is the index in the sequence of the first token that is steered, prompt and answer counted
+        together from 0; ``kv_scope`` whose steered KV blocks the request may meet ("": everybody's).
+        """
         return Packed(
             key=self.key,
+            scope=scope,
+            start=start,
+            kv_scope=kv_scope,
             parts=[list(part) for part in self.parts],
             layers=self.layers.tobytes(),
             heads=self.heads.tobytes(),
@@ -83,6 +95,30 @@ class Effect:
         return cls(value["key"], parts, layers, heads, offsets)
 
 
+def first_steered(packed: Mapping[str, Any]) -> int:
+    """Index in the sequence of the first token that a packed effect is added to.
+
+    Raises PersonaInvalid where that is no index.
+    """
+    start = packed["start"]
+    if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+        raise PersonaInvalid(f"admitted offsets begin at token {start!r}, wanted an index")
+    return start
+
+
+def block_identity(packed: Mapping[str, Any], end: int) -> str | None:
+    """What tells a KV block that ends before token ``end`` from the plain model's of the same tokens; None for
+    a block wholly before the first steered token, which *is* the plain model's.
+
+    The index is part of it: two requests whose first steered tokens differ have other KV in the block that
+    holds them, under equal tokens, equal parents and one effect. From index 0 on, the salt says it.
+    """
+    start = first_steered(packed)
+    if start == 0 or end <= start:
+        return None
+    return f"{packed['key']}:{start}:{packed['kv_scope']}"
+
+
 def is_packed(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether ``value`` is what ``Effect.pack`` makes, as far as can be seen without reading it."""
     return isinstance(value, dict) and "offsets" in value
@@ -97,8 +133,9 @@ class Packed(dict[str, Any]):
 
 
 def salted(client_salt: str | None, key: str, kv_scope: str = "") -> str:
-    """The KV cache salt of a request: blocks are shared only under the same persona content, inside the
-    same tenant (``kv_scope``; "" for all) *and* under the same client salt."""
+    """The KV cache salt of a request that is steered from its first token on, or (``key`` "") of a tenant's
+    plain one: blocks are shared only under the same persona content, inside the same tenant (``kv_scope``; ""
+    for all) *and* under the same client salt."""
     mixed = hashlib.sha256(f"{key}\0{kv_scope}\0{client_salt or ''}".encode(errors="surrogatepass"))
     return SALT_PREFIX + mixed.hexdigest()
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,9 @@ _HEADER_FIELDS: dict[str, tuple[type, ...]] = {
     "num_heads": (int,),
     "num_layers": (int,),
 }
+
+Scope = Literal["answers", "all"]
+"""Which tokens of a request are steered: from the first answer on, or the prompt too (the reference method)."""
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]

@@ -1,6 +1,6 @@
 """The one place that knows the request keys: what a client may send, and what it is checked for.
 
-A client's wish becomes a ``Selection`` (names, weights, strength); the store turns it into a ``Effect``
+A client's wish becomes a ``Selection`` (names, weights, strength, scope); the store turns it into an ``Effect``
 (``effect``), effective offsets that the worker reads.
 """
 
@@ -11,12 +11,12 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_palign.effect import SALT_PREFIX
+from vllm_palign.effect import SALT_PREFIX, SCOPES
 from vllm_palign.errors import PalignStartupError, PersonaConflict, PersonaInvalid
-from vllm_palign.persona import is_persona_id
+from vllm_palign.persona import Scope, is_persona_id
 from vllm_palign.switch import enabled
 
 REQUEST_KEY = "palign"
@@ -28,23 +28,30 @@ HEADER = "x-palign-persona"
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _WANTED = (
-    'an id ("alice"), {"id": ..., "strength": ...} or {"mix": {id: weight, ...}, "strength": ...}'
+    'an id ("alice"), {"id": ..., "strength": ..., "scope": ...} or '
+    '{"mix": {id: weight, ...}, "strength": ..., "scope": ...}'
 )
-_KEYS = {"id", "mix", "strength"}
+_KEYS = {"id", "mix", "strength", "scope"}
 
 
 @dataclass(frozen=True)
 class Selection:
     """Whom a request asks for: ``parts`` are (persona id, weight), sorted by id; a single persona
-    has weight 1. The effect is ``strength * sum_i(weight_i * alpha_i * offsets_i)``."""
+    has weight 1. The effect is ``strength * sum_i(weight_i * alpha_i * offsets_i)``, on the tokens of
+    ``scope``; None leaves that to the server."""
 
     parts: tuple[tuple[str, float], ...]
     strength: float = 1.0
+    scope: Scope | None = None
 
     @property
     def magnitude(self) -> float:
         """What ``--palign-max-strength`` bounds: the larger of |strength| and sum |strength x weight|."""
         return max(abs(self.strength), sum(abs(self.strength * weight) for _, weight in self.parts))
+
+    def with_default(self, scope: Scope) -> Selection:
+        """The same with ``scope`` where the request names none."""
+        return self if self.scope is not None else replace(self, scope=scope)
 
 
 def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
@@ -69,8 +76,9 @@ def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
             f"{param}: needs exactly one of 'id' and 'mix', wanted {_WANTED}", param=param
         )
     strength = parse_number(value.get("strength", 1.0), f"{param}.strength")
+    scope = parse_scope(value.get("scope"), f"{param}.scope")
     if "id" in value:
-        return Selection(((parse_id(value["id"], f"{param}.id"), 1.0),), strength)
+        return Selection(((parse_id(value["id"], f"{param}.id"), 1.0),), strength, scope)
     mix = value["mix"]
     if not isinstance(mix, Mapping) or not 1 <= len(mix) <= MAX_MIX:
         count = f" with {len(mix)} entries" if isinstance(mix, Mapping) else ""
@@ -84,7 +92,7 @@ def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
             for name, weight in mix.items()
         )
     )
-    return Selection(parts, strength)
+    return Selection(parts, strength, scope)
 
 
 def check_strength(selection: Selection, most: float) -> None:
@@ -97,10 +105,13 @@ def check_strength(selection: Selection, most: float) -> None:
         )
 
 
-def persona_args(persona: str | Mapping[str, Any], strength: float | None = None) -> dict[str, Any]:
+def persona_args(
+    persona: str | Mapping[str, Any], strength: float | None = None, scope: str | None = None
+) -> dict[str, Any]:
     """``SamplingParams(extra_args=persona_args("alice", strength=1.5))`` for the offline ``LLM`` class.
 
-    Takes what the body field ``persona`` takes. Raises PersonaInvalid for anything else, and
+    Takes what the body field ``persona`` takes; ``scope`` is "answers" or "all", the engine's default without
+    one. Raises PersonaInvalid for anything else, and
     PalignStartupError when vLLM is in use without the plugin, because the request would then be
     answered plainly.
     """
@@ -109,18 +120,21 @@ def persona_args(persona: str | Mapping[str, Any], strength: float | None = None
             "the palign plugin is not enabled in this process, so the persona would be ignored; "
             'set os.environ["VLLM_PLUGINS"] = "palign" before creating the LLM'
         )
-    if strength is not None:
-        if isinstance(persona, Mapping) and persona.get("strength") is not None:
-            raise PersonaConflict("strength is given twice: in the object and as an argument")
-        persona = (
-            {**persona, "strength": strength}
-            if isinstance(persona, Mapping)
-            else {"id": persona, "strength": strength}
-        )
+    for name, value in (("strength", strength), ("scope", scope)):
+        if value is None:
+            continue
+        if isinstance(persona, Mapping) and persona.get(name) is not None:
+            raise PersonaConflict(f"{name} is given twice: in the object and as an argument")
+        persona = {**(persona if isinstance(persona, Mapping) else {"id": persona}), name: value}
     selection = parse_persona(persona)
     if selection is None:
         return {}
-    return {REQUEST_KEY: json.dumps({"mix": dict(selection.parts), "strength": selection.strength})}
+    wish = {
+        "mix": dict(selection.parts),
+        "strength": selection.strength,
+        "scope": selection.scope,
+    }
+    return {REQUEST_KEY: json.dumps(wish)}
 
 
 def open_named(value: object) -> Selection:
@@ -150,13 +164,13 @@ def reserved(param: str) -> PersonaInvalid:
 
 
 def header_value(selection: Selection, digests: Mapping[str, str]) -> str:
-    """``alice@0123456789ab;strength=1.5``; a blend lists its parts with their weights."""
+    """``alice@0123456789ab;strength=1.5;scope=answers``; a blend lists its parts with their weights."""
     names = [f"{name}@{digests[name][:DIGEST_PREFIX]}" for name, _ in selection.parts]
     if selection.parts != ((selection.parts[0][0], 1.0),):
         names = [
             f"{text}*{weight!r}" for text, (_, weight) in zip(names, selection.parts, strict=True)
         ]
-    return f"{'+'.join(names)};strength={selection.strength!r}"
+    return f"{'+'.join(names)};strength={selection.strength!r};scope={selection.scope}"
 
 
 def loads(value: object) -> Any:
@@ -195,6 +209,19 @@ def parse_number(value: object, param: str) -> float:
     return number + 0.0
 
 
+def parse_scope(value: object, param: str) -> Scope | None:
+    """Which tokens are steered; None for nothing said. Raises PersonaInvalid."""
+    for scope in SCOPES:
+        if value == scope:
+            return scope
+    if value is None:
+        return None
+    raise PersonaInvalid(
+        f'{param}: got {_show(value)}, wanted "answers" (from the first answer on) or "all" (the prompt too)',
+        param=param,
+    )
+
+
 def _show(value: object) -> str:
     """A value for an error message, short whatever it is."""
     try:
@@ -208,4 +235,5 @@ def _show(value: object) -> str:
 
 def describe(selection: Selection) -> str:
     names = " + ".join(f"{weight:g} x {name}" for name, weight in selection.parts)
-    return f"{names} at strength {selection.strength:g}"
+    scope = f", scope {selection.scope}" if selection.scope else ""
+    return f"{names} at strength {selection.strength:g}{scope}"

@@ -15,7 +15,8 @@ from tests.personas import random_persona
 from vllm_palign import PalignStartupError, PersonaConflict, PersonaInvalid
 from vllm_palign.admission import armed, sessions
 from vllm_palign.admission.front_end import FrontEnd
-from vllm_palign.effect import Effect
+from vllm_palign.effect import SCOPES, Effect
+from vllm_palign.persona import Scope
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.worker.ops import TRACED
 
@@ -23,7 +24,7 @@ LAYERS = frozenset(range(4))
 
 
 def rank(*layers: int, traced: str = TRACED, tested: bool = True) -> dict[str, Any]:
-    return {"traced": traced, "layers": list(layers), "tested": tested}
+    return {"traced": traced, "layers": list(layers), "scopes": SCOPES, "tested": tested}
 
 
 def test_pipeline_stages_hold_the_models_layers_together() -> None:
@@ -38,6 +39,7 @@ def test_pipeline_stages_hold_the_models_layers_together() -> None:
         ([[rank(0, 1), rank(2, 3, tested=False)]], "ranks [1] have not been through palign's self-test"),
         ([[rank(0, 1, 2, 3)], NotImplementedError("'palign_armed' is not implemented")],
          "engine 1 of 2 does not steer: it cannot say what it is armed with ('palign_armed'"),
+        ([[{"traced": TRACED, "layers": [0, 1, 2, 3], "tested": True}]], "rank 0 steers the scopes None"),
         ([[]], "its ranks are armed in layers []"),
     ],
 )  # fmt: skip
@@ -47,9 +49,12 @@ def test_an_engine_that_does_not_steer_is_named_with_its_fault(engines: Any, sai
     assert said in refused.value.message
 
 
-def request(effect: Effect | None, **changes: Any) -> Any:
+def request(
+    effect: Effect | None, *, scope: Scope = "answers", start: int = 3, **changes: Any
+) -> Any:
     """What our code reads of an ``EngineCoreRequest``."""
-    extra = None if effect is None else {REQUEST_KEY: effect.pack(), "other": 1}
+    packed = None if effect is None else effect.pack(scope=scope, start=start)
+    extra = None if packed is None else {REQUEST_KEY: packed, "other": 1}
     params = SimpleNamespace(extra_args=extra, max_tokens=7)
     return SimpleNamespace(**{"sampling_params": params, "resumable": False} | changes)
 
@@ -97,7 +102,7 @@ def test_an_armed_engine_refuses_what_was_not_sealed_by_this_release() -> None:
     unadmitted.sampling_params.extra_args = {REQUEST_KEY: '{"mix": {"alice": 1}}'}
     other = request(effect(1))
     armed.seal(other)
-    other.sampling_params.extra_args[REQUEST_KEY]["traced"] = "another"
+    other.sampling_params.extra_args[REQUEST_KEY]["seal"] = "another"
     for wrong in (unadmitted, request(effect(1)), other):
         with pytest.raises(PersonaInvalid, match="has not admitted"):
             armed.unseal(wrong)
@@ -121,6 +126,17 @@ def test_a_session_keeps_the_effect_it_began_with() -> None:
                 sessions.check(state, request(other, resumable=True))
             # What only ends the session.
             sessions.check(state, request(other))
+
+
+def test_a_session_is_steered_from_the_token_where_it_began_to_be() -> None:
+    state = State()
+    sessions.remember(state, request(effect(1), start=3, resumable=True))
+    part = request(effect(1), start=9, resumable=True)
+    sessions.check(state, part)
+    sessions.remember(state, part)
+    assert part.sampling_params.extra_args[REQUEST_KEY]["start"] == 3
+    with pytest.raises(PersonaConflict, match="scope"):
+        sessions.check(state, request(effect(1), scope="all", start=0, resumable=True))
 
 
 def front_end(*, over_http: bool) -> FrontEnd:

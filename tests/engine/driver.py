@@ -12,6 +12,7 @@ import gc
 import itertools
 import json
 import os
+import random
 import sys
 import time
 import traceback
@@ -69,9 +70,12 @@ def _call(llm: Any, step: dict[str, Any]) -> Any:
     """A step between batches: ``{"call": method of LLM, "args": [...], "kwargs": {...}}``, or ``{"rpc":
     name}`` for something done in every worker, whose results it then is; with ``"between": batch`` it is done
     after the third step of that batch, whose answers it then is. ``{"ready_made": request}`` is a request in
-    the engine's own form; the type and message of what the engine says to it."""
+    the engine's own form; the type and message of what the engine says to it. ``{"crowd": {...}}`` are the
+    arguments of ``_crowd``."""
     if "ready_made" in step:
         return _ask_ready_made(llm, step["ready_made"])
+    if "crowd" in step:
+        return _crowd(llm, **step["crowd"])
     if "between" in step:
         return _interrupted(llm, step["between"], RPCS[step["rpc"]])
     if "rpc" in step:
@@ -91,6 +95,38 @@ def _interrupted(llm: Any, batch: list[dict[str, Any]], rpc: Any) -> list[dict[s
 
     with mock.patch.object(llm.llm_engine, "step", counted):
         return _answer(llm, batch)
+
+
+def _crowd(
+    llm: Any, requests: list[dict[str, Any]], *, arrivals: int, abort: float, seed: int
+) -> list[dict[str, Any] | None]:
+    """Up to ``arrivals`` requests come before each step, and a share ``abort`` of them goes again while it runs;
+    an answer each, None for those."""
+    rng = random.Random(seed)
+    answers: list[dict[str, Any] | None] = [None] * len(requests)
+    leaving: dict[str, int] = {}
+    engine, waiting = llm.llm_engine, iter(range(len(requests)))
+    coming: int | None = next(waiting)
+    while coming is not None or engine.has_unfinished_requests():
+        for _ in range(rng.randint(0, arrivals)):
+            if coming is None:
+                break
+            request, name = requests[coming], str(coming)
+            prompt = {"prompt_token_ids": request["prompt"]}
+            engine.add_request(name, prompt, _sampling(request))
+            if rng.random() < abort:
+                leaving[name] = rng.randint(1, 6)
+            coming = next(waiting, None)
+        for output in engine.step():
+            if output.finished:
+                answers[int(output.request_id)] = _plain(output, output.outputs[0])
+                leaving.pop(output.request_id, None)
+        for name in list(leaving):
+            leaving[name] -= 1
+            if not leaving[name]:
+                del leaving[name]
+                engine.abort_request([name])
+    return answers
 
 
 def _ask_ready_made(llm: Any, request: dict[str, Any]) -> list[str]:

@@ -13,8 +13,8 @@ from tests.engine.models import random_persona, random_prompt
 WISHES: dict[str, Any] = {
     "plain": None,
     "alice": {"id": "alice", "strength": 1.2},
-    "bob": {"id": "bob", "strength": -0.8},
-    "blend": {"mix": {"alice": 0.7, "bob": 0.4}},
+    "bob": {"id": "bob", "strength": -0.8, "scope": "all"},
+    "blend": {"mix": {"alice": 0.7, "bob": 0.4}, "scope": "answers"},
 }
 
 
@@ -48,7 +48,8 @@ class MixedBatch:
     def greedy(self, reference: Any, request: dict[str, Any], count: int) -> list[int]:
         """The answer of ``count`` tokens that the reference method would give."""
         tokens: list[int] = []
-        with oracle.steered(reference, self.blend(request), self.family.projection):
+        start = oracle.first_steered(request["persona"], request["prompt"])
+        with oracle.steered(reference, self.blend(request), self.family.projection, start):
             for _ in range(count):
                 # The last token only makes room for the one before it.
                 table = oracle.distributions(reference, [*request["prompt"], *tokens, 0])
@@ -74,7 +75,8 @@ class MixedBatch:
             wish = _wish(request)
             prompt, tokens = request["prompt"], answer["tokens"]
             stock = oracle.distributions(reference, prompt + tokens)
-            with oracle.steered(reference, self.blends[wish], self.family.projection):
+            start = oracle.first_steered(request["persona"], prompt)
+            with oracle.steered(reference, self.blends[wish], self.family.projection, start):
                 wanted = oracle.distributions(reference, prompt + tokens)
             rows = len(answer["distributions"])
             error = oracle.error(answer["distributions"], wanted[-rows:])

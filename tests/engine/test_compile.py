@@ -71,8 +71,8 @@ def test_compiled_steered_answers_equal_the_reference_method(
     errors = []
     for requests, answers in zip(batches, result["batches"], strict=True):
         for request, answer, (blend, _) in zip(requests, answers, wishes, strict=False):
-            tokens = request["prompt"] + answer["tokens"]
-            with oracle.steered(model, blend, FAMILY.projection):
+            tokens, start = request["prompt"] + answer["tokens"], len(request["prompt"]) - 1
+            with oracle.steered(model, blend, FAMILY.projection, start):
                 wanted = oracle.distributions(model, tokens)
             errors.append(oracle.error(answer["distributions"], wanted))
             if blend:

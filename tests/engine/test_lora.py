@@ -121,7 +121,7 @@ def test_lora_and_persona_together_and_apart_in_one_batch_equal_the_reference_me
         prompts, result["batches"][0], cases.items(), strict=True
     ):
         tokens, first = prompt + answer["tokens"], len(prompt) - 1
-        with oracle.steered(model, blend, FAMILY.projection):
+        with oracle.steered(model, blend, FAMILY.projection, first):
             wanted = oracle.distributions(model, tokens)[first:]
         errors[name] = oracle.error(answer["distributions"], wanted)
         if name != "neither":

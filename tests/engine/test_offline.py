@@ -66,7 +66,8 @@ def test_offline_requests_follow_the_registry(
 
     def same(answer: tuple[list[int], list[float]], persona: Persona) -> None:
         tokens, got = answer
-        wanted = logprobs(reference, [*PROMPT, *tokens], [(persona, 1.0)])[len(PROMPT) - 1 :]
+        start = len(PROMPT) - 1
+        wanted = logprobs(reference, [*PROMPT, *tokens], [(persona, 1.0)], start)[start:]
         assert np.abs(np.array(got) - wanted).max() < 1e-4
 
     same(out["alice"], personas[0])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_python, write_personas
-from tests.oracle import logprobs
+from tests.oracle import first_steered, logprobs
 from tests.personas import SMOLLM2
 from tests.shown import Measured
 from vllm_palign import Persona, persona_args
@@ -109,12 +109,19 @@ class Engine:
         ]
 
     def oracle(
-        self, ids: list[int], answer: Answer, parts: Sequence[tuple[str, float]]
+        self,
+        ids: list[int],
+        answer: Answer,
+        parts: Sequence[tuple[str, float]],
+        start: int | None = None,
     ) -> np.ndarray:
+        """The reference method's log-probabilities of everything, steered from ``start`` on; None: from the
+        prompt's last token."""
         return logprobs(
             self.reference,
             [*ids, *answer.tokens],
             [(self.personas[name], scale) for name, scale in parts],
+            len(ids) - 1 if start is None else start,
         )
 
     def stock(self, batches: list[list[list[int]]]) -> list[list[Answer]]:
@@ -186,7 +193,9 @@ CASES: list[tuple[Any, list[tuple[str, float]]]] = [
     ({"id": "p1", "strength": 1.7}, [("p1", 1.7)]),
     ({"id": "p2", "strength": -0.9}, [("p2", -0.9)]),
     ({"id": "p3", "strength": 0}, []),
+    ({"id": "p4", "scope": "all"}, [("p4", 1.0)]),
     ({"mix": {"p0": 0.7, "p1": 0.3}}, [("p0", 0.7), ("p1", 0.3)]),
+    ({"mix": {"p0": 0.7, "p2": 0.3}, "scope": "all"}, [("p0", 0.7), ("p2", 0.3)]),
     (
         # No stronger: what a strong blend ruins magnifies rounding, on CPUs without AVX-512 beyond the bound.
         {"mix": {"p2": 1.2, "p3": -0.4, "p4": 0.1}, "strength": -0.75},
@@ -219,7 +228,8 @@ def test_logprobs_equal_the_reference_method_in_hugging_face(
     worst: dict[str, float] = {}
     for ids in engine.prompts[:2]:
         (answer,) = engine.ask([(ids, persona)])
-        difference = np.abs(answer.all - engine.oracle(ids, answer, parts)).max()
+        start = first_steered(persona, ids)
+        difference = np.abs(answer.all - engine.oracle(ids, answer, parts, start)).max()
         worst["error"] = max(float(difference), worst.get("error", 0.0))
         if parts:  # and the reference itself says that steering changed something
             effect = float(np.abs(answer.all - engine.oracle(ids, answer, [])).max())
@@ -247,9 +257,10 @@ def test_strength_zero_and_no_persona_equal_stock_vllm_bit_for_bit(
 
 
 MIXED: list[Any] = [
-    None, "p0", {"id": "p1", "strength": 0.5}, "p2", None, {"id": "p3", "strength": -1}, "p4",
-    {"mix": {"p5": 0.5, "p6": 0.5}}, None, "p7", {"id": "p0", "strength": 2}, None, "p1",
-    {"id": "p2", "strength": -0.3}, {"mix": {"p7": 1.0, "p0": -1.0}}, None,
+    None, "p0", {"id": "p1", "strength": 0.5, "scope": "all"}, "p2", None,
+    {"id": "p3", "strength": -1}, {"id": "p4", "scope": "all"}, {"mix": {"p5": 0.5, "p6": 0.5}}, None,
+    {"id": "p7", "scope": "all"}, {"id": "p0", "strength": 2}, None, "p1",
+    {"id": "p2", "strength": -0.3}, {"mix": {"p7": 1.0, "p0": -1.0}, "scope": "all"}, None,
 ]  # fmt: skip
 
 
@@ -265,23 +276,27 @@ def test_a_mixed_batch_of_16_answers_each_as_alone_and_plain_ones_as_stock(
         if persona is None:
             assert answer.tokens == plain.tokens
             assert (answer.all == plain.all).all()
+        elif isinstance(persona, dict) and persona.get("scope") == "all":
+            moved = np.abs(np.array(answer.prompt_logprobs) - plain.prompt_logprobs).max()
+            assert moved > 10 * BOUND
         else:
-            assert (
-                np.abs(np.array(answer.prompt_logprobs) - plain.prompt_logprobs).max() > 10 * BOUND
-            )
+            assert answer.prompt_logprobs == plain.prompt_logprobs, "computed as without a persona"
+            assert answer.logprobs != plain.logprobs
 
 
-def test_the_same_persona_reuses_kv_and_any_other_does_not(smol: Engine) -> None:
+def test_under_scope_all_the_same_persona_reuses_kv_and_any_other_does_not(smol: Engine) -> None:
     ids = (smol.prompts[0] * 4)[:100]
     smol.llm.reset_prefix_cache()
 
     def cached(persona: Any) -> int:
+        if isinstance(persona, dict) and persona.get("strength") != 0:
+            persona = {**persona, "scope": "all"}
         return smol.ask([(ids, persona)], prompt_logprobs=False)[0].cached
 
     different = [
         None,
-        "p0",
-        "p1",
+        {"id": "p0"},
+        {"id": "p1"},
         {"id": "p0", "strength": 1.5},
         {"id": "p0", "strength": -1.0},
         {"mix": {"p0": 0.5, "p1": 0.5}},
@@ -289,7 +304,7 @@ def test_the_same_persona_reuses_kv_and_any_other_does_not(smol: Engine) -> None
     assert [cached(persona) for persona in different] == [0] * len(different)
     same = [
         None,
-        "p0",
+        {"mix": {"p0": 1.0}},
         {"id": "p1"},
         {"mix": {"p0": 1.0}, "strength": 1.5},
         {"id": "p0", "strength": -1},
@@ -319,14 +334,23 @@ def test_a_clients_own_salt_still_keeps_its_kv_apart(smol: Engine) -> None:
     ids = (smol.prompts[1] * 5)[:100]
     smol.llm.reset_prefix_cache()
 
-    def cached(salt: str | None, persona: str | None) -> int:
+    def cached(salt: str | None, persona: Any) -> int:
         params = SamplingParams(max_tokens=1, extra_args=persona_args(persona) if persona else None)
         prompt = {"prompt_token_ids": ids, **({"cache_salt": salt} if salt else {})}
         return int(smol.llm.generate([prompt], params, use_tqdm=False)[0].num_cached_tokens)
 
-    for salt, persona in (("mine", "p0"), ("yours", "p0"), ("mine", None), (None, "p0")):
+    everywhere = {"id": "p0", "scope": "all"}
+    for salt, persona in (
+        ("mine", everywhere),
+        ("yours", everywhere),
+        ("mine", None),
+        (None, "p0"),
+    ):
         assert cached(salt, persona) == 0
         assert cached(salt, persona) > 0
+    # The plain part of the prompt is the client's own plain one's.
+    assert cached("mine", "p1") > 0
+    assert cached("theirs", "p1") == 0
 
 
 def test_sampling_params_can_be_reused_and_are_not_changed(tiny: Engine) -> None:
@@ -356,8 +380,9 @@ def test_every_sample_of_n_is_steered(tiny: Engine) -> None:
     for sample in samples("p0"):
         tokens = list(sample.token_ids)
         got = np.array([next(iter(entry.values())).logprob for entry in sample.logprobs])
-        wanted = logprobs(tiny.reference, [*ids, *tokens], [(tiny.personas["p0"], 1.0)])
-        assert np.abs(got - wanted[len(ids) - 1 :]).max() <= BOUND
+        start = len(ids) - 1
+        wanted = logprobs(tiny.reference, [*ids, *tokens], [(tiny.personas["p0"], 1.0)], start)
+        assert np.abs(got - wanted[start:]).max() <= BOUND
 
 
 def test_an_unknown_persona_raises_before_anything_runs(tiny: Engine) -> None:
@@ -393,7 +418,7 @@ def test_bfloat16_is_as_near_to_float32_as_hugging_faces_own_bfloat16(
         for name in ("p0", "p1"):
             (answer,) = half.ask([(ids, name)])
             parts = [(half.personas[name], 1.0)]
-            truth = logprobs(exact, [*ids, *answer.tokens], parts)
+            truth = logprobs(exact, [*ids, *answer.tokens], parts, len(ids) - 1)
             ours.append(np.abs(answer.all - truth))
             theirs.append(np.abs(half.oracle(ids, answer, [(name, 1.0)]) - truth))
     mean = [float(np.concatenate(rows).mean()) for rows in (ours, theirs)]

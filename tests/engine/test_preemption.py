@@ -100,7 +100,8 @@ def test_twelve_effects_share_two_slots_and_each_request_gets_its_own(
     ):
         prompt, tokens = request["prompt"], answer["tokens"]
         assert len(tokens) == request["max_tokens"]
-        with oracle.steered(model, {personas[index]: strength}, FAMILY.projection):
+        blend, start = {personas[index]: strength}, len(prompt) - 1
+        with oracle.steered(model, blend, FAMILY.projection, start):
             wanted = oracle.distributions(model, prompt + tokens)[len(prompt) - 1 :]
         errors.append(oracle.error(answer["distributions"], wanted))
         assert wanted.argmax(-1).tolist() == tokens

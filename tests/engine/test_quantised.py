@@ -127,7 +127,7 @@ def test_int8_weights_and_activations_steered_equal_the_same_arithmetic_in_huggi
         ("plain", "steered"), prompts, ({}, {alice: 1.0}), result["batches"][0], strict=True
     ):
         tokens = prompt + answer["tokens"]
-        with oracle.steered_input(reference, blend, FAMILY.projection):
+        with oracle.steered_input(reference, blend, FAMILY.projection, len(prompt) - 1):
             wanted = oracle.distributions(reference, tokens)
         errors[name] = oracle.error(answer["distributions"], wanted)
         if blend:

@@ -59,7 +59,7 @@ def test_two_ranks_answer_as_one_and_as_the_reference_method(
         strict=True,
     ):
         assert by_two["tokens"] == by_one["tokens"]
-        with oracle.steered(model, blend, FAMILY.projection):
+        with oracle.steered(model, blend, FAMILY.projection, len(prompt) - 1):
             wanted = oracle.distributions(model, prompt + by_two["tokens"])
         errors[name] = oracle.error(by_two["distributions"], wanted)
         errors[f"{name} TP2-TP1"] = oracle.error(

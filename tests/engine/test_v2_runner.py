@@ -28,7 +28,7 @@ class Answers:
 
     def check(self, prompt: list[int], answer: dict[str, Any], blend: Any) -> float:
         """Error of the whole answer, and that its tokens are what the reference method would choose."""
-        with oracle.steered(self.model, blend, FAMILY.projection):
+        with oracle.steered(self.model, blend, FAMILY.projection, len(prompt) - 1):
             wanted = oracle.distributions(self.model, prompt + answer["tokens"])
         assert wanted[len(prompt) - 1 :].argmax(-1).tolist() == answer["tokens"]
         return oracle.error(answer["distributions"], wanted)

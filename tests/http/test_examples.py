@@ -14,7 +14,11 @@ from vllm_palign import Persona
 
 EXAMPLES = ROOT / "examples"
 AGAINST_A_SERVER = {
-    "chat.py": ["--- plain [no persona]", "--- bob, half as strong [bob@", ";strength=0.5]"],
+    "chat.py": [
+        "--- plain [no persona]",
+        "--- bob, half as strong [bob@",
+        ";strength=0.5;scope=answers]",
+    ],
     "stream.py": [],
     "blend.py": ["--- {'alice': 1.0, 'bob': 0.0}", "--- {'alice': 0.25, 'bob': 0.75}"],
     "curl.sh": [

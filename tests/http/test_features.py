@@ -98,7 +98,10 @@ def judge(
     def wanted(who: str | None, answer: Answer, mask: torch.Tensor) -> torch.Tensor:
         parts = [(tiny_personas[1][who], 1.0)] if who else []
         text = [*answer.prompt, *answer.tokens]
-        rows = torch.from_numpy(oracle.table(reference, text, parts, last=len(answer.tokens)))
+        start = len(answer.prompt) - 1
+        rows = torch.from_numpy(
+            oracle.table(reference, text, parts, last=len(answer.tokens), start=start)
+        )
         return torch.log_softmax(rows + mask, dim=-1)
 
     def judge(answers: Sequence[tuple[str | None, Answer]], grammar: Grammar | None = None) -> None:

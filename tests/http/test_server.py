@@ -85,10 +85,10 @@ def test_the_three_ways_to_choose_are_one(server: Server, smol_personas: SmolPer
     assert no_header is None
     assert len({said for said, _ in ways}) == 1
     assert ways[0][0] != plain
-    assert ways[0][1] == f"p0@{digest(smol_personas, 'p0')};strength=0.5"
+    assert ways[0][1] == f"p0@{digest(smol_personas, 'p0')};strength=0.5;scope=answers"
     suffix = chat(server, model="base@p1")
     assert suffix == chat(server, extra_body={"persona": "p1"})
-    assert suffix[1] == f"p1@{digest(smol_personas, 'p1')};strength=1.0"
+    assert suffix[1] == f"p1@{digest(smol_personas, 'p1')};strength=1.0;scope=answers"
 
 
 def test_a_blend_lists_its_parts(server: Server, smol_personas: SmolPersonas) -> None:
@@ -97,7 +97,7 @@ def test_a_blend_lists_its_parts(server: Server, smol_personas: SmolPersonas) ->
     )
     assert (
         header
-        == f"p0@{digest(smol_personas, 'p0')}*0.7+p1@{digest(smol_personas, 'p1')}*0.3;strength=-1.0"
+        == f"p0@{digest(smol_personas, 'p0')}*0.7+p1@{digest(smol_personas, 'p1')}*0.3;strength=-1.0;scope=answers"
     )
 
 
@@ -105,7 +105,7 @@ def test_strength_zero_answers_as_plain_and_says_so(server: Server) -> None:
     said, header = chat(server, extra_body={"persona": {"id": "p0", "strength": 0}})
     assert said == chat(server)[0]
     assert header is not None
-    assert header.endswith(";strength=0.0")
+    assert header.endswith(";strength=0.0;scope=answers")
 
 
 def test_streaming_gives_the_same_text_and_the_header(server: Server) -> None:

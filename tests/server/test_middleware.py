@@ -73,6 +73,47 @@ def test_what_is_applied_reaches_vllm_as_a_grant_and_the_rest_byte_for_byte(
     assert got["vllm_xargs"] == (body.get("vllm_xargs") or {})
 
 
+SCOPES: dict[str, tuple[dict[str, Any], str]] = {
+    "the server's": ({"persona": "alice"}, "answers"),
+    "field": ({"persona": {"id": "alice", "scope": "all"}}, "all"),
+    "blend": ({"persona": {"mix": {"alice": 1}, "scope": "all"}}, "all"),
+    "metadata": ({"metadata": {"persona": "alice", "persona_scope": "all"}}, "all"),
+    "null": ({"metadata": {"persona": "alice", "persona_scope": None}}, "answers"),
+    "the server's, said in one place": (
+        {"persona": {"id": "alice", "scope": "answers"}, "metadata": {"persona": "alice"}}, "answers",
+    ),
+    "said in both": (
+        {"persona": {"id": "alice", "scope": "all"}, "metadata": {"persona": "alice", "persona_scope": "all"}}, "all",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SCOPES)
+def test_the_scope_is_taken_from_every_place_and_told(app: FastAPI, case: str) -> None:
+    more, scope = SCOPES[case]
+    status, headers, _ = ask(app, CHAT, {"model": "SmolLM2", "messages": MESSAGES, **more})
+    assert status == 200
+    assert headers["x-palign-persona"].endswith(f";strength=1.0;scope={scope}")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"model": "SmolLM2@alice", "persona": {"id": "alice", "scope": "all"}},
+        {
+            "persona": {"id": "alice", "scope": "answers"},
+            "metadata": {"persona": "alice", "persona_scope": "all"},
+        },
+    ],
+)
+def test_two_places_that_disagree_about_the_scope_are_a_conflict(
+    app: FastAPI, more: dict[str, Any]
+) -> None:
+    status, _, reply = ask(app, CHAT, {"model": "SmolLM2", "messages": MESSAGES, **more})
+    assert (status, reply["error"]["code"]) == (400, "persona_conflict")
+    assert "scope all" in reply["error"]["message"]
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "strength beside": (CHAT, {"persona": "alice", "strength": 2}, "strength"),
     "mix beside": (CHAT, {"persona": "alice", "mix": {"alice": 1}}, "mix"),
@@ -80,8 +121,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "strength beside a suffix": (CHAT, {"model": "SmolLM2@alice", "Strength": 2}, "Strength"),
     "strength in metadata": (CHAT, {"metadata": {"persona": "alice", "strength": "2"}}, "metadata.strength"),
     "strength in metadata beside a field": (CHAT, {"persona": "alice", "metadata": {"strength": "2"}}, "metadata.strength"),
-    "scope of metadata": (CHAT, {"metadata": {"persona": "alice", "persona_scope": "all"}}, "metadata.persona_scope"),
-    "an unknown key inside": (CHAT, {"persona": {"id": "alice", "scope": "all"}}, "persona"),
+    "a scope that is none, in metadata": (CHAT, {"metadata": {"persona": "alice", "persona_scope": "prompt"}}, "metadata.persona_scope"),
+    "a scope without a persona": (CHAT, {"metadata": {"persona_scope": "all"}}, "metadata.persona_scope"),
+    "a scope that is none": (CHAT, {"persona": {"id": "alice", "scope": "ALL"}}, "persona.scope"),
+    "a scope of another type": (CHAT, {"persona": {"id": "alice", "scope": ["all"]}}, "persona.scope"),
+    "a scope for each part": (CHAT, {"persona": {"mix": {"alice": {"weight": 1, "scope": "all"}}}}, "persona.mix.alice"),
+    "an unknown key inside": (CHAT, {"persona": {"id": "alice", "tokens": "all"}}, "persona"),
     "xargs": (CHAT, {"vllm_xargs": {"persona": "alice"}}, "vllm_xargs.persona"),
     "reserved in xargs": (CHAT, {"vllm_xargs": {"palign": "alice"}}, "vllm_xargs"),
     "reserved by another case": (CHAT, {"vllm_xargs": {"PALIGN": "alice"}}, "vllm_xargs"),

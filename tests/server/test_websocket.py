@@ -34,7 +34,10 @@ def converse(*messages: dict[str, Any], query: bytes = b"") -> tuple[list[Any], 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    state = SimpleNamespace(openai_serving_models=Models("base"))
+    resolver = SimpleNamespace(scope="answers")
+    state = SimpleNamespace(
+        openai_serving_models=Models("base"), palign=SimpleNamespace(resolver=resolver)
+    )
     scope = {
         "type": "websocket", "path": "/v1/realtime", "query_string": query, "headers": [],
         "app": SimpleNamespace(state=state),

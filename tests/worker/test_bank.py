@@ -41,10 +41,19 @@ def dense(effect: Effect | None) -> np.ndarray:
     return rows
 
 
-def run(of: OffsetBank, batch: list[tuple[str, int]], seats: torch.Tensor | None = None) -> None:
-    """One step with (request, number of tokens) in this order."""
+def run(
+    of: OffsetBank,
+    batch: list[tuple[str, int]],
+    seats: torch.Tensor | None = None,
+    done: dict[str, int] | None = None,
+) -> None:
+    """One step with (request, number of tokens) in this order, of requests that have ``done`` some."""
     starts = torch.tensor(np.cumsum([0, *(count for _, count in batch)]), dtype=torch.int32)
-    of.step([name for name, _ in batch], starts, int(starts[-1]), seats)
+    before = [(done or {}).get(name, 0) for name, _ in batch]
+    indices = [torch.arange(at, at + count) for at, (_, count) in zip(before, batch, strict=True)]
+    # vLLM's buffer of positions is longer than a step, and holds anything behind.
+    positions = torch.cat([*indices, torch.full((TOKENS,), 1 << 40)])
+    of.step([name for name, _ in batch], starts, int(starts[-1]), positions, seats)
 
 
 def effect(of: OffsetBank, layer: int, tokens: int = TOKENS) -> np.ndarray:
@@ -53,14 +62,20 @@ def effect(of: OffsetBank, layer: int, tokens: int = TOKENS) -> np.ndarray:
     return added.reshape(tokens, of.shape.num_heads, HEAD_DIM).numpy()
 
 
-def check(of: OffsetBank, batch: list[tuple[str, int]], running: dict[str, Effect | None]) -> None:
+def check(
+    of: OffsetBank,
+    batch: list[tuple[str, int]],
+    running: dict[str, Effect | None],
+    done: dict[str, int] | None = None,
+    firsts: dict[str, int] | None = None,
+) -> None:
     for layer in range(LAYERS):
         got, at = effect(of, layer), 0
         for name, count in batch:
-            wanted = dense(running[name])[layer]
-            np.testing.assert_array_equal(
-                got[at : at + count], np.broadcast_to(wanted, (count, *wanted.shape))
-            )
+            ahead = (firsts or {}).get(name, 0) - (done or {}).get(name, 0)
+            for token in range(count):
+                wanted = dense(running[name] if token >= ahead else None)[layer]
+                np.testing.assert_array_equal(got[at + token], wanted)
             at += count
         assert not got[at:].any(), "padding after the last token must stay neutral"
 
@@ -109,9 +124,12 @@ def test_rows_are_allocated_in_the_models_dtype_with_a_neutral_one() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.DataObject) -> None:
-    """Arrivals, steps over any part of them in any order, preemption, aborts, ids that come back."""
+    """Arrivals, steps over any part of them in any order, preemption, aborts, ids that come back; prompts in
+    chunks of any length, one token among them, steered from any token on."""
     used = bank()
     alive: dict[str, Effect | None] = {}
+    done: dict[str, int] = {}
+    firsts: dict[str, int] = {}
     addresses = used.rows.data_ptr(), used.token_slots.data_ptr()
     for _ in range(data.draw(st.integers(1, 25))):
         action = data.draw(st.sampled_from(["arrive", "arrive", "step", "step", "step", "end"]))
@@ -119,9 +137,9 @@ def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.Dat
             name = data.draw(st.sampled_from("abcdefgh"))
             effect = data.draw(st.none() | st.sampled_from(STAMPS))
             used.forget(name)
-            alive[name] = effect
+            alive[name], done[name], firsts[name] = effect, 0, data.draw(st.integers(0, 6))
             if effect is not None:
-                used.admit(name, effect)
+                used.admit(name, effect, firsts[name])
         elif action == "end" and alive:
             name = data.draw(st.sampled_from(sorted(alive)))
             used.forget(name)
@@ -131,8 +149,11 @@ def test_any_sequence_of_requests_is_served_right_and_nothing_leaks(data: st.Dat
                 st.lists(st.sampled_from(sorted(alive)), unique=True, min_size=1, max_size=SLOTS)
             )
             batch = [(name, data.draw(st.sampled_from([1, 1, 1, 2, 5]))) for name in names]
-            run(used, batch)
-            check(used, batch, alive)
+            if data.draw(st.integers(0, 9)) == 0:
+                done[names[0]] = 0  # preempted, and resumed from its first token
+            run(used, batch, None, done)
+            check(used, batch, alive, done, firsts)
+            done |= {name: done[name] + count for name, count in batch}
     assert used.num_requests == sum(effect is not None for effect in alive.values())
     assert used.num_resident <= SLOTS
     assert (used.rows.data_ptr(), used.token_slots.data_ptr()) == addresses
@@ -145,6 +166,8 @@ def test_the_same_where_the_runner_keeps_a_requests_index(data: st.DataObject) -
     """A running request has one of as many indices as there are rows; preempted ones leave and come back."""
     used = bank()
     alive: dict[str, Effect | None] = {}
+    done: dict[str, int] = {}
+    firsts: dict[str, int] = {}
     seats: dict[str, int] = {}
     for _ in range(data.draw(st.integers(1, 25))):
         action = data.draw(st.sampled_from(["arrive", "arrive", "step", "step", "step", "end"]))
@@ -153,8 +176,9 @@ def test_the_same_where_the_runner_keeps_a_requests_index(data: st.DataObject) -
             alive[name] = data.draw(st.none() | st.sampled_from(STAMPS))
             seats[name] = data.draw(st.sampled_from(sorted(set(range(SLOTS)) - {*seats.values()})))
             used.forget(name)
+            done[name], firsts[name] = 0, data.draw(st.integers(0, 6))
             if alive[name] is not None:
-                used.admit(name, alive[name])
+                used.admit(name, alive[name], firsts[name])
                 used.seat(name, seats[name])
         elif action == "end" and seats:
             name = data.draw(st.sampled_from(sorted(seats)))
@@ -163,8 +187,9 @@ def test_the_same_where_the_runner_keeps_a_requests_index(data: st.DataObject) -
         elif seats:
             names = data.draw(st.lists(st.sampled_from(sorted(seats)), unique=True, min_size=1))
             batch = [(name, data.draw(st.sampled_from([1, 1, 1, 2, 5]))) for name in names]
-            run(used, batch, torch.tensor([seats[name] for name in names]))
-            check(used, batch, alive)
+            run(used, batch, torch.tensor([seats[name] for name in names]), done)
+            check(used, batch, alive, done, firsts)
+            done |= {name: done[name] + count for name, count in batch}
     assert used.num_requests == sum(effect is not None for effect in alive.values())
     assert used.num_resident <= SLOTS
     assert not used.rows[:, 0].any()
@@ -199,8 +224,10 @@ def test_on_an_accelerator_nothing_comes_back_to_the_host_and_all_that_meets_is_
         far.admit("a", STAMPS[0])
         if seats is not None:
             far.seat("a", 1)
-        far.step(["b", "a"], torch.arange(3, dtype=torch.int32, device=device), 2, seats)
-        far.step(["b", "a"], torch.arange(3, dtype=torch.int32, device=device), 9, seats)
+        positions = torch.arange(9, device=device)
+        for tokens in (2, 9):
+            starts = torch.arange(3, dtype=torch.int32, device=device)
+            far.step(["b", "a"], starts, tokens, positions, seats)
         with far.borrowed():
             pass
         assert far.usage() == {"total": SLOTS, "in_use": 1, "resident": 1}
@@ -233,14 +260,15 @@ def test_a_step_with_one_change_costs_the_same_however_many_requests_and_layers(
                 used.seat(name, seat)
         seats = torch.arange(slots) if indexed else None
         starts = torch.arange(slots + 1, dtype=torch.int32)
-        used.step(names, starts, slots, seats)
+        used.step(names, starts, slots, torch.arange(slots), seats)
         used.forget(names[3])
         names[3] = "another"
         used.admit("another", STAMPS[1])
         if indexed:
             used.seat("another", 3)
+        positions = torch.arange(slots)
         with Calls() as calls:
-            used.step(names, starts, slots, seats)
+            used.step(names, starts, slots, positions, seats)
         costs.add(calls.count)
     assert len(costs) == 1, costs
     assert costs.pop() <= 8

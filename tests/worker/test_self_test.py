@@ -82,12 +82,12 @@ def test_a_bank_that_serves_is_left_as_it_was() -> None:
     model = {"num_layers": LAYERS, "num_heads": HEADS, "head_dim": HEAD_DIM}
     bank.admit("alice", Effect.compose([(random_persona(1, **model, steered=3), 1.0)]))
     starts = torch.tensor([0, 1, 2], dtype=torch.int32)
-    bank.step(["plain", "alice"], starts, 2)
+    bank.step(["plain", "alice"], starts, 2, torch.arange(2))
     before = bank.rows.clone(), bank.token_slots.clone(), bank.usage()
     assert before[0].any() and before[1].any()
     self_test(runner, bank)
     assert torch.equal(bank.rows, before[0])
     assert torch.equal(bank.token_slots, before[1])
-    bank.step(["plain", "alice"], starts, 2)
+    bank.step(["plain", "alice"], starts, 2, torch.arange(2))
     assert torch.equal(bank.token_slots, before[1])
     assert bank.usage() == before[2]

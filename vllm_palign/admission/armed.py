@@ -12,10 +12,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_palign.effect import Packed, is_packed
+from vllm_palign.effect import SCOPES, Packed, is_packed
 from vllm_palign.errors import PalignStartupError, PersonaInvalid
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.worker.ops import TRACED
+
+SEAL = f"{TRACED}.2"
+"""What an engine must know to run a steered request: the traced code, and what travels in it. 2: the index of
+the first token."""
 
 METHOD = "palign_armed"
 """The worker's method that says it, called by name through vLLM's ``collective_rpc``."""
@@ -26,7 +30,7 @@ _WHAT_TO_DO = (
 )
 
 Rank = Mapping[str, Any]
-"""One rank's ``palign_armed``: ``traced``, ``layers`` and ``tested``."""
+"""One rank's ``palign_armed``: ``traced``, ``layers``, ``scopes`` and ``tested``."""
 
 
 def check_ranks(ranks: Sequence[Rank], layers: frozenset[int], *, engine: str = "engine") -> None:
@@ -38,6 +42,11 @@ def check_ranks(ranks: Sequence[Rank], layers: frozenset[int], *, engine: str = 
         f"rank {rank} runs the offset code {armed['traced']}, this process has {TRACED}"
         for rank, armed in enumerate(ranks)
         if armed["traced"] != TRACED
+    ]
+    problems += [
+        f"rank {rank} steers the scopes {armed.get('scopes')}, this process wants {SCOPES}"
+        for rank, armed in enumerate(ranks)
+        if armed.get("scopes") != SCOPES
     ]
     held = {layer for armed in ranks for layer in armed["layers"]}
     if held != layers:
@@ -75,12 +84,12 @@ def seal(request: Any) -> None:
     ``max_tokens``, without which vLLM makes no request of it and answers with an error, travels beside the
     offsets until ``unseal``. The front end's own parameters stay as they are.
     """
-    packed = _packed(request.sampling_params)
+    packed = packed_in(request.sampling_params)
     if packed is None or "max_tokens" in packed:
         return
     params = copy.copy(request.sampling_params)
     # Copies of both dicts: the requests of several samples share them.
-    entry = Packed(packed, traced=TRACED, max_tokens=params.max_tokens)
+    entry = Packed(packed, seal=SEAL, max_tokens=params.max_tokens)
     params.extra_args = {**params.extra_args, REQUEST_KEY: entry}
     params.max_tokens = None
     request.sampling_params = params
@@ -94,8 +103,8 @@ def unseal(request: Any) -> None:
     params = request.sampling_params
     if params is None or REQUEST_KEY not in (params.extra_args or {}):
         return
-    packed = _packed(params)
-    if packed is None or packed.get("traced") != TRACED:
+    packed = packed_in(params)
+    if packed is None or packed.get("seal") != SEAL:
         raise PersonaInvalid(
             "a request reached the engine with a persona that this release of vllm-palign has not admitted"
         )
@@ -104,13 +113,7 @@ def unseal(request: Any) -> None:
     params.extra_args = {**params.extra_args, REQUEST_KEY: Packed(packed)}
 
 
-def key_of(request: Any) -> str:
-    """Identity of the effect that an admitted ``EngineCoreRequest`` carries, "" for none."""
-    packed = _packed(request.sampling_params)
-    return "" if packed is None else str(packed["key"])
-
-
-def _packed(params: Any) -> Any:
+def packed_in(params: Any) -> Any:
     """The packed effect in ``params``, if they hold one."""
     value = (params.extra_args or {}).get(REQUEST_KEY) if params is not None else None
     return value if is_packed(value) else None

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from vllm_palign.admission import armed
-from vllm_palign.admission.handoff import Granted, Handoff
+from vllm_palign.admission import armed, conversations
+from vllm_palign.admission.handoff import PLAIN, Granted, Handoff
 from vllm_palign.admission.resolver import Chosen, Resolver
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
@@ -47,8 +47,12 @@ class FrontEnd:
     Engine and worker processes have copies of that config and no front end, because content travels
     inside the requests."""
 
-    def __init__(self, resolver: Resolver, model: str, *, over_http: bool) -> None:
+    def __init__(
+        self, resolver: Resolver, model: str, *, over_http: bool, keyed_by_salt: bool = False
+    ) -> None:
         self.resolver = resolver
+        self.keyed_by_salt = keyed_by_salt
+        """Whether KV leaves the engine under the salt and the tokens alone, without vLLM's block hashes."""
         self.model = model
         self.handoff = Handoff()
         self.over_http = over_http
@@ -130,9 +134,12 @@ class FrontEnd:
         except TimeoutError:
             raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
-    def admit(self, request: Any) -> None:
-        """Give one ``EngineCoreRequest`` its effect and its KV identity. Plain requests stay as they are,
-        but for tenants whose KV is kept apart.
+    def admit(self, request: Any, prompt: Any) -> None:
+        """Give one ``EngineCoreRequest``, made of ``prompt``, its effect and its KV identity. Plain requests stay
+        as they are, but for tenants whose KV is kept apart.
+
+        A request that is steered from some token on has the salt of a plain one, so that it meets the plain
+        blocks before that token; ``effect.block_identity`` tells the others apart.
 
         Raises PalignError; vLLM turns it into a 400 before anything has run.
         """
@@ -144,19 +151,24 @@ class FrontEnd:
         check_salt(request.cache_salt)
         tenant = caller.current(tenants=self.tenants is not None)
         granted = self._granted(request.sampling_params, tenant)
-        key = ""
+        key, kv_scope = "", tenant.plain_kv_scope
         if granted.effect is not None:
             if self.unarmed is not None:
                 raise self.unarmed
-            key = granted.effect.key
-            request.sampling_params.extra_args[REQUEST_KEY] = granted.effect.pack()
-        if key or granted.kv_scope:
-            request.cache_salt = salted(request.cache_salt, key, granted.kv_scope)
+            start = 0 if granted.scope == "all" else conversations.first_answer(request, prompt)
+            packed = granted.effect.pack(
+                scope=granted.scope, start=start, kv_scope=granted.kv_scope
+            )
+            request.sampling_params.extra_args[REQUEST_KEY] = packed
+            if start == 0 or self.keyed_by_salt:
+                key, kv_scope = f"{granted.effect.key}:{start}", granted.kv_scope
+        if key or kv_scope:
+            request.cache_salt = salted(request.cache_salt, key, kv_scope)
 
     def _granted(self, params: Any, tenant: Tenant) -> Granted:
         """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
         if params is None or not params.extra_args or REQUEST_KEY not in params.extra_args:
-            return Granted(None, tenant.plain_kv_scope)
+            return PLAIN
         # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
         params.extra_args = dict(params.extra_args)
         asked = params.extra_args.pop(REQUEST_KEY)
@@ -182,11 +194,12 @@ def refuse_unadmitted(params: Any) -> None:
 
 
 def _granted(chosen: Chosen, tenant: Tenant) -> Granted:
-    scope = tenant.plain_kv_scope if chosen.effect is None else tenant.kv_scope(chosen.owners)
-    return Granted(chosen.effect, scope)
+    return Granted(chosen.effect, chosen.scope, tenant.kv_scope(chosen.owners))
 
 
-def open_front_end(config: PalignConfig, model_config: Any, *, over_http: bool) -> FrontEnd:
+def open_front_end(
+    config: PalignConfig, model_config: Any, *, over_http: bool, keyed_by_salt: bool
+) -> FrontEnd:
     """Open the registry ``config.store`` and import the configured personas into it.
 
     Raises PalignStartupError with all problems.
@@ -208,8 +221,11 @@ def open_front_end(config: PalignConfig, model_config: Any, *, over_http: bool) 
         shape,
         max_strength=config.max_strength,
         cache_bytes=config.cache_mib << 20,
+        scope=config.scope,
     )
-    front_end = FrontEnd(resolver, str(model_config.model), over_http=over_http)
+    front_end = FrontEnd(
+        resolver, str(model_config.model), over_http=over_http, keyed_by_salt=keyed_by_salt
+    )
     if config.tenants is not None:
         front_end.tenants = _open_authenticator(config.tenants, over_http=over_http)
     return front_end

@@ -10,18 +10,28 @@ from dataclasses import dataclass
 
 from vllm_palign.effect import Effect
 from vllm_palign.errors import PalignStartupError
+from vllm_palign.persona import Scope
 from vllm_palign.selection import loads, reserved
 
 
 @dataclass(frozen=True)
 class Granted:
-    """What a request was granted: offsets (None: nothing to add) and whose KV blocks it may meet."""
+    """What a request was granted: offsets (None: nothing to add), the tokens they are added to, and whose KV
+    blocks it may meet."""
 
     effect: Effect | None
+    scope: Scope
     kv_scope: str
 
 
+PLAIN = Granted(None, "all", "")
+
 _CURRENT: ContextVar[Granted | None] = ContextVar("palign_granted", default=None)
+
+
+def granted_here() -> Granted | None:
+    """What the running ASGI call was granted, if anything."""
+    return _CURRENT.get()
 
 
 class Handoff:

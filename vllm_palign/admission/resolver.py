@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from vllm_palign.admission.cache import EffectCache, PersonaCache
 from vllm_palign.admission.outage import Outage
+from vllm_palign.config.config import SCOPE
 from vllm_palign.effect import Effect
 from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
-from vllm_palign.persona import Persona
+from vllm_palign.persona import Persona, Scope
 from vllm_palign.registry import Registry
 from vllm_palign.registry.registry import not_found
 from vllm_palign.selection import Selection, check_strength
@@ -27,12 +28,18 @@ _MOST_KNOWN = 65_536
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a selection amounts to. ``digests`` and ``owners`` by persona name; ``effect`` is None when
+    """What a selection amounts to. ``selection`` names its scope. ``digests`` and ``owners`` by persona name; ``effect`` is None when
     nothing is left to add (strength 0)."""
 
+    selection: Selection
     digests: dict[str, str]
     owners: dict[str, str]
     effect: Effect | None
+
+    @property
+    def scope(self) -> Scope:
+        assert self.selection.scope is not None
+        return self.selection.scope
 
 
 class Resolver:
@@ -44,11 +51,19 @@ class Resolver:
     """
 
     def __init__(
-        self, registry: Registry, shape: ModelShape, *, max_strength: float, cache_bytes: int
+        self,
+        registry: Registry,
+        shape: ModelShape,
+        *,
+        max_strength: float,
+        cache_bytes: int,
+        scope: Scope = SCOPE,
     ) -> None:
+        """``scope`` is that of requests that name none."""
         self.registry = registry
         self.shape = shape
         self.max_strength = max_strength
+        self.scope: Scope = scope
         self.cache = PersonaCache(cache_bytes - cache_bytes // _EFFECTS_SHARE, registry.blob)
         self._effects = EffectCache(cache_bytes // _EFFECTS_SHARE)
         self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
@@ -70,6 +85,7 @@ class Resolver:
         by_digest = {persona.digest: persona for persona in contents.values()}
         parts = [(by_digest[digest], scale) for digest, scale in scales.items() if scale != 0.0]
         return Chosen(
+            selection=selection.with_default(self.scope),
             digests={name: digest for name, (_, digest) in found.items()},
             owners={name: owner for name, (owner, _) in found.items()},
             effect=self._compose(parts) if parts else None,

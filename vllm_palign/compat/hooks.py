@@ -18,7 +18,7 @@ from vllm_palign.errors import PalignStartupError
 
 @dataclass(frozen=True)
 class Hook:
-    """``target`` is a method, ``module:Class.method``; ``parameters`` the ones our wrapper relies on, in
+    """``target`` is a method, ``module:Class.method``, or a function, ``module:name``; ``parameters`` the ones our wrapper relies on, in
     order and by name; ``wrap`` takes the original function and returns the replacement."""
 
     target: str
@@ -44,9 +44,10 @@ def install(hooks: tuple[Hook, ...], reads: tuple[Reads, ...] = ()) -> None:
     """
     found, problems = [], missing(reads)
     for hook in hooks:
-        path, _, method = hook.target.rpartition(".")
+        module, _, name = hook.target.partition(":")
+        cls, _, method = name.rpartition(".")
         try:
-            owner = _find(path)
+            owner = _find(f"{module}:{cls}") if cls else importlib.import_module(module)
             raw = inspect.getattr_static(owner, method)
         except (ImportError, AttributeError) as error:
             problems.append(f"{hook.target}: {error}")

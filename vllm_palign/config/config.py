@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.persona import is_persona_id
+from vllm_palign.persona import Scope, is_persona_id
 
 MAX_STRENGTH = 3.0
 STORE_TIMEOUT = 5.0
 CACHE_MIB = 256
+SCOPE: Scope = "answers"
 
 
 class PalignConfig(BaseModel):
@@ -33,6 +34,8 @@ class PalignConfig(BaseModel):
     """Path of the tenants file; None: one tenant, everybody."""
     max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
     """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
+    scope: Scope = SCOPE
+    """Which tokens are steered where a request does not say."""
 
     @field_validator("personas", mode="before")
     @classmethod

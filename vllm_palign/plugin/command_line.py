@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_palign.compat.hooks import Hook
-from vllm_palign.config.config import CACHE_MIB, MAX_STRENGTH, STORE_TIMEOUT
+from vllm_palign.config.config import CACHE_MIB, MAX_STRENGTH, SCOPE, STORE_TIMEOUT
 from vllm_palign.config.sources import parse_personas
 from vllm_palign.config.store_url import StoreUrl, private_store
+from vllm_palign.effect import SCOPES
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.plugin.refusals import refuse_beside_tenants, refuse_front_ends
 from vllm_palign.switch import NAME, enable, enabled
@@ -25,7 +26,7 @@ class _EnablePlugin(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
 
 
-_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength", "tenants")
+_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength", "tenants", "scope")
 
 
 def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,6 +85,13 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             default=argparse.SUPPRESS,
             help="Largest |strength| a request may ask for, and for a blend the largest sum of "
             f"|strength x weight|. Beyond it the request is refused. Default {MAX_STRENGTH}.",
+        )
+        group.add_argument(
+            "--palign-scope",
+            choices=SCOPES,
+            default=argparse.SUPPRESS,
+            help="Which tokens are steered where a request does not say: from the first answer on, so that all "
+            f"share the prompt's KV, or all, the prompt too. Default {SCOPE}.",
         )
         group.add_argument(
             "--palign-tenants",

@@ -7,13 +7,11 @@ from typing import Any
 
 from vllm_palign.errors import PalignStartupError
 
-# KV connectors that tell blocks apart by vLLM's block hashes, which contain the salt. Others key on
-# token ids alone and would hand one persona's KV to another.
-_SAFE_CONNECTORS = {
-    "OffloadingConnector",
-    "MooncakeStoreConnector",
-    "LMCacheMPConnector",
-}
+KEYED_BY_SALT = {"LMCacheMPConnector"}
+"""KV connectors that tell blocks apart by their tokens and the request's salt."""
+_SAFE_CONNECTORS = {"OffloadingConnector", "MooncakeStoreConnector", *KEYED_BY_SALT}
+"""The others of these go by vLLM's block hashes, which contain the salt and whose effect a block was computed
+under. Any further one might key on token ids alone, and hand one persona's KV to another."""
 
 
 def refuse_unsupported(vllm_config: Any, usage_context: Any) -> None:

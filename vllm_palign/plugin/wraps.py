@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from vllm_palign.admission import armed, sessions
+from vllm_palign.admission.armed import packed_in
+from vllm_palign.admission.conversations import note_first_turn, note_first_turn_later
 from vllm_palign.admission.front_end import FrontEnd, open_front_end, refuse_unadmitted
+from vllm_palign.admission.handoff import granted_here
 from vllm_palign.compat.hooks import Hook, Reads
 from vllm_palign.compat.versions import warn_unless_proven
 from vllm_palign.config.config import PalignConfig
+from vllm_palign.effect import block_identity
 from vllm_palign.errors import PalignError, PalignStartupError
-from vllm_palign.plugin.refusals import refuse_unsupported
+from vllm_palign.plugin.refusals import KEYED_BY_SALT, refuse_unsupported
 from vllm_palign.server.usage import Usage
 from vllm_palign.shape import ModelShape
 from vllm_palign.switch import NAME
@@ -37,12 +41,18 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self.additional_config = given
         refuse_unsupported(vllm_config, usage_context)
+        connector = getattr(vllm_config.kv_transfer_config, "kv_connector", None)
         over_http = getattr(usage_context, "name", "") == "OPENAI_API_SERVER"
         if over_http:
             # vLLM only logs an endpoint plugin that cannot be imported; here it stops the server.
             importlib.import_module("vllm_palign.endpoint")
         if not headless:
-            front_end = open_front_end(config, vllm_config.model_config, over_http=over_http)
+            front_end = open_front_end(
+                config,
+                vllm_config.model_config,
+                over_http=over_http,
+                keyed_by_salt=connector in KEYED_BY_SALT,
+            )
             front_end.attach(vllm_config)
         return vllm_config
 
@@ -51,16 +61,18 @@ def _create_engine_config(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def process_inputs(
+        self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         front_end = FrontEnd.of(self.vllm_config)
         if front_end is None:
             raise PalignStartupError(
                 "the palign plugin is enabled, but this engine was not configured through "
                 "EngineArgs.create_engine_config"
             )
-        request = original(self, *args, **kwargs)
+        request = original(self, request_id, prompt, params, *args, **kwargs)
         try:
-            front_end.admit(request)
+            front_end.admit(request, prompt)
         except PalignError as error:
             if not front_end.over_http:
                 raise
@@ -72,6 +84,54 @@ def _process_inputs(original: Callable[..., Any]) -> Callable[..., Any]:
         return request
 
     return process_inputs
+
+
+def _render_chat(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The offline ``LLM`` class renders before it says who is steered."""
+
+    @functools.wraps(original)
+    def render_chat(
+        self: Any, conversations: Any, chat_params: Any, tok_params: Any = None, **kwargs: Any
+    ) -> Any:
+        rendered, prompts = original(self, conversations, chat_params, tok_params, **kwargs)
+        for messages, prompt in zip(conversations, prompts, strict=True):
+            note_first_turn_later(
+                functools.partial(original, self), messages, chat_params, tok_params, prompt
+            )
+        return rendered, prompts
+
+    return render_chat
+
+
+def _render_chat_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def render_chat_async(
+        self: Any, conversations: Any, chat_params: Any, tok_params: Any = None, **kwargs: Any
+    ) -> Any:
+        rendered, prompts = await original(self, conversations, chat_params, tok_params, **kwargs)
+        granted = granted_here()
+        if granted is not None and granted.effect is not None and granted.scope == "answers":
+            for messages, prompt in zip(conversations, prompts, strict=True):
+                await note_first_turn(
+                    functools.partial(original, self), messages, chat_params, tok_params, prompt
+                )
+        return rendered, prompts
+
+    return render_chat_async
+
+
+def _block_keys(original: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM asks for a block's extra keys by this function's module, from scheduler, block pool and offloading
+    alike; it takes part in all of them."""
+
+    @functools.wraps(original)
+    def block_keys(request: Any, start_token_idx: int, end_token_idx: int) -> Any:
+        keys = original(request, start_token_idx, end_token_idx)
+        packed = packed_in(request.sampling_params)
+        identity = None if packed is None else block_identity(packed, end_token_idx)
+        return keys if identity is None else [*keys, (NAME, identity)]
+
+    return block_keys
 
 
 def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,6 +226,24 @@ HOOKS = (
         _process_inputs,
     ),
     Hook(
+        "vllm.renderers.base:BaseRenderer.render_chat",
+        ("self", "conversations", "chat_params", "tok_params"),
+        "where a conversation becomes tokens: which of them came before the first answer?",
+        _render_chat,
+    ),
+    Hook(
+        "vllm.renderers.base:BaseRenderer.render_chat_async",
+        ("self", "conversations", "chat_params", "tok_params"),
+        "the same in servers",
+        _render_chat_async,
+    ),
+    Hook(
+        "vllm.v1.core.kv_cache_utils:_gen_prompt_embeds_extra_hash_keys",
+        ("request", "start_token_idx", "end_token_idx"),
+        "what tells a KV block from others of the same tokens, wherever vLLM asks",
+        _block_keys,
+    ),
+    Hook(
         "vllm.v1.engine.output_processor:OutputProcessor.add_request",
         ("self", "request", "prompt", "parent_req", "request_index", "queue"),
         "tokens by tenant: vLLM's own statistics know no HTTP requests; and the last place before the engine "
@@ -241,9 +319,14 @@ READS = (
     Reads("vllm.v1.engine.input_processor:InputProcessor", ("vllm_config",)),
     Reads(
         "vllm.v1.engine:EngineCoreRequest",
-        ("cache_salt", "request_id", "resumable", "sampling_params"),
+        (
+            "cache_salt", "prompt_embeds", "prompt_token_ids", "request_id", "resumable",
+            "sampling_params",
+        ),
     ),
     Reads("vllm.sampling_params:SamplingParams", ("extra_args", "max_tokens")),
+    Reads("vllm.v1.request:Request", ("sampling_params",)),
+    Reads("vllm.renderers.params:ChatParams", ("chat_template_kwargs",)),
     Reads("vllm.v1.engine.async_llm:AsyncLLM", ("engine_core", "vllm_config")),
     Reads("vllm.v1.engine.core_client:AsyncMPClient", ("_call_utility_async", "core_engines")),
     Reads("vllm.v1.engine.llm_engine:LLMEngine", ("collective_rpc",)),

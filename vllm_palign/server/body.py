@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
+from vllm_palign.persona import Scope
 from vllm_palign.selection import (
     HEADER,
     REQUEST_KEY,
@@ -28,6 +29,7 @@ from vllm_palign.selection import (
     parse_id,
     parse_number,
     parse_persona,
+    parse_scope,
     reserved,
 )
 from vllm_palign.server.json_text import Member, first_member, members, without
@@ -36,6 +38,7 @@ APPLIED = (
     ("persona",),
     ("metadata", "persona"),
     ("metadata", "persona_strength"),
+    ("metadata", "persona_scope"),
     ("model",),
 )
 """What is applied, on a path that is steered."""
@@ -244,10 +247,11 @@ def asks_by_header(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return any(name in _HEADERS for name, _ in headers)
 
 
-def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool) -> Wish:
+def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, scope: Scope) -> Wish:
     """Whom ``found`` asks for, on a path where everything of ``APPLIED`` is applied.
 
-    ``served`` are the names of models here; with ``any_model`` others are answered too. Raises PersonaInvalid for
+    ``served`` are the names of models here; with ``any_model`` others are answered too; ``scope`` is that of
+    requests that name none. Raises PersonaInvalid for
     what would not be applied, PersonaConflict, and ValueError for text that is not JSON.
     """
     applied: dict[tuple[str, ...], Any] = {}
@@ -267,14 +271,16 @@ def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool) ->
         "metadata": parse_metadata(metadata),
         "model": suffix[1] if suffix else None,
     }
-    selection = agree(asked)
+    selection = agree(
+        {place: value.with_default(scope) for place, value in asked.items() if value is not None}
+    )
     if selection is None:
         return Wish()
     for mention in found:
         if mention.name in _LOOSE:
             raise PersonaInvalid(
                 f"{mention.param}: stands beside the persona and would not be applied; write it into the persona, "
-                '"persona": {"id": "alice", "strength": 1.5}, or as persona_strength into metadata',
+                '"persona": {"id": "alice", "strength": 1.5}, or as persona_strength or persona_scope into metadata',
                 param=mention.param,
             )
         if mention.path == ("use_beam_search",) and mention.value:
@@ -372,20 +378,24 @@ def _edited(body: bytes, edits: list[tuple[int, int, str]]) -> list[bytes]:
 
 
 def parse_metadata(metadata: object) -> Selection | None:
-    """OpenAI ``metadata``: ``{"persona": "alice", "persona_strength": "1.5"}``; other keys are not ours."""
+    """OpenAI ``metadata``: ``{"persona": "alice", "persona_strength": "1.5", "persona_scope": "all"}``; other keys
+    are not ours."""
     if not isinstance(metadata, Mapping):
         return None  # vLLM's own validation answers for the field as such
     name, strength = metadata.get("persona"), metadata.get("persona_strength")
+    scope = metadata.get("persona_scope")
     if name is None:
-        if strength is not None:
-            raise PersonaInvalid(
-                "metadata.persona_strength is set but metadata.persona is not; name the persona",
-                param="metadata.persona_strength",
-            )
+        for key, value in (("persona_strength", strength), ("persona_scope", scope)):
+            if value is not None:
+                raise PersonaInvalid(
+                    f"metadata.{key} is set but metadata.persona is not; name the persona",
+                    param=f"metadata.{key}",
+                )
         return None
-    parts = ((parse_id(name, "metadata.persona"), 1.0),)
     return Selection(
-        parts, 1.0 if strength is None else parse_number(strength, "metadata.persona_strength")
+        ((parse_id(name, "metadata.persona"), 1.0),),
+        1.0 if strength is None else parse_number(strength, "metadata.persona_strength"),
+        parse_scope(scope, "metadata.persona_scope"),
     )
 
 
@@ -405,12 +415,11 @@ def parse_model(
     return base, Selection(((parse_id(name, "model"), 1.0),))
 
 
-def agree(found: Mapping[str, Selection | None]) -> Selection | None:
+def agree(asked: Mapping[str, Selection]) -> Selection | None:
     """The one selection of all places of a request that name a persona.
 
     Raises PersonaConflict when two of them differ.
     """
-    asked = {place: selection for place, selection in found.items() if selection is not None}
     if not asked:
         return None
     (first_place, first), *others = asked.items()

@@ -141,8 +141,16 @@ def _account(
         return
     fields = _common(scope, path, tenant, reply.status, seconds)
     if action is None:
-        asked = ",".join(scope.get("palign_asked", ())) or None
-        audit.write("refused", {**fields, "code": code, "persona": asked})
+        asked = scope.get("palign_asked")
+        audit.write(
+            "refused",
+            {
+                **fields,
+                "code": code,
+                "persona": asked and ",".join(name for name, _ in asked.parts),
+                "scope": asked and asked.scope,
+            },
+        )
         return
     name = action[1]
     audit.write(

@@ -101,7 +101,7 @@ class PersonaMiddleware:
                 f"{wish.places[0]}: {path} is not steered; use {', '.join(STEERED_PATHS)}",
                 param=wish.places[0],
             )
-        scope["palign_asked"] = [name for name, _ in wish.selection.parts]
+        scope["palign_asked"] = wish.selection
         front_end = scope["app"].state.palign
         tenant = caller.current(tenants=front_end.tenants is not None)
         # Composed here already: what cannot be applied is refused before vLLM has begun.
@@ -109,7 +109,7 @@ class PersonaMiddleware:
         granted = await self._beside_loop(
             small, lambda: bodies.granted(text, found, wish.model, token)
         )
-        return granted, header_value(wish.selection, chosen.digests)
+        return granted, header_value(chosen.selection, chosen.digests)
 
     async def _beside_loop(self, small: bool, work: Callable[[], T]) -> T:
         """``work`` done, by a thread unless it is small."""
@@ -193,7 +193,9 @@ async def _wish(found: Iterable[Mention], scope: Message) -> Wish:
             known = await served.resolved(state, mention.short)
             if mention.name == "loraname":
                 served.warn_if_hidden(str(mention.short), known)
-    return bodies.wish(found, known, any_model=served.any_model())
+    return bodies.wish(
+        found, known, any_model=served.any_model(), scope=state.palign.resolver.scope
+    )
 
 
 def _refuse_any(wish: Wish) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vllm_palign.effect import Effect
@@ -34,14 +33,17 @@ class BankShape:
 class OffsetBank:
     """Rows [L, S+1, H*D] in the model's dtype, and a slot for each token of the step.
 
+    A token has its request's slot from the request's first steered token on, by its index in the sequence, and
+    slot 0 before.
+
     A slot is the index of a row: one for each distinct effect among the requests that have a *seat*,
     which is the runner's own index of a running request. Row 0 stays zeros, so padding, dummy runs and
     plain requests need no branch. There are as many rows as seats: a full table cannot happen, whatever
     waits or is preempted. What a row held is still on the host, with the request.
 
-    Slots by seat are kept on the device and written where they change, so that a step costs the same
-    few calls however many requests there are: no host synchronisation, no shape that depends on data,
-    nothing for each layer.
+    Slots and first tokens by seat are kept on the device and written where they change, so that a step costs
+    the same few calls however many requests there are: no host synchronisation, no shape that depends on
+    data, nothing for each layer, and no difference between a prompt's tokens and an answer's.
     """
 
     def __init__(
@@ -70,18 +72,20 @@ class OffsetBank:
         )
         self._filled: list[SteeredHeads | None] = [None] * (shape.slots + 1)
         """For each slot the heads that are not zeros."""
-        self._positions = torch.arange(shape.tokens, dtype=torch.int32, device=device)
+        self._tokens = torch.arange(shape.tokens, dtype=torch.int32, device=device)
         self._table = RowTable(shape.slots)
-        self._effects: dict[str, Effect] = {}
+        self._effects: dict[str, tuple[Effect, int]] = {}
+        """Of each steered request its effect and the index of its first steered token."""
         self._seated: list[str | None] = []
         """Requests in the order of the runner's last batch, for runners whose seats are its places."""
         self._seat_of: dict[str, int] = {}
         self._key_at: list[str | None] = [None] * shape.slots
-        self._slots = np.zeros(shape.slots, dtype=np.int32)
-        self._device_slots = torch.zeros(shape.slots, dtype=torch.int32, device=device)
-        self._host_slots = torch.from_numpy(self._slots)
+        self._host_seats = torch.zeros(2, shape.slots, dtype=torch.int32)
+        """[2, S]: the slot of each seat, and the index of its first steered token."""
+        self._slots, self._firsts = self._host_seats.numpy()
+        self._device_seats = torch.zeros_like(self._host_seats, device=device)
         self._written = True
-        """Whether the device has the slots by seat as the host has them."""
+        """Whether the device has the seats as the host has them."""
         self._dirty_tokens = 0
 
     @property
@@ -97,12 +101,13 @@ class OffsetBank:
     def usage(self) -> dict[str, int]:
         """Slots in ``total``, ``in_use`` by distinct effects of the requests it remembers, and
         ``resident``: filled, some of them kept for reuse. For metrics."""
-        keys = {effect.key for effect in self._effects.values()}
+        keys = {effect.key for effect, _ in self._effects.values()}
         return {"total": self.shape.slots, "in_use": len(keys), "resident": self.num_resident}
 
-    def admit(self, request_id: str, effect: Effect) -> None:
-        """A steered request has arrived at this worker. One whose id was here before is forgotten first."""
-        self._effects[request_id] = effect
+    def admit(self, request_id: str, effect: Effect, first: int = 0) -> None:
+        """A request has arrived at this worker that is steered from the token ``first`` of its sequence on. One
+        whose id was here before is forgotten first."""
+        self._effects[request_id] = effect, first
 
     def forget(self, request_id: str) -> None:
         """The request is over (finished, aborted, or preempted and coming back as a new one), and its
@@ -116,23 +121,25 @@ class OffsetBank:
 
     def seat(self, request_id: str, seat: int) -> None:
         """The runner has given an admitted request the index ``seat``, for as long as it runs."""
-        effect = self._effects[request_id]
+        effect, first = self._effects[request_id]
         for _, slot in self._table.hold([effect.key]):
             self._fill(slot, effect)
         self._seat_of[request_id] = seat
-        self._take(seat, effect)
+        self._take(seat, effect, first)
 
     def step(
         self,
         request_ids: Sequence[str],
         query_start_loc: torch.Tensor,
         num_tokens: int,
+        positions: torch.Tensor,
         seats: torch.Tensor | None = None,
     ) -> None:
         """Point each token of the coming forward pass at its request's row.
 
         ``request_ids`` in batch order (R); ``query_start_loc`` int32 [>= R+1] on the device, where
-        token t belongs to request r if query_start_loc[r] <= t < query_start_loc[r+1]; ``seats`` integer
+        token t belongs to request r if query_start_loc[r] <= t < query_start_loc[r+1]; ``positions`` integer
+        [>= T] on the device, each token's index in its sequence, never a rotary position; ``seats`` integer
         [R] on the device, of runners that keep a request's index. Without, a request's seat is its place
         in the batch, and this step's batch is compared with the last one's.
         """
@@ -145,19 +152,20 @@ class OffsetBank:
             return
         self._write()
         count, target = len(request_ids), self.token_slots[:num_tokens]
-        if num_tokens == count:
-            if seats is None:
-                target.copy_(self._device_slots[:count])
-            else:
-                torch.index_select(self._device_slots, 0, seats, out=target)
+        if num_tokens == count and seats is None:
+            slots, firsts = self._device_seats[:, :count]
         else:
-            # The last boundary is left out: whatever comes after it is the last request's.
-            owner = torch.searchsorted(
-                query_start_loc[1:count], self._positions[:num_tokens], right=True
-            )
-            if seats is not None:
-                owner = seats.index_select(0, owner)
-            torch.index_select(self._device_slots, 0, owner, out=target)
+            owner = seats
+            if num_tokens != count:
+                # The last boundary is left out: whatever comes after it is the last request's.
+                owner = torch.searchsorted(
+                    query_start_loc[1:count], self._tokens[:num_tokens], right=True
+                )
+                if seats is not None:
+                    owner = seats.index_select(0, owner)
+            assert owner is not None
+            slots, firsts = self._device_seats.index_select(1, owner)
+        torch.mul(slots, positions[:num_tokens] >= firsts, out=target)
         self._clear(num_tokens)
 
     @contextmanager
@@ -197,16 +205,17 @@ class OffsetBank:
         for seat, request_id in requests:
             self._seat_of[request_id] = seat
             if request_id in self._effects:
-                steered.append((seat, self._effects[request_id]))
-        effects = {effect.key: effect for _, effect in steered}
-        for key, slot in self._table.hold([effect.key for _, effect in steered]):
+                steered.append((seat, *self._effects[request_id]))
+        effects = {effect.key: effect for _, effect, _ in steered}
+        for key, slot in self._table.hold([effect.key for _, effect, _ in steered]):
             self._fill(slot, effects[key])
-        for seat, effect in steered:
-            self._take(seat, effect)
+        for seat, effect, first in steered:
+            self._take(seat, effect, first)
 
-    def _take(self, seat: int, effect: Effect) -> None:
+    def _take(self, seat: int, effect: Effect, first: int) -> None:
         self._key_at[seat] = effect.key
         self._slots[seat] = self._table.row(effect.key)
+        self._firsts[seat] = first
         self._written = False
 
     def _fill(self, slot: int, effect: Effect) -> None:
@@ -221,9 +230,9 @@ class OffsetBank:
         self._filled[slot] = heads
 
     def _write(self) -> None:
-        """Slots by seat, if they have changed: all of them, one small copy."""
+        """The seats, if they have changed: all of them, one small copy."""
         if not self._written:
-            self._device_slots.copy_(self._staged(self._host_slots), non_blocking=self._pin_memory)
+            self._device_seats.copy_(self._staged(self._host_seats), non_blocking=self._pin_memory)
             self._written = True
 
     def _to_device(self, host: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vllm_palign.compat.hooks import Reads, absent, missing, require, uncallable, wrap_instance
-from vllm_palign.effect import Effect
+from vllm_palign.effect import SCOPES, Effect, first_steered
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.shape import ModelShape
@@ -37,7 +37,7 @@ V1_READS = (
 V2_READS = (
     Reads(
         "vllm.v1.worker.gpu.input_batch:InputBatch",
-        ("idx_mapping", "num_tokens", "query_start_loc", "req_ids"),
+        ("idx_mapping", "num_tokens", "positions", "query_start_loc", "req_ids"),
     ),
 )
 
@@ -72,7 +72,7 @@ def arm_worker(worker: Any) -> None:
         """What this rank steers with, in plain values; ``tested`` once it has gone through its self-test.
         A worker that is not armed has no such method, and its engine answers with an error."""
         layers = list(worker.palign_bank.shape.layers)
-        return {"traced": TRACED, "layers": layers, "tested": tested}
+        return {"traced": TRACED, "layers": layers, "scopes": SCOPES, "tested": tested}
 
     wrap_instance(worker, "load_model", ("load_dummy_weights",), load_and_arm)
     wrap_instance(worker, "compile_or_warm_up_model", (), warm_up_and_test)
@@ -143,7 +143,7 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
     """``v1/worker/gpu_model_runner.py``; the CPU runner inherits it. V1 keeps preempted requests."""
     require(
         missing((*READS, *V1_READS))
-        + absent(runner, ("input_batch.req_ids", "query_start_loc.gpu", "vllm_config"))
+        + absent(runner, ("input_batch.req_ids", "positions", "query_start_loc.gpu", "vllm_config"))
         + uncallable(runner, "_dummy_run", 1, **V1_DUMMY, uniform_decode=True)
     )
     update_states, prepare_inputs = runner._update_states, runner._prepare_inputs
@@ -162,6 +162,7 @@ def _follow_v1(runner: Any, bank: OffsetBank) -> None:
             runner.input_batch.req_ids,
             runner.query_start_loc.gpu,
             scheduler_output.total_num_scheduled_tokens,
+            runner.positions,
         )
         return prepared
 
@@ -197,6 +198,7 @@ def _follow_v2(runner: Any, bank: OffsetBank) -> None:
             input_batch.req_ids,
             input_batch.query_start_loc,
             input_batch.num_tokens,
+            input_batch.positions,
             seats=input_batch.idx_mapping,
         )
 
@@ -218,5 +220,5 @@ def _admit(bank: OffsetBank, new_request: Any) -> bool:
     bank.forget(new_request.req_id)
     if packed is None:
         return False
-    bank.admit(new_request.req_id, Effect.unpack(packed))
+    bank.admit(new_request.req_id, Effect.unpack(packed), first_steered(packed))
     return True

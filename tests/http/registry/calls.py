@@ -48,7 +48,8 @@ def check(reply: httpx.Response, seed: int | None, reference: Any) -> dict[str, 
     said = np.array(choice["logprobs"]["token_logprobs"])
 
     def off(parts: list[tuple[Persona, float]]) -> float:
-        wanted = logprobs(reference, [*PROMPT, *choice["token_ids"]], parts)[len(PROMPT) - 1 :]
+        start = len(PROMPT) - 1
+        wanted = logprobs(reference, [*PROMPT, *choice["token_ids"]], parts, start)[start:]
         return float(np.abs(said - wanted).max())
 
     if seed is None:

@@ -93,8 +93,9 @@ def test_a_running_answer_is_not_touched_by_replace_and_delete(
                 tokens += json.loads(line[6:])["choices"][0].get("token_ids") or []
     assert len(tokens) == 120
     # Greedy, so every token is the likeliest one under the old persona.
-    alone = logprobs(reference, [*PROMPT, *tokens], [(persona(3), 1.0)])[len(PROMPT) - 1 :]
-    other_way = logprobs(reference, [*PROMPT, *tokens], [(persona(4), 1.0)])[len(PROMPT) - 1 :]
+    start = len(PROMPT) - 1
+    alone = logprobs(reference, [*PROMPT, *tokens], [(persona(3), 1.0)], start)[start:]
+    other_way = logprobs(reference, [*PROMPT, *tokens], [(persona(4), 1.0)], start)[start:]
     assert alone.mean() > other_way.mean() + 1
 
 
