@@ -16,6 +16,7 @@ from tests.soak.names import OWN, SHARED, TENANTS
 from tests.soak.questions import Piece, Question
 from tests.soak.tally import LEFT, REFUSED, RIGHT, Deed, Lost, Wrong
 from tests.soak.world import World
+from vllm_palign.persona import Scope
 
 REVOKED_SECONDS = 20
 """A revoked key stops within seconds; this many on a busy machine."""
@@ -86,30 +87,36 @@ async def put_question(
     if answer.generated not in (None, asked.tokens):
         raise Lost(f"{answer.generated} tokens generated, {asked.tokens} wanted")
     for pieces in answer.choices.values():
-        await _check(world, asked, answer.left, pieces, parts)
+        await _check(world, asked, answer.left, pieces, parts, wish.scope)
     if not answer.left and len(answer.choices) != asked.count:
         raise Lost(f"{len(answer.choices)} answers of {asked.count}")
     effect = {0: "nobody", 1: "one"}.get(len(wish.weights), "blend")
     world.tally.features[f"effect: {effect}"] += 1
     if wish.weights:
         world.tally.features[f"asked by: {wish.way}"] += 1
+        world.tally.features[f"scope: {wish.scope}"] += 1
     if asked.count > 1:
         world.tally.features["n > 1"] += 1
     return LEFT if answer.left else RIGHT
 
 
 async def _check(
-    world: World, asked: Question, left: bool, pieces: list[Piece], parts: Parts
+    world: World,
+    asked: Question,
+    left: bool,
+    pieces: list[Piece],
+    parts: Parts,
+    scope: Scope = "answers",
 ) -> None:
     """Raises Wrong; Lost if tokens are missing that no endpoint leaves out."""
     ids, shown = asked.prompt.ids, sum(len(piece.tokens) for piece in pieces)
     # vLLM's responses leave out what has no text, such as half a character: chunks, or the whole answer.
     gaps = asked.prompt.endpoint == "responses" and (asked.stream or not pieces)
     if gaps and shown < asked.tokens:
-        hidden = await world.judge.check_with_gaps(ids, pieces, parts, asked.tokens, left)
+        hidden = await world.judge.check_with_gaps(ids, pieces, parts, asked.tokens, left, scope)
         world.tally.features["responses with tokens left out"] += hidden > 0
     elif left or shown == asked.tokens:
-        await world.judge.check(ids, pieces, parts)
+        await world.judge.check(ids, pieces, parts, scope)
     else:
         raise Lost(f"{shown} tokens of {asked.tokens}")
 

@@ -15,12 +15,19 @@ from tests.oracle import continuation, greedy, table
 from tests.soak.questions import Piece
 from tests.soak.tally import Tally, Wrong
 from vllm_palign import Persona
+from vllm_palign.persona import Scope
 
 TOLERANCE = 1e-4
 """Of log-probabilities in float32. A token within it of the likeliest one is a tie, and right."""
 
 Parts = Sequence[tuple[Persona, float]]
 """(persona, strength x weight) each."""
+
+
+def first_steered(scope: Scope, prompt: Sequence[int]) -> int:
+    """The index of the first token that is steered, of a request without an earlier answer."""
+    return 0 if scope == "all" else len(prompt) - 1
+
 
 Tokens = list[tuple[int, float | None]]
 """(token id, log-probability) each; None: not shown."""
@@ -32,6 +39,8 @@ class Case:
 
     prompt: Sequence[int]
     parts: Parts
+    start: int
+    """The first token that they steer."""
     count: int
     """Tokens that the model was to generate."""
     left: bool
@@ -51,12 +60,14 @@ class Judge:
         self._tally = tally
         self._thread = ThreadPoolExecutor(1, "judge")
 
-    async def check(self, prompt: Sequence[int], pieces: Sequence[Piece], parts: Parts) -> None:
+    async def check(
+        self, prompt: Sequence[int], pieces: Sequence[Piece], parts: Parts, scope: Scope = "answers"
+    ) -> None:
         """For answers that show every token. Raises Wrong."""
         tokens: Tokens = [token for piece in pieces for token in piece.tokens]
 
         def judge() -> None:
-            self._check_likeliest(prompt, tokens, parts)
+            self._check_likeliest(prompt, tokens, parts, first_steered(scope, prompt))
             texts = self._detokenizer.texts(prompt, [token for token, _ in tokens])
             at = 0
             for piece in pieces:
@@ -74,28 +85,32 @@ class Judge:
         parts: Parts,
         count: int,
         left: bool = False,
+        scope: Scope = "answers",
     ) -> int:
         """For answers of which only pieces with text are shown: the ``count`` likeliest tokens, or as many of
         them as the client waited for, leave exactly ``pieces``. How many are not shown. Raises Wrong."""
-        case = Case(prompt, parts, count, left)
+        start = first_steered(scope, prompt)
+        case = Case(prompt, parts, start, count, left)
 
         def judge() -> int:
             tokens = self._explain(case, [], pieces)
             if tokens is None:
-                whole = continuation(self.model, prompt, count, parts)
+                whole = continuation(self.model, prompt, count, parts, start)
                 texts = self._detokenizer.texts(prompt, whole)
                 shown = list(pieces) or "nothing"
                 raise Wrong(f"{shown} is shown of {whole}, whose texts are {texts}")
-            self._check_likeliest(prompt, tokens, parts)
+            self._check_likeliest(prompt, tokens, parts, start)
             return sum(logprob is None for _, logprob in tokens)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, judge)
 
-    def _check_likeliest(self, prompt: Sequence[int], tokens: Tokens, parts: Parts) -> None:
+    def _check_likeliest(
+        self, prompt: Sequence[int], tokens: Tokens, parts: Parts, start: int
+    ) -> None:
         if not tokens:
             return
         ids = [token for token, _ in tokens]
-        own, best = greedy(self.model, prompt, ids, parts)
+        own, best = greedy(self.model, prompt, ids, parts, start)
         shown = np.array([logprob is not None for _, logprob in tokens])
         said = np.array([logprob for _, logprob in tokens], dtype=float)
         off = np.where(shown, np.abs(said - own), 0.0)
@@ -124,7 +139,8 @@ class Judge:
             tokens = self._explain(case, [*seen, *pieces[0].tokens], pieces[1:])
             if tokens is not None:
                 return tokens
-        row = table(self.model, [*case.prompt, *ids, 0], case.parts, last=1)[0]
+        tokens_so_far = [*case.prompt, *ids, 0]
+        row = table(self.model, tokens_so_far, case.parts, last=1, start=case.start)[0]
         for token in np.flatnonzero(row >= row.max() - TOLERANCE).tolist():
             if not self._detokenizer.texts(case.prompt, [*ids, token])[-1]:
                 tokens = self._explain(case, [*seen, (token, None)], pieces)
@@ -139,5 +155,5 @@ class Judge:
         texts = self._detokenizer.texts(case.prompt, [*seen, *ids])[len(seen) :]
         if piece.text != "".join(texts):
             return False
-        own, best = greedy(self.model, [*case.prompt, *seen], ids, case.parts)
+        own, best = greedy(self.model, [*case.prompt, *seen], ids, case.parts, case.start)
         return bool((best - own <= TOLERANCE).all())

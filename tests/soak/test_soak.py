@@ -43,7 +43,7 @@ HAPPENS = {
 }  # fmt: skip
 SHOWN = [
     "effect: nobody", "effect: one", "effect: blend", "asked by: field", "asked by: metadata",
-    "asked by: model", "asked by: two places", "n > 1",
+    "asked by: model", "asked by: two places", "n > 1", "scope: answers", "scope: all",
 ]  # fmt: skip
 
 
@@ -163,7 +163,8 @@ def test_the_judge_sees_another_persona_another_strength_and_another_token(
     parts, shown = [(persona(1), 1.0)], Detokenizer(tiny_model, skip_special_tokens=False)
     answer: list[tuple[int, float]] = []
     for _ in range(3):
-        row = table(judge.model, [*prompt, *(token for token, _ in answer), 0], parts, last=1)[0]
+        tokens = [*prompt, *(token for token, _ in answer), 0]
+        row = table(judge.model, tokens, parts, last=1, start=len(prompt) - 1)[0]
         answer.append((int(row.argmax()), float(row.max())))
 
     def check(*parts: tuple[Persona, float], said: list[tuple[int, float]] = answer) -> None:
@@ -171,6 +172,8 @@ def test_the_judge_sees_another_persona_another_strength_and_another_token(
         asyncio.run(judge.check(prompt, [Piece(said, text)], parts))
 
     check(*parts)
+    with pytest.raises(Wrong):
+        asyncio.run(judge.check(prompt, [Piece(answer, "")], parts, "all"))
     other = [(answer[0][0] + 1, answer[0][1]), *answer[1:]]
     for wrong in ((), ((persona(2), 1.0),), ((persona(1), 1.001),)):
         with pytest.raises(Wrong):
@@ -188,7 +191,7 @@ def test_content_that_a_name_cannot_have_held_is_seen() -> None:
     held = names.of["north", "p0"]
 
     def right(shown: Persona, since: float) -> bool:
-        header = f"p0@{shown.digest[:12]};strength=0.5"
+        header = f"p0@{shown.digest[:12]};strength=0.5;scope=answers"
         try:
             return wish.parts(header, names, "north", since, time.monotonic()) == [(shown, 0.5)]
         except Wrong:
@@ -205,8 +208,10 @@ def test_content_that_a_name_cannot_have_held_is_seen() -> None:
     assert right(old, start)
     for header in (
         None,
-        f"p0@{new.digest[:12]};strength=1.0",
-        f"p1@{new.digest[:12]};strength=0.5",
+        f"p0@{new.digest[:12]};strength=1.0;scope=answers",
+        f"p0@{new.digest[:12]};strength=0.5;scope=all",
+        f"p0@{new.digest[:12]};strength=0.5",
+        f"p1@{new.digest[:12]};strength=0.5;scope=answers",
     ):
         with pytest.raises(Wrong):
             wish.parts(header, names, "north", start, time.monotonic())

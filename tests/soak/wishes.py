@@ -10,6 +10,7 @@ from typing import Any
 from tests.soak.names import Names
 from tests.soak.tally import Wrong
 from vllm_palign import Persona
+from vllm_palign.persona import Scope
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Wish:
     strength: float
     way: str
     fields: dict[str, Any]
+    scope: Scope = "answers"
 
     def parts(
         self, header: str | None, names: Names, tenant: str, start: float, end: float
@@ -32,7 +34,9 @@ class Wish:
             return []
         if header is None:
             raise Wrong(f"{self.fields} was answered without the header: plainly?")
-        strength, digests = _read(header, self.weights)
+        strength, scope, digests = _read(header, self.weights)
+        if scope != self.scope:
+            raise Wrong(f"{header}: asked for scope {self.scope}")
         if strength != self.strength:
             raise Wrong(f"{header}: asked for strength {self.strength!r}")
         parts = []
@@ -63,23 +67,31 @@ def choose(rng: random.Random, names: Sequence[str]) -> Wish:
         return Wish({name: 1.0}, strength, way, fields)
     if kind < 0.7:
         (name,), strength = rng.sample(names, 1), rng.choice([rng.uniform(-2, 2), 0.0, -1.0, 2.0])
-        field = {"persona": {"id": name, "strength": strength}}
-        metadata = {"metadata": {"persona": name, "persona_strength": repr(strength)}}
+        scope: Scope = rng.choice(["answers", "all"])
+        field = {"persona": {"id": name, "strength": strength, "scope": scope}}
+        metadata = {
+            "metadata": {
+                "persona": name, "persona_strength": repr(strength), "persona_scope": scope,
+            }
+        }  # fmt: skip
         way, fields = rng.choice(
             [("field", field), ("metadata", metadata), ("two places", field | metadata)]
         )
-        return Wish({name: 1.0}, strength, way, fields)
+        return Wish({name: 1.0}, strength, way, fields, scope)
     weights = {name: rng.uniform(-0.7, 0.7) for name in rng.sample(names, rng.randint(2, 4))}
     strength = rng.choice([0.5, 1.0, -1.0])
-    return Wish(weights, strength, "field", {"persona": {"mix": weights, "strength": strength}})
+    blended: Scope = rng.choice(["answers", "all"])
+    persona = {"mix": weights, "strength": strength, "scope": blended}
+    return Wish(weights, strength, "field", {"persona": persona}, blended)
 
 
 NOBODY = Wish({}, 1.0, "", {})
 
 
-def _read(header: str, weights: dict[str, float]) -> tuple[float, dict[str, str]]:
-    """Strength and digest prefix by name. Raises Wrong if other names or weights are there."""
-    listed, _, strength = header.partition(";strength=")
+def _read(header: str, weights: dict[str, float]) -> tuple[float, str, dict[str, str]]:
+    """Strength, scope and digest prefix by name. Raises Wrong if other names or weights are there."""
+    listed, _, rest = header.partition(";strength=")
+    strength, _, scope = rest.partition(";scope=")
     digests = {}
     for part in listed.split("+"):
         name, _, rest = part.partition("@")
@@ -89,4 +101,4 @@ def _read(header: str, weights: dict[str, float]) -> tuple[float, dict[str, str]
         digests[name] = prefix
     if digests.keys() != weights.keys():
         raise Wrong(f"{header}: asked for {weights}")
-    return float(strength), digests
+    return float(strength), scope, digests

@@ -37,7 +37,7 @@ def test_a_working_engine_passes_and_what_it_cannot_show_is_said(tiny_model: Pat
     verdicts = {check["name"]: check["verdict"] for check in engine["checks"]}
     graphs = verdicts.pop("CUDA graphs were replayed with other personas in their slots")
     assert graphs == "not checked"
-    assert len(verdicts) == 7
+    assert len(verdicts) == 8
     assert set(verdicts.values()) == {"ok"}
     assert "no CUDA graphs on this machine" in out
     assert engine["environment"]["runner"] == "V1"
@@ -78,6 +78,8 @@ def observed(noise: float = 0.0, seed: int = 0, **environment: Any) -> Observed:
     }
 
     def score(who: Any, row: int) -> np.ndarray:
+        if isinstance(who, dict) and "strength" not in who:
+            who = who["id"]
         effect = effects[who] if isinstance(who, str) else 0.0
         return plain[row] + effect + noise * rng.normal(size=width)
 
@@ -89,7 +91,10 @@ def observed(noise: float = 0.0, seed: int = 0, **environment: Any) -> Observed:
             for name, wishes in BATCHES.items()
         },
         replays=dict.fromkeys(BATCHES, DECODE),
-        cached={name: 0 if name.endswith("first") else 256 for name in KV_SEQUENCE},
+        cached={
+            name: 0 if name in ("alice first", "plain first", "bob first") else 256
+            for name in KV_SEQUENCE
+        },
         kv_scores={name: score(who, 0)[-DECODE:].tolist() for name, who in KV_SEQUENCE.items()},
     )
 
@@ -141,6 +146,15 @@ def wrong_kv(seen: Observed) -> None:
     seen.kv_scores["alice again"] = seen.kv_scores["bob first"]
 
 
+def plain_answers(seen: Observed) -> None:
+    for who in ("answers first", "answers again"):
+        seen.kv_scores[who] = seen.kv_scores["plain first"]
+
+
+def prompts_of_their_own(seen: Observed) -> None:
+    seen.cached["answers first"] = 0
+
+
 def no_replay(seen: Observed) -> None:
     seen.replays["others"] = 0
 
@@ -157,6 +171,8 @@ def no_replay(seen: Observed) -> None:
         (old_row, "a persona that took a used slot"),
         (shared_kv, "KV blocks are shared"),
         (wrong_kv, "KV blocks are shared"),
+        (plain_answers, "scope answers"),
+        (prompts_of_their_own, "scope answers"),
         (no_replay, "CUDA graphs were replayed"),
     ],
 )
@@ -176,4 +192,4 @@ def test_an_engine_without_graphs_or_prefix_cache_is_said_to_be_unchecked_there(
     seen = observed(cudagraph_mode="NONE")
     seen.cached.clear()
     verdicts = [check.verdict for check in judge(seen)]
-    assert verdicts.count("not checked") == 2
+    assert verdicts.count("not checked") == 3

@@ -70,6 +70,7 @@ def judge(observed: Observed) -> list[Check]:
             same,
         ),
         _kv(observed, same),
+        _answers(observed, same),
         _replays(observed),
     ]
 
@@ -112,6 +113,23 @@ def _kv(observed: Observed, same: float) -> Check:
         not any(fresh) and all(shared) and worst <= max(same, 0.25 * wrong),
         f"cached prompt tokens: first alice, plain, bob {fresh}; again alice, plain, strength 0 {shared}; "
         f"answers from cached blocks differ by {worst:.2g}, personas by {wrong:.3g}",
+    )
+
+
+def _answers(observed: Observed, same: float) -> Check:
+    name = "scope answers: the plain prompt's KV blocks, and answers of its own"
+    found = observed.cached
+    if not found:
+        return Check(name, "not checked", "no prefix caching, or too short sequences")
+    cached = [found[who] for who in ("plain again", "answers first", "answers again")]
+    kv = {who: np.array(row) for who, row in observed.kv_scores.items()}
+    again = _distance(kv["answers again"], kv["answers first"])
+    moved = _distance(kv["answers first"], kv["plain first"])
+    return _check(
+        name,
+        len(set(cached)) == 1 and cached[0] > 0 and again <= max(same, 0.25 * moved) and moved > 0,
+        f"cached prompt tokens: plain again, answers, answers again {cached}; answers differ by {again:.2g} "
+        f"among themselves, from plain by {moved:.3g}",
     )
 
 

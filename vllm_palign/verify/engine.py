@@ -96,6 +96,8 @@ KV_SEQUENCE: dict[str, Any] = {
     "alice again": "alice",
     "plain again": None,
     "strength 0": OFF,
+    "answers first": {"id": "alice", "scope": "answers"},
+    "answers again": {"id": "alice", "scope": "answers"},
 }
 """One long prompt asked in this order; request -> whom it asks for."""
 
@@ -110,7 +112,7 @@ def _ask(
         SamplingParams(
             temperature=0.0, max_tokens=DECODE, ignore_eos=True, detokenize=False, logprobs=0,
             prompt_logprobs=0 if prompt_scores else None, allowed_token_ids=[tokens[0]],
-            extra_args=None if wish is None else persona_args(wish),
+            extra_args=None if wish is None else persona_args(_everywhere(wish)),
         )
         for tokens, wish in zip(prompts, wishes, strict=True)
     ]  # fmt: skip
@@ -124,6 +126,11 @@ def _ask(
         said = [*(tokens[1:] if prompt_scores else []), *answer.token_ids]
         scores.append([step[token].logprob for step, token in zip(steps, said, strict=True)])
     return scores, [output.num_cached_tokens or 0 for output in outputs]
+
+
+def _everywhere(wish: Any) -> Any:
+    """``wish``, on the prompt too unless it says otherwise: the prompt's log-probabilities are looked at."""
+    return {"scope": "all", **(wish if isinstance(wish, dict) else {"id": wish})}
 
 
 def _inspect(worker: Any) -> dict[str, Any]:

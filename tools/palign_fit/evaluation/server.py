@@ -138,10 +138,12 @@ class ServerBackend:
         return open_client(self.url, self._key)
 
     def _persona(self, setting: Setting) -> dict[str, Any] | None:
-        """The request's extra fields."""
+        """The request's extra fields. What is scored is a prompt to the server, and has to be steered there; what is
+        said is steered in the same way, as by Hugging Face."""
         if setting.persona_id is None:
             return None
-        return {"persona": {"id": setting.persona_id, "strength": self.strength}}
+        asked = {"id": setting.persona_id, "strength": self.strength, "scope": "all"}
+        return {"persona": asked}
 
     def _check(self, setting: Setting, headers: Mapping[str, str]) -> None:
         """Raises InputError unless the reply says that the setting's persona was applied.
