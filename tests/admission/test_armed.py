@@ -101,6 +101,11 @@ def test_an_armed_engine_refuses_what_was_not_sealed_by_this_release() -> None:
     for wrong in (unadmitted, request(effect(1)), other):
         with pytest.raises(PersonaInvalid, match="has not admitted"):
             armed.unseal(wrong)
+    changed = request(effect(1))
+    armed.seal(changed)
+    changed.sampling_params.extra_args[REQUEST_KEY]["key"] = effect(2).key
+    with pytest.raises(PersonaInvalid, match="do not match their key"):
+        armed.unseal(changed)
 
 
 class State:

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_palign.effect import Packed, is_packed
+from vllm_palign.effect import Effect, Packed, is_packed
 from vllm_palign.errors import PalignStartupError, PersonaInvalid
 from vllm_palign.selection import REQUEST_KEY
 from vllm_palign.worker.ops import TRACED
@@ -89,7 +89,8 @@ def seal(request: Any) -> None:
 def unseal(request: Any) -> None:
     """In an armed engine, before vLLM makes its request of the ``EngineCoreRequest``. Plain ones stay as they are.
 
-    Raises PersonaInvalid for one that nobody has sealed, or another release; the engine answers with an error.
+    Raises PersonaInvalid for one that nobody has sealed, or another release, or that was changed on the way; the
+    engine answers with an error. A worker, which sees it next, could only stop.
     """
     params = request.sampling_params
     if params is None or REQUEST_KEY not in (params.extra_args or {}):
@@ -99,6 +100,7 @@ def unseal(request: Any) -> None:
         raise PersonaInvalid(
             "a request reached the engine with a persona that this release of vllm-palign has not admitted"
         )
+    Effect.unpack(packed)
     params.max_tokens = packed["max_tokens"]
     # It came as a plain dict, and the engine prints it when it crashes.
     params.extra_args = {**params.extra_args, REQUEST_KEY: Packed(packed)}
