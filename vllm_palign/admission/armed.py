@@ -15,6 +15,7 @@ from typing import Any
 from vllm_palign.effect import Effect, Packed, is_packed
 from vllm_palign.errors import PalignStartupError, PersonaInvalid
 from vllm_palign.selection import REQUEST_KEY
+from vllm_palign.shape import ModelShape
 from vllm_palign.worker.ops import TRACED
 
 METHOD = "palign_armed"
@@ -67,6 +68,16 @@ def check_engines(
             raise PalignStartupError(
                 f"{engine} does not steer: ranks {untested} have not been through palign's self-test"
             )
+
+
+def layers_of_engine(vllm_config: Any) -> frozenset[int]:
+    """Layers that the ranks hold together whom one engine of ``vllm_config`` can ask: all that have
+    self-attention. Under ``external_launcher`` an engine is one rank and knows no other, so its stage's."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    layers = ModelShape.of(model).attention_layers
+    if parallel.distributed_executor_backend != "external_launcher":
+        return layers
+    return layers & frozenset(range(*model.get_layers_start_end_indices(parallel)))
 
 
 def seal(request: Any) -> None:
