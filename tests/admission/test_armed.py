@@ -18,6 +18,7 @@ from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.effect import SCOPES, Effect
 from vllm_palign.persona import Scope
 from vllm_palign.selection import REQUEST_KEY
+from vllm_palign.shape import ModelShape
 from vllm_palign.worker.ops import TRACED
 
 LAYERS = frozenset(range(4))
@@ -29,6 +30,27 @@ def rank(*layers: int, traced: str = TRACED, tested: bool = True) -> dict[str, A
 
 def test_pipeline_stages_hold_the_models_layers_together() -> None:
     armed.check_engines([[rank(0, 1), rank(2, 3)], [rank(0, 1, 2, 3)] * 2], LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("backend", "stage", "layers"),
+    [("mp", 0, LAYERS), (None, 1, LAYERS), ("external_launcher", 0, {0, 1}), ("external_launcher", 1, {2, 3})],
+)  # fmt: skip
+def test_a_rank_of_torchrun_answers_for_its_stage_alone(
+    backend: str | None, stage: int, layers: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``collective_rpc`` asks the one rank there."""
+    monkeypatch.setattr(ModelShape, "of", lambda model: SimpleNamespace(attention_layers=LAYERS))
+    ends = [(0, 2), (2, 4)]
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(get_layers_start_end_indices=lambda parallel: ends[parallel.rank]),
+        parallel_config=SimpleNamespace(distributed_executor_backend=backend, rank=stage),
+    )  # fmt: skip
+    asked = armed.layers_of_engine(config)
+    assert asked == layers
+    armed.check_engines([[rank(*layers)]], asked)
+    with pytest.raises(PalignStartupError):
+        armed.check_engines([[rank(*sorted(layers)[1:])]], asked)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +128,11 @@ def test_an_armed_engine_refuses_what_was_not_sealed_by_this_release() -> None:
     for wrong in (unadmitted, request(effect(1)), other):
         with pytest.raises(PersonaInvalid, match="has not admitted"):
             armed.unseal(wrong)
+    changed = request(effect(1))
+    armed.seal(changed)
+    changed.sampling_params.extra_args[REQUEST_KEY]["key"] = effect(2).key
+    with pytest.raises(PersonaInvalid, match="do not match their key"):
+        armed.unseal(changed)
 
 
 class State:

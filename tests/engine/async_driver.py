@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -126,6 +127,54 @@ async def engines_asked(engine: Any, job: dict[str, Any]) -> Any:
     return {"error": None, **await refusal(engine, job)}
 
 
+async def straight(engine: Any, job: dict[str, Any]) -> Any:
+    """What becomes of ready-made requests that go to the engine's process past everything of ours in the front
+    end: one that names a persona, one whose admitted offsets have changed on the way."""
+    from vllm.v1.engine import EngineCoreRequest
+
+    from vllm_palign.admission import armed
+    from vllm_palign.admission.front_end import FrontEnd
+
+    def ready_made(name: str) -> Any:
+        return EngineCoreRequest(
+            request_id=name, prompt_token_ids=job["prompt"], mm_features=None, sampling_params=params("alice"),
+            pooling_params=None, arrival_time=time.time(), lora_request=None, cache_salt=None,
+            data_parallel_rank=None, external_req_id=name,
+        )  # fmt: skip
+
+    unadmitted, changed, admitted = map(ready_made, ("unadmitted", "changed", "admitted"))
+    for request in (changed, admitted):
+        FrontEnd.of(engine.vllm_config).admit(request)
+        armed.seal(request)
+    (packed,) = changed.sampling_params.extra_args.values()
+    packed["offsets"] = packed["offsets"][:-4] + bytes(4)
+    return {
+        request.request_id: await answer_straight(engine, request)
+        for request in (unadmitted, changed, admitted)
+    }
+
+
+async def answer_straight(engine: Any, request: Any) -> str:
+    """The reason with which the engine's process finished ``request``."""
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+    params = request.sampling_params
+    queue = RequestOutputCollector(params.output_kind, request.request_id)
+    # Not what we have wrapped it in.
+    add = type(engine.output_processor).add_request.__wrapped__
+    add(engine.output_processor, request, None, None, 0, queue)
+    engine._run_output_handler()
+    await engine.engine_core.add_request_async(request)
+    while True:
+        output = await asyncio.wait_for(queue.get(), 60)
+        if output.finished:
+            return str(output.outputs[0].finish_reason)
+
+
+async def armed_engine(engine: Any, job: dict[str, Any]) -> Any:
+    return {"straight": await straight(engine, job), **await engines_asked(engine, job)}
+
+
 async def scaled(engine: Any, job: dict[str, Any]) -> Any:
     """Elastic scaling to the size it has, which changes nothing, is looked at all the same."""
     try:
@@ -144,6 +193,7 @@ SCENARIOS = {
     "sessions": sessions,
     "asked": asked,
     "engines_asked": engines_asked,
+    "armed_engine": armed_engine,
     "scaled": scaled,
 }
 TAMPERINGS = {"engine_processes_without_the_plugin": engine_processes_without_the_plugin}

@@ -70,10 +70,10 @@ def _call(llm: Any, step: dict[str, Any]) -> Any:
     """A step between batches: ``{"call": method of LLM, "args": [...], "kwargs": {...}}``, or ``{"rpc":
     name}`` for something done in every worker, whose results it then is; with ``"between": batch`` it is done
     after the third step of that batch, whose answers it then is. ``{"ready_made": request}`` is a request in
-    the engine's own form; the type and message of what the engine says to it. ``{"crowd": {...}}`` are the
-    arguments of ``_crowd``."""
+    the engine's own form; the type and message of what the engine says to it. With ``"straight": True`` the
+    front end never sees it. ``{"crowd": {...}}`` are the arguments of ``_crowd``."""
     if "ready_made" in step:
-        return _ask_ready_made(llm, step["ready_made"])
+        return _ask_ready_made(llm, step["ready_made"], straight=step.get("straight", False))
     if "crowd" in step:
         return _crowd(llm, **step["crowd"])
     if "between" in step:
@@ -129,7 +129,7 @@ def _crowd(
     return answers
 
 
-def _ask_ready_made(llm: Any, request: dict[str, Any]) -> list[str]:
+def _ask_ready_made(llm: Any, request: dict[str, Any], *, straight: bool) -> list[str]:
     from vllm.v1.engine import EngineCoreRequest
 
     params = _sampling(request)
@@ -138,6 +138,9 @@ def _ask_ready_made(llm: Any, request: dict[str, Any]) -> list[str]:
         pooling_params=None, arrival_time=time.time(), lora_request=None, cache_salt=None, data_parallel_rank=None,
     )  # fmt: skip
     try:
+        if straight:
+            llm.llm_engine.engine_core.add_request(made)
+            return ["", ""]
         llm.llm_engine.add_request("ready-made", made, params)
     except Exception as error:
         return [type(error).__name__, str(error)]

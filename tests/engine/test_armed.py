@@ -28,7 +28,7 @@ def results(
     }
     unarmed = {"tamper": "engine_processes_without_the_plugin"}
     jobs = {
-        "armed": job | {"scenario": "engines_asked"},
+        "armed": job | {"scenario": "armed_engine"},
         "armed, scaled": job | {"scenario": "scaled"},
         "unarmed": job | unarmed | {"scenario": "asked"},
         "unarmed, asked": job | unarmed | {"scenario": "engines_asked"},
@@ -44,6 +44,15 @@ def test_armed_engines_say_so_and_answer(results: dict[str, Any]) -> None:
         assert found["error"] is None
         assert len(found["plain"]["tokens"]) == len(found["steered"]["tokens"]) == 4
         assert found["plain"]["tokens"] != found["steered"]["tokens"]
+
+
+def test_a_request_that_goes_past_the_front_end_is_an_error_for_itself_alone(
+    results: dict[str, Any],
+) -> None:
+    """The engine answers the next ones, as the test above sees."""
+    assert results["armed"]["straight"] == {
+        "unadmitted": "error", "changed": "error", "admitted": "length",
+    }  # fmt: skip
 
 
 def test_an_engine_without_the_plugin_cannot_run_a_steered_request(results: dict[str, Any]) -> None:

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from tests import oracle
+from tests.adapters import RANK, write_adapter
 from tests.engine.conftest import Run
-from tests.engine.families import FAMILIES, LAYERS
+from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
 from tests.shown import Measured
 
 BOUND = 1e-4
 FAMILY = FAMILIES["llama"]
-RANK, LORA_ALPHA = 8, 16
-TARGETS = ("q_proj", "o_proj")
-
-
-def write_adapter(model: Any, folder: Path) -> dict[str, torch.Tensor]:
-    """A random adapter as PEFT saves it; returns the change of each weight, (alpha / rank) B A."""
-    generator = torch.Generator().manual_seed(7)
-    tensors, changes = {}, {}
-    for layer in range(LAYERS):
-        for target in TARGETS:
-            name = f"model.layers.{layer}.self_attn.{target}"
-            out_width, in_width = model.get_submodule(name).weight.shape
-            a = 0.2 * torch.randn(RANK, in_width, generator=generator)
-            b = 0.2 * torch.randn(out_width, RANK, generator=generator)
-            tensors[f"base_model.model.{name}.lora_A.weight"] = a
-            tensors[f"base_model.model.{name}.lora_B.weight"] = b
-            changes[name] = LORA_ALPHA / RANK * b @ a
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(
-        json.dumps(
-            {
-                "peft_type": "LORA",
-                "task_type": "CAUSAL_LM",
-                "r": RANK,
-                "lora_alpha": LORA_ALPHA,
-                "lora_dropout": 0.0,
-                "target_modules": list(TARGETS),
-                "bias": "none",
-                "fan_in_fan_out": False,
-                "modules_to_save": None,
-            }
-        )
-    )
-    return changes
 
 
 def with_adapter(path: Path, changes: dict[str, torch.Tensor]) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.engine.conftest import Run
+from tests.engine.conftest import Run, run_engines
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
@@ -43,6 +46,49 @@ def test_two_stages_answer_as_the_reference_method_and_each_tests_its_own_hooks(
         for rank, said in enumerate(refused)
     ] == [True, True]
     errors = batch.errors(requests, answers)
+    measured(errors)
+    effect = errors.pop("effect")
+    assert max(errors.values()) < BOUND
+    assert effect > 1000 * BOUND
+
+
+@pytest.mark.shows(
+    "features",
+    "external_launcher",
+    note="pipeline parallel 2; each rank an engine that asks itself alone",
+)
+def test_ranks_that_torchrun_starts_ask_themselves_and_answer_as_the_reference_method(
+    checkpoint: Callable[[str], Path], tmp_path: Path, measured: Measured
+) -> None:
+    batch = MixedBatch(tmp_path, checkpoint("llama"), FAMILIES["llama"])
+    requests = batch.requests(prompt_distributions=False)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def rank(number: int) -> dict[str, Any]:
+        folder = tmp_path / f"rank{number}"
+        folder.mkdir()
+        job = {
+            "model": str(batch.model),
+            "kwargs": {"pipeline_parallel_size": 2, "distributed_executor_backend": "external_launcher"},
+            "personas": batch.files,
+            "batches": [requests],
+        }  # fmt: skip
+        torchrun = {
+            "RANK": f"{number}", "LOCAL_RANK": f"{number}", "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}",
+        }  # fmt: skip
+        (result,) = run_engines(folder, [job], environment={**torchrun})
+        return result
+
+    with ThreadPoolExecutor(2) as ranks:
+        results = list(ranks.map(rank, range(2)))
+    assert not [result["error"] for result in results if "error" in result]
+    assert [result["bank"][0]["layers"] for result in results] == [[0], [1]]
+    first, last = (result["batches"][0] for result in results)
+    assert first == last, "each of them gives the whole answer"
+    errors = batch.errors(requests, first)
     measured(errors)
     effect = errors.pop("effect")
     assert max(errors.values()) < BOUND

@@ -154,8 +154,12 @@ def write_fp8(source: Path, target: Path, activation_scheme: str) -> None:
     (target / "config.json").write_text(json.dumps(config | {"quantization_config": fp8}))
 
 
+@pytest.mark.shows("refusals", "fp8 with one dynamic scale a batch")
 def test_fp8_whose_batch_shares_one_scale_is_refused_and_one_with_a_static_scale_is_served(
-    engines: Run, checkpoint: Callable[[str], Path], tmp_path: Path
+    engines: Run,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     jobs = []
     for scheme in ("dynamic", "static"):
@@ -173,4 +177,5 @@ def test_fp8_whose_batch_shares_one_scale_is_refused_and_one_with_a_static_scale
     message = dynamic["error"]["message"]
     assert "layers [0, 1] quantise their input with one scale for the whole batch" in message
     assert "(Fp8LinearMethod)" in message
+    record_property("said", message)
     assert "error" not in static, static["error"]

@@ -59,11 +59,13 @@ def test_a_ready_made_request_that_was_never_admitted_is_refused_and_the_engine_
 ) -> None:
     steered = {"prompt": random_prompt(1), "persona": "alice"}
     plain = {"prompt": random_prompt(1)}
-    batches = [{"ready_made": steered}, {"ready_made": plain}, [steered, plain]]
+    straight = {"ready_made": steered, "straight": True}
+    batches = [{"ready_made": steered}, straight, {"ready_made": plain}, [steered, plain]]
     (result,) = engines([job(checkpoint, tmp_path) | {"batches": batches}])
     assert "error" not in result, result["error"]
-    refused, served, answers = result["batches"]
-    assert refused[0] == "PersonaInvalid"
+    refused, refused_by_the_core, served, answers = result["batches"]
+    assert refused[0] == refused_by_the_core[0] == "PersonaInvalid"
+    assert "has not admitted" in refused_by_the_core[1]
     assert "give the engine the prompt and the SamplingParams instead" in refused[1]
     assert served == ["", ""]
     assert answers[0]["distributions"] != answers[1]["distributions"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.sync.client import connect
 
+from tests.adapters import RANK, write_adapter
 from tests.conftest import TINY_SERVER, Server, start_server, stop_server
+from tests.http import speech
 from vllm_palign import Persona
 
 CHAT = "/v1/chat/completions"
@@ -102,16 +105,6 @@ def test_a_slash_at_the_end_redirects_and_the_persona_is_applied_there(tiny_serv
     assert reply.headers["x-palign-persona"].startswith("p0@")
 
 
-def test_a_web_socket_that_asks_is_not_opened(tiny_server: Server) -> None:
-    url = urlsplit(tiny_server.url)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as connection:
-        connection.sendall(
-            b"GET /v1/realtime?persona=p0 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        assert connection.recv(64).startswith(b"HTTP/1.1 403")
-
-
 def test_a_body_beyond_the_bound_is_refused(tiny_server: Server) -> None:
     body = b'{"model": "base", "prompt": "' + b"x" * (64 << 20) + b'"}'
     reply = httpx.post(
@@ -175,3 +168,138 @@ def test_a_browser_may_read_the_header(lenient_server: Server) -> None:
     reply = httpx.post(lenient_server.url + CHAT, json=body, headers=headers, timeout=60)
     assert reply.headers["access-control-allow-origin"] == "https://page.example"
     assert reply.headers["access-control-expose-headers"] == "x-palign-persona"
+
+
+ADAPTERS = ("--enable-lora", "--max-lora-rank", str(RANK), "--max-loras", "3")
+"""One more than is loaded: vLLM on a CPU gives requests without an adapter the last slot's."""
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_model: Path, reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the adapter ``pirate``, for a resolver."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_adapter(reference, folder / "pirate", str(tiny_model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_server(
+    tiny_model: Path,
+    tiny_personas: tuple[Path, dict[str, Persona]],
+    adapters: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """Loads adapters on first use and when told to; has a WebSocket and a path that takes forms."""
+    folder = tmp_path_factory.mktemp("server")
+    running = start_server(
+        tiny_model, folder / "open.log", "--plugin", "palign", "--palign-personas", str(tiny_personas[0]),
+        *ADAPTERS, *TINY_SERVER,
+        **speech.install(folder / "plugin"), VLLM_PLUGINS="palign,speech,lora_filesystem_resolver",
+        VLLM_LORA_RESOLVER_CACHE_DIR=str(adapters), VLLM_ALLOW_RUNTIME_LORA_UPDATING="1",
+    )  # fmt: skip
+    yield running
+    stop_server(running)
+
+
+def said(server: Server, **fields: Any) -> tuple[str, str]:
+    """(what the server answers, whom it says it is)."""
+    reply = server.post(CHAT, messages=MESSAGES, max_tokens=8, temperature=0, **fields)
+    assert reply.status_code == 200, reply.text
+    text = reply.json()["choices"][0]["message"]["content"]
+    return text, reply.headers.get("x-palign-persona", "")
+
+
+def listed(server: Server) -> list[str]:
+    return [card["id"] for card in httpx.get(f"{server.url}/v1/models").json()["data"]]
+
+
+def test_a_persona_of_an_adapter_that_is_loaded_on_first_use(open_server: Server) -> None:
+    assert "pirate" not in listed(open_server)
+    first = said(open_server, model="pirate@p0")
+    assert "pirate" in listed(open_server)
+    assert first == said(open_server, model="pirate", persona="p0")
+    assert first[1].startswith("p0@")
+    others = [said(open_server, model="pirate"), said(open_server, persona="p0")]
+    assert first[0] not in [text for text, _ in others]
+    unknown = open_server.post(CHAT, model="corsair@p0", messages=MESSAGES)
+    assert unknown.status_code == 404
+    assert unknown.json()["error"]["param"] == "model"
+
+
+def test_an_adapter_that_is_named_like_a_persona_is_warned_of_and_listed_once(
+    open_server: Server, adapters: Path
+) -> None:
+    adapter = {"lora_name": "base@p1", "lora_path": str(adapters / "pirate")}
+    persona = said(open_server, model="base@p1")
+    loaded = httpx.post(f"{open_server.url}/v1/load_lora_adapter", json=adapter, timeout=60)
+    assert loaded.status_code == 200, loaded.text
+    try:
+        assert listed(open_server).count("base@p1") == 1
+        answers = [said(open_server, model="base@p1") for _ in range(2)]
+        assert answers[0] == answers[1] != persona
+        assert answers[0][1] == "", "it is the adapter's name now"
+        assert said(open_server, model="base@p1", persona="p1")[1].startswith("p1@")
+    finally:
+        httpx.post(f"{open_server.url}/v1/unload_lora_adapter", json=adapter, timeout=60)
+    warning = "'base@p1' is the name of a model or an adapter here"
+    assert open_server.log.read_text().count(warning) == 1
+    assert said(open_server, model="base@p1") == persona
+    assert listed(open_server).count("base@p1") == 1
+
+
+UPLOAD = "/v1/audio/transcriptions"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"persona": "p0"}, {"personaId": "p0"}, {"metadata[persona]": "p0"}, {"model": "base@p0"},
+     {"metadata": '{"persona": "p0"}'}],
+    ids=lambda fields: next(iter(fields)),
+)  # fmt: skip
+@pytest.mark.parametrize("upload", [True, False], ids=["multipart", "urlencoded"])
+def test_a_form_that_asks_is_an_error(
+    open_server: Server, upload: bool, fields: dict[str, str]
+) -> None:
+    def post(**more: str) -> httpx.Response:
+        files = {"file": ("hello.wav", b"RIFF persona")} if upload else None
+        data = {"model": "base", **more}
+        return httpx.post(open_server.url + UPLOAD, data=data, files=files, timeout=60)
+
+    refused = post(**fields)
+    assert refused.status_code == 400, refused.text
+    error = refused.json()["error"]
+    assert error["code"] == "persona_invalid"
+    assert error["type"] == "invalid_request_error" and error["message"].startswith("form.")
+    stock = post()
+    assert "persona" not in stock.text, "without, it is vLLM's to answer"
+
+
+def test_a_web_socket_that_asks_is_not_opened(open_server: Server) -> None:
+    url = open_server.url.replace("http", "ws") + "/v1/realtime"
+    for query in ("?persona=p0", "?model=base@p0"):
+        with pytest.raises(InvalidStatus) as refused, connect(url + query):
+            pass
+        assert refused.value.response.status_code == 403
+    with connect(f"{url}?model=base", open_timeout=30) as socket:
+        assert json.loads(socket.recv(10))["type"] == "session.created"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"model": "base@p0"}, {"model": "base", "persona": "p0"}, {"session": {"persona": "p0"}}],
+    ids=["model", "beside the model", "session"],
+)
+def test_an_open_web_socket_that_asks_is_told_why_and_closed(
+    open_server: Server, message: dict[str, Any]
+) -> None:
+    with connect(open_server.url.replace("http", "ws") + "/v1/realtime") as socket:
+        assert json.loads(socket.recv(10))["type"] == "session.created"
+        socket.send(json.dumps({"type": "session.update", "model": "base"}))
+        socket.send(json.dumps({"type": "what"}))
+        assert json.loads(socket.recv(10))["code"] == "unknown_event", "so far it is vLLM's"
+        socket.send(json.dumps({"type": "session.update", **message}))
+        answer = json.loads(socket.recv(10))
+        assert (answer["type"], answer["code"]) == ("error", "persona_invalid")
+        with pytest.raises(ConnectionClosedError) as closed:
+            socket.recv(10)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008

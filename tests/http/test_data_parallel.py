@@ -67,6 +67,11 @@ def ask(server: Server, rank: int, persona: str | None) -> str:
     return str(reply.json()["choices"][0]["text"])
 
 
+@pytest.mark.shows(
+    "refusals",
+    "an engine that runs without the plugin",
+    note="engine 1 of 2 does not steer: it cannot say what it is armed with ...",
+)
 def test_a_headless_node_without_the_plugin_stops_the_server(
     tiny_model: Path, tiny_personas: tuple[Path, dict[str, Persona]], tmp_path: Path
 ) -> None:

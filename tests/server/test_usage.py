@@ -5,47 +5,69 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from vllm_palign.server.usage import Usage
 
 
-def note(request_id: str, prompt: int, generated: int = 1, index: int = 0) -> None:
-    def count() -> int:
-        return generated
-
-    detokenizer: Any = SimpleNamespace(num_output_tokens=count)
+def note(request_id: str, prompt: list[int], index: int = 0) -> None:
+    """A state of vLLM's that has generated one token."""
+    detokenizer: Any = SimpleNamespace(num_output_tokens=lambda: 1)
     Usage.note(
-        SimpleNamespace(request_id=request_id, prompt_len=prompt, request_index=index, detokenizer=detokenizer)
+        SimpleNamespace(
+            request_id=request_id, prompt_len=len(prompt), prompt_token_ids=prompt, request_index=index,
+            detokenizer=detokenizer,
+        )
     )  # fmt: skip
+
+
+def search(prompt: list[int], width: int, number: int) -> list[tuple[str, list[list[int]]]]:
+    """(step, prompts of its beams) of the three steps of a search, as vLLM makes them."""
+    steps, beams = [], [prompt]
+    for step in range(3):
+        steps.append((f"{number}{step}" * 16, beams))
+        beams = [[*beams[0], token] for token in range(width)]
+    return steps
+
+
+def note_all(*searches: list[tuple[str, list[list[int]]]]) -> None:
+    """The steps of all searches of one request, turn by turn."""
+    for turn in zip(*searches, strict=True):
+        for step, beams in turn:
+            for number, beam in enumerate(beams):
+                note(f"cmpl-a-{step}-beam-{number}-0a1b2c3d", beam)
 
 
 def test_the_beams_of_a_search_are_one_prompt() -> None:
     usage = Usage()
-    step = "0123456789abcdef" * 2
-    for number in range(4):
-        for beam in range(1 if not number else 3):
-            note(f"chatcmpl-a-{step}-beam-{beam}-0a1b2c3d", prompt=10 + number)
+    note_all(search([7] * 10, 3, 1))
     assert usage.prompt == 10
-    assert usage.generated == 10
+    assert usage.generated == 7
 
 
-def test_two_prompts_that_are_searched_are_two() -> None:
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize(
+    "prompts", [([7] * 10, [8]), ([7] * 10, [7] * 10), ([7] * 9, [*[7] * 9, 0], [*[7] * 9, 0, 0])]
+)
+def test_prompts_that_are_searched_at_once_are_counted_each(
+    prompts: tuple[list[int], ...], width: int
+) -> None:
+    """vLLM gives them one request's id; a prompt may even be another and what a beam would add to it."""
     usage = Usage()
-    for prompt in (0, 1):
-        for number in range(3):
-            note(f"cmpl-a-{prompt}-{'ab' * 16}-beam-0", prompt=10 + number)
-    assert usage.prompt == 20
+    note_all(*(search(prompt, width, number) for number, prompt in enumerate(prompts)))
+    assert usage.prompt == sum(map(len, prompts))
 
 
 def test_samples_are_one_prompt_and_prompts_are_counted_each() -> None:
     usage = Usage()
     for prompt in (0, 1):
         for sample in (0, 1):
-            note(f"{sample}_cmpl-a-{prompt}-0a1b2c3d", prompt=10, index=sample)
+            note(f"{sample}_cmpl-a-{prompt}-0a1b2c3d", [7] * 10, index=sample)
     assert usage.prompt == 20
 
 
 def test_an_id_of_a_client_that_looks_like_a_beam_saves_it_nothing() -> None:
     usage = Usage()
     for prompt in range(3):
-        note(f"cmpl-x-{'ab' * 16}-beam-0-{prompt}-0a1b2c3d", prompt=10)
+        note(f"cmpl-x-{'ab' * 16}-beam-0-{prompt}-0a1b2c3d", [7] * 10)
     assert usage.prompt == 30

@@ -12,9 +12,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vllm_palign.effect import SCOPES, Packed, is_packed
+from vllm_palign.effect import SCOPES, Effect, Packed, first_steered, is_packed
 from vllm_palign.errors import PalignStartupError, PersonaInvalid
 from vllm_palign.selection import REQUEST_KEY
+from vllm_palign.shape import ModelShape
 from vllm_palign.worker.ops import TRACED
 
 SEAL = f"{TRACED}.2"
@@ -78,6 +79,16 @@ def check_engines(
             )
 
 
+def layers_of_engine(vllm_config: Any) -> frozenset[int]:
+    """Layers that the ranks hold together whom one engine of ``vllm_config`` can ask: all that have
+    self-attention. Under ``external_launcher`` an engine is one rank and knows no other, so its stage's."""
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    layers = ModelShape.of(model).attention_layers
+    if parallel.distributed_executor_backend != "external_launcher":
+        return layers
+    return layers & frozenset(range(*model.get_layers_start_end_indices(parallel)))
+
+
 def seal(request: Any) -> None:
     """Make an admitted, steered ``EngineCoreRequest`` one that a stock engine cannot run.
 
@@ -98,7 +109,8 @@ def seal(request: Any) -> None:
 def unseal(request: Any) -> None:
     """In an armed engine, before vLLM makes its request of the ``EngineCoreRequest``. Plain ones stay as they are.
 
-    Raises PersonaInvalid for one that nobody has sealed, or another release; the engine answers with an error.
+    Raises PersonaInvalid for one that nobody has sealed, or another release, or that was changed on the way; the
+    engine answers with an error. A worker, which sees it next, could only stop.
     """
     params = request.sampling_params
     if params is None or REQUEST_KEY not in (params.extra_args or {}):
@@ -108,6 +120,8 @@ def unseal(request: Any) -> None:
         raise PersonaInvalid(
             "a request reached the engine with a persona that this release of vllm-palign has not admitted"
         )
+    Effect.unpack(packed)
+    first_steered(packed)
     params.max_tokens = packed["max_tokens"]
     # It came as a plain dict, and the engine prints it when it crashes.
     params.extra_args = {**params.extra_args, REQUEST_KEY: Packed(packed)}

@@ -78,11 +78,11 @@ class FrontEnd:
         """The front end of exactly this config object."""
         return _attached.get(id(vllm_config))
 
-    def check_engines(self, answers: Sequence[Any]) -> None:
+    def check_engines(self, answers: Sequence[Any], layers: frozenset[int]) -> None:
         """``answers`` of all engines to ``armed.METHOD``, errors included. Raises PalignStartupError unless every
-        one of them steers every layer."""
+        one of them steers all ``layers``."""
         try:
-            armed.check_engines(answers, self.resolver.shape.attention_layers)
+            armed.check_engines(answers, layers)
         except PalignStartupError as error:
             self.unarmed = error
             raise
@@ -98,7 +98,8 @@ class FrontEnd:
             )
             for engine in client.core_engines
         ]
-        self.check_engines(await asyncio.gather(*calls, return_exceptions=True))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        self.check_engines(answers, self.resolver.shape.attention_layers)
 
     async def stop_unless_armed(self, engine_client: Any) -> None:
         """The same while the server runs: it stops, as if told to, when there is an engine that does not steer."""

@@ -19,7 +19,6 @@ from vllm_palign.effect import block_identity
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.plugin.refusals import KEYED_BY_SALT, refuse_unsupported
 from vllm_palign.server.usage import Usage
-from vllm_palign.shape import ModelShape
 from vllm_palign.switch import NAME
 from vllm_palign.worker.ops import TRACED
 
@@ -162,7 +161,7 @@ def _offline_engine(original: Callable[..., Any]) -> Callable[..., Any]:
                 answers.append(self.collective_rpc(armed.METHOD))
             except Exception as error:
                 answers.append(error)
-            front_end.check_engines(answers)
+            front_end.check_engines(answers, armed.layers_of_engine(vllm_config))
 
     return __init__
 
@@ -193,8 +192,8 @@ def _initialize_kv_caches(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def initialize_kv_caches(self: Any, vllm_config: Any) -> Any:
         initialized = original(self, vllm_config)
-        layers = ModelShape.of(vllm_config.model_config).attention_layers
-        armed.check_ranks(self.collective_rpc(armed.METHOD), layers)
+        ranks = self.collective_rpc(armed.METHOD)
+        armed.check_ranks(ranks, armed.layers_of_engine(vllm_config))
         return initialized
 
     return initialize_kv_caches
@@ -310,7 +309,10 @@ READS = (
     ),
     Reads(
         "vllm.config:ParallelConfig",
-        ("prefill_context_parallel_size", "tensor_parallel_size", "use_ubatching"),
+        (
+            "distributed_executor_backend", "prefill_context_parallel_size", "tensor_parallel_size",
+            "use_ubatching",
+        ),
     ),
     Reads("vllm.config:CacheConfig", ("kv_sharing_fast_prefill",)),
     Reads("vllm.config:SchedulerConfig", ("max_num_batched_tokens", "max_num_seqs")),
@@ -335,7 +337,7 @@ READS = (
     Reads("vllm.v1.engine.output_processor:OutputProcessor", ("request_states",)),
     Reads(
         "vllm.v1.engine.output_processor:RequestState",
-        ("detokenizer", "prompt_len", "request_id", "request_index"),
+        ("detokenizer", "prompt_len", "prompt_token_ids", "request_id", "request_index"),
     ),
     Reads("vllm.v1.engine.detokenizer:IncrementalDetokenizer", ("num_output_tokens",)),
 )  # fmt: skip

@@ -8,9 +8,10 @@ from typing import Any
 
 _CURRENT: ContextVar[Usage | None] = ContextVar("palign_usage", default=None)
 
-_BEAM = re.compile(r"(?P<search>.+)-[0-9a-f]+-beam-\d+(-[0-9a-f]{8})?", re.DOTALL)
+_BEAM = re.compile(r"(?P<step>.+-[0-9a-f]+)-beam-\d+(-[0-9a-f]{8})?", re.DOTALL)
 """vLLM searches with a request for each beam and token, whose prompt is all that came before: ids are
-``SEARCH-STEP-beam-N``, with eight random digits behind."""
+``REQUEST-STEP-beam-N``, with eight random digits behind. Prompts of one request that are searched at once share
+REQUEST."""
 
 
 class Usage:
@@ -31,13 +32,25 @@ class Usage:
     @property
     def prompt(self) -> int:
         """Prompt tokens; several samples of one prompt, and the beams of one search, count it once."""
-        lengths: dict[object, int] = {}
-        for number, state in enumerate(self._states):
-            if state.request_index == 0:
-                beam = _BEAM.fullmatch(state.request_id)
-                search = beam["search"] if beam else number
-                lengths.setdefault(search, state.prompt_len)
-        return sum(lengths.values())
+        total, steps = 0, dict[str, list[list[int]]]()
+        for state in self._states:
+            if state.request_index:
+                continue
+            beam = _BEAM.fullmatch(state.request_id)
+            if beam is None:
+                total += state.prompt_len
+            else:
+                steps.setdefault(beam["step"], []).append(state.prompt_token_ids)
+        searches: list[list[list[int]]] = []
+        for beams in steps.values():
+            # One token more than a beam of the step before, which then has no other step after it.
+            before = next(
+                (n for n, last in enumerate(searches) if beams[0][:-1] in last), len(searches)
+            )
+            if before == len(searches):
+                total += len(beams[0])
+            searches[before : before + 1] = [beams]
+        return total
 
     @property
     def generated(self) -> int:

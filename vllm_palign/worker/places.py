@@ -58,12 +58,11 @@ class HeadPlaces:
         if heads is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            layers, columns = self._table.shape
-            places = self._table[
-                np.minimum(effect.layers, layers - 1), np.minimum(effect.heads, columns - 1)
-            ]
+            # Clipped: what lies beyond this rank's is at the end, with none.
+            where = (effect.layers, effect.heads)
+            places = self._table.take(np.ravel_multi_index(where, self._table.shape, mode="clip"))
             ours = None
-            if places.min(initial=0) < 0:
+            if np.minimum.reduce(places) < 0:
                 ours = places >= 0
                 places = places[ours]
             on_device = self._to_device(torch.from_numpy(places))

@@ -29,6 +29,8 @@ from palign_fit.methods.palign.sentences import (
         ("cannot sit still", "can sit still"),
         ("can talk for hours", "can not talk for hours"),
         ("would never lie", "would not never lie"),
+        ("would not copy answers", "would copy answers"),
+        ("must not be disturbed", "must be disturbed"),
         ("never lose my temper", "often lose my temper"),
         ("rarely worry", "often worry"),
         ("seldom joke", "often joke"),
@@ -65,6 +67,7 @@ def test_every_sentence_stands_once_and_beside_its_denial(inventory: Inventory) 
     assert not examples.denials[said].any()
     assert (examples.loadings[said] == -examples.loadings[said + 1]).all()
     assert (np.abs(examples.loadings).sum(1) == 1).all()
+    assert not [sentence for sentence in examples.sentences if "not not " in sentence]
 
 
 def test_a_sentence_of_the_users_inventory_is_in_no_other_questionnaire(

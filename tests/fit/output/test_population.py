@@ -279,6 +279,22 @@ def test_the_same_person_under_another_name_is_fitted_again(
         )
 
 
+def test_a_person_is_fitted_again_when_others_have_answered_further_items(
+    inventory: Inventory, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Directions are made of the items that somebody answered: the same person's are others then."""
+    some = dict(list(answer_sheet(inventory, 1).items())[:60])
+    people = [{"id": "ann", "answers": some}, {"id": "ben", "answers": answer_sheet(inventory, 2)}]
+    for name, rows in (("ann", people[:1]), ("both", people)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    run(tiny_checkpoint, tmp_path / "ann.json", tmp_path / "o")
+    before = digests(tmp_path / "o")["ann.safetensors"]
+    run(tiny_checkpoint, tmp_path / "both.json", tmp_path / "o")
+    run(tiny_checkpoint, tmp_path / "both.json", tmp_path / "fresh")
+    assert digests(tmp_path / "o") == digests(tmp_path / "fresh")
+    assert digests(tmp_path / "o")["ann.safetensors"] != before
+
+
 def test_an_answers_table_is_one_byte_an_answer() -> None:
     people = answers(1000)
     assert people.table.dtype == np.uint8 and people.table.nbytes == 8000

@@ -83,6 +83,19 @@ def test_requests_and_tokens_are_counted_by_tenant_over_all_processes(tenancy: T
     raise AssertionError("no slot was ever seen in use")
 
 
+def test_the_prompt_of_a_beam_search_is_counted_once(tenancy: Tenancy) -> None:
+    """vLLM sends the engine a request for each beam and token, each with all that came before as its prompt."""
+    before = scrape(tenancy)
+    prompts, paths = ["Hello there, my friend", "Hi"], ("/v1/completions", "/v1/chat/completions")
+    search = {"n": 3, "use_beam_search": True, "max_tokens": 4}
+    completed = tenancy.complete("acme", prompt=prompts, **search)
+    chat = {"model": "base", "messages": [{"role": "user", "content": prompts[0]}], **search}
+    chatted = tenancy.call("acme", "POST", paths[1], json=chat)
+    wanted = sum(reply.json()["usage"]["prompt_tokens"] for reply in (completed, chatted))
+    tokens = {"name": "palign_tokens_total", "tenant": "acme", "kind": "prompt"}
+    assert value(scrape(tenancy), **tokens) - value(before, **tokens) == wanted > 0
+
+
 def expressions() -> Iterator[tuple[str, str]]:
     dashboard = json.loads(DASHBOARD.read_text())
     for panel in dashboard["panels"]:

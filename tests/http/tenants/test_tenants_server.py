@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import pytest
 from openai import AuthenticationError, NotFoundError
@@ -113,6 +115,40 @@ def test_what_tenants_are_offered_answers_them(tenancy: Tenancy, path: str) -> N
     reply = tenancy.call("acme-use", "POST", path, json=body)
     assert reply.status_code == 200, reply.text
     assert "error" not in reply.text.replace('"error":null', "").replace('"error": null', "")
+
+
+@pytest.mark.shows("refusals", "media that a tenant's client names (`uuid`)")
+def test_media_that_a_client_names_is_refused(
+    tenancy: Tenancy, record_property: Callable[[str, object], None]
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}, "uuid": "x"}
+    messages = [{"role": "user", "content": [image]}]
+    for who in ("acme", "operator"):
+        body = {"model": "base", "messages": messages}
+        reply = tenancy.call(who, "POST", "/v1/chat/completions", json=body)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"]) == (403, "persona_forbidden")
+        record_property("said", error["message"])
+
+
+def test_a_slash_at_the_end_redirects_a_tenant_and_its_key_counts_there(tenancy: Tenancy) -> None:
+    path, body = "/v1/chat/completions", {"model": "base", "messages": MESSAGES, "max_tokens": 4}
+    body |= {"persona": "own", "temperature": 0}
+    first = tenancy.call("acme", "POST", f"{path}/", json=body)
+    assert (first.status_code, urlsplit(first.headers["location"]).path) == (307, path)
+    answers = [
+        tenancy.call("acme", "POST", at, json=body, follow_redirects=True)
+        for at in (f"{path}/", path)
+    ]
+    texts = {answer.json()["choices"][0]["message"]["content"] for answer in answers}
+    names = {answer.headers["x-palign-persona"] for answer in answers}
+    assert len(texts) == len(names) == 1
+    assert names.pop().startswith("own@")
+    others = [
+        tenancy.call(who, "POST", f"{path}/", json=body, follow_redirects=True)
+        for who in ("globex", None)
+    ]
+    assert [other.status_code for other in others] == [404, 401]
 
 
 def test_the_same_bytes_of_two_tenants_do_not_meet(tenancy: Tenancy) -> None:

@@ -108,7 +108,7 @@ def run(
         )
         content = checkpoint.digest(opened, kept.folder)
     job = Job(
-        run=run_inputs(opened, content, items, settings),
+        run=run_inputs(opened, content, items, people.used, settings),
         name=name,
         description=description,
         refused=refused,

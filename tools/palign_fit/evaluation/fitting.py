@@ -59,10 +59,7 @@ def fit_learners(
     settings = Settings(method=method, heads=min(Settings.heads, most), seed=seed)
     content = checkpoint.digest(model, cache.folder)
     job = Job(
-        run={
-            **run_inputs(model, content, inventory, settings),
-            "used": np.flatnonzero(learners.used).tolist(),
-        },
+        run=run_inputs(model, content, inventory, learners.used, settings),
         name=None,
         description="",
         refused={},

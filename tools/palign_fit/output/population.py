@@ -15,6 +15,9 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import numpy as np
+
+from palign_fit.arrays import Mask
 from palign_fit.fit import Fitter, fit_or_refuse
 from palign_fit.inputs.answers import Answers, Refusal, Subject
 from palign_fit.inputs.inventory import Inventory
@@ -95,15 +98,17 @@ class Job:
 
 
 def run_inputs(
-    model: OpenedModel, content: str, inventory: Inventory, settings: Settings
+    model: OpenedModel, content: str, inventory: Inventory, used: Mask, settings: Settings
 ) -> dict[str, Any]:
-    """``Job.run`` of a fit on ``model``, whose checkpoint has the digest ``content``."""
+    """``Job.run`` of a fit on ``model``, whose checkpoint has the digest ``content``. ``used`` bool [N]: items
+    with an answer by anybody; directions are made without the others."""
     return {
         "base_model": model.base_model,
         "checkpoint": content,
         "dtype": model_dtype(model),
         "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
         "inventory": [inventory.name, inventory.digest],
+        "used": np.flatnonzero(used).tolist(),
         "settings": asdict(settings),
         "tool": version("vllm-palign"),
     }

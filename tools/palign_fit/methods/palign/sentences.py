@@ -113,7 +113,10 @@ def denied(text: str) -> str:
             return instead + text.removeprefix(start)
     modal = _MODAL.match(text) or _PERFECT.match(text)
     if modal:
-        return f"{modal[1]} not {text[modal.end() :]}"
+        auxiliary, rest = modal[1], text[modal.end() :]
+        if rest.startswith("not "):
+            return f"{auxiliary} {rest.removeprefix('not ')}"
+        return f"{auxiliary} not {rest}"
     if text.startswith("had "):
         return f"did not have {text.removeprefix('had ')}"
     return f"do not {text}"
