@@ -1,4 +1,4 @@
-"""Runs ``AsyncLLM`` jobs in one process, as ``driver.py`` does those of ``LLM``.
+"""Runs ``AsyncLLM`` jobs in one process: ``async_driver.py job.json result.json``, as ``driver.py`` does.
 
 A job's ``scenario`` is a function of this file, given the running engine; what it returns is the result.
 """
@@ -175,3 +175,7 @@ def main() -> None:
         result_file.write_text(json.dumps(results))
     sys.stdout.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Runs a list of engines in one process, whose arguments are job.json and result.json (``warm.py``).
+"""Runs a list of engines in one process: ``driver.py job.json result.json``.
 
 vLLM keeps process-wide state (plugins, distributed groups, compile caches, environment), so no test
 creates an engine in pytest's own process. A job is ``{"engines": [...]}``; the keys of an engine are
@@ -228,3 +228,7 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # vLLM's exit handlers may hang on groups that were destroyed
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ def results(
         "unarmed, asked": job | unarmed | {"scenario": "engines_asked"},
         "unarmed, scaled": job | unarmed | {"scenario": "scaled"},
     }
-    answers = engines(list(jobs.values()), driver="async_driver", environment=SPAWNED)
+    answers = engines(list(jobs.values()), script="async_driver.py", environment=SPAWNED)
     return dict(zip(jobs, answers, strict=True))
 
 

@@ -38,7 +38,7 @@ def found(
         "parts": [random_prompt(1, length=BLOCK), random_prompt(2, length=BLOCK)],
         "sessions": SESSIONS,
     }
-    (result,) = engines([job], driver="async_driver")
+    (result,) = engines([job], script="async_driver.py")
     assert "error" not in result, result
     return dict(result)
 

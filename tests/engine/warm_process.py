@@ -1,9 +1,9 @@
-"""Runs jobs in processes of their own that begin with vLLM imported, which alone takes ten seconds: ``python
-warm.py v1``, or ``v2`` for vLLM's V2 model runner.
+"""Runs scripts in processes of their own that begin with vLLM imported, which alone takes ten seconds: ``python
+warm_process.py v1``, or ``v2`` for vLLM's V2 model runner.
 
-A line of JSON a job: ``driver`` is the module whose ``main`` does it, ``arguments`` its command line's, ``folder``
-where it works and writes log.txt, ``environment`` all variables. The answers are two lines: the number of the
-process that was forked for it, and, when that is over, its exit code.
+A line of JSON a script: its file, ``arguments``, ``environment`` (all variables) and the ``folder`` where it runs,
+with stdin.txt for its input and log.txt for all it prints. The answers are two lines: the number of the process
+that was forked for it, and, when that is over, its exit code.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -27,19 +29,21 @@ def prepare(runner: str) -> None:
         importlib.import_module(f"vllm.{module}")
 
 
-def run(driver: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def run(script: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """The forked process: as if it had been started so."""
-    os.setsid()  # a timeout leaves no engine behind
+    os.setsid()  # what ends it ends its engines too
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open("stdin.txt", os.O_RDONLY), 0)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.argv = [driver, *arguments]
-    importlib.import_module(driver).main()
+    sys.stdin = os.fdopen(0)  # the old one has read ahead
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    runpy.run_path(script, run_name="__main__")
 
 
 def fork(job: dict[str, Any]) -> int:
@@ -49,10 +53,12 @@ def fork(job: dict[str, Any]) -> int:
         return process
     try:
         run(**job)
+        code = 0
     except BaseException:
         traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> None:
