@@ -54,7 +54,10 @@ TINY_SERVER = (
 SHARED_SERVERS = ("tests/http/registry/", "tests/http/tenants/", "tests/http/")
 """Folders whose files share servers."""
 
-LONGEST = ("tests/soak/test_soak.py", "tests/engine/test_families.py", *SHARED_SERVERS)
+LONGEST = (
+    "tests/soak/test_soak.py", *SHARED_SERVERS, "tests/fit/test_fit.py", "tests/engine/test_oracle.py",
+    "tests/engine/test_families.py", "tests/engine/test_armed.py",
+)  # fmt: skip
 """Begun first, so that at the end no process waits minutes for the other."""
 
 

@@ -9,7 +9,8 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT
+from tests.warm import run_vllm
 from vllm_palign.compat.versions import NEWEST, OLDEST, SUPPORTED, include_instead, is_proven
 
 
@@ -70,5 +71,5 @@ def test_another_release_starts_after_one_line_in_the_log(tiny_model: Any) -> No
         f"EngineArgs({str(tiny_model)!r}).create_engine_config()\n"
         "print('RESULT ' + json.dumps(lines))"
     )
-    (line,) = run_python(code, VLLM_PLUGINS="palign")
+    (line,) = run_vllm(code, VLLM_PLUGINS="palign")
     assert line.startswith(f"palign: proven on {SUPPORTED}, installed is vllm 0.99.0;")

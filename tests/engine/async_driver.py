@@ -1,6 +1,6 @@
-"""Runs ``AsyncLLM`` jobs in one process: ``python async_driver.py job.json result.json``, as ``driver.py`` does.
+"""Runs ``AsyncLLM`` jobs in one process: ``async_driver.py job.json result.json``, as ``driver.py`` does.
 
-A job's ``scenario`` is a function of this file, given the running engine; what it returns is the result.
+A job's ``scenarios`` are functions of this file, each given the running engine; what they return is the result.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ async def run(job: dict[str, Any]) -> Any:
     with TAMPERINGS.get(job.get("tamper", ""), contextlib.nullcontext)():
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(job["model"], **kwargs))
     try:
-        return await SCENARIOS[job["scenario"]](engine, job)
+        return [await SCENARIOS[name](engine, job) for name in job["scenarios"]]
     finally:
         engine.shutdown()
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine import models
+from tests.warm import warm
 
 HERE = Path(__file__).parent
 
@@ -42,64 +40,46 @@ ENGINE = {
 }
 """Engine arguments of every test unless it says otherwise."""
 
-RUNNERS: dict[str, dict[str, Any]] = {
-    "v1": {},
-    "v2": {
-        "script": "v2_driver.py",
-        "environment": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
-    },
-}
+RUNNERS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {"runner": "v2"}}
 """Options of ``engines`` for each of vLLM's model runners."""
 
 Run = Callable[..., list[dict[str, Any]]]
 
 
-def run_engines(
-    folder: Path,
-    engines: list[dict[str, Any]],
-    *,
-    environment: dict[str, str | None] | None = None,
-    script: str = "driver.py",
-    timeout: float = 400,
-) -> list[dict[str, Any]]:
-    """Run the engines in one subprocess; a result each. ``kwargs`` are added to ``ENGINE``; a
-    variable of ``environment`` that is None is unset."""
-    variables = (
-        os.environ | ENVIRONMENT | {"VLLM_CACHE_ROOT": str(folder / "cache")} | (environment or {})
-    )
-    job, result = folder / "job.json", folder / "result.json"
-    for engine in engines:
-        engine["kwargs"] = ENGINE | engine.get("kwargs", {})
-    job.write_text(json.dumps({"engines": engines}))
-    # The driver leaves without exit handlers: what it has in its temporary folder goes with this one.
-    with tempfile.TemporaryDirectory() as temporary, (folder / "log.txt").open("w") as log:
-        variables["TMPDIR"] = temporary
-        # Our own group, so that a timeout leaves no engine behind.
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / script), str(job), str(result)],
-            env={name: value for name, value in variables.items() if value is not None},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-        )
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            code = "timeout"
-    log_text = (folder / "log.txt").read_text(errors="replace")
-    results = json.loads(result.read_text()) if result.exists() else []
-    assert code == 0 and len(results) == len(engines), f"exit {code}\n{log_text[-6000:]}"
-    return results
-
-
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a list of engines in a subprocess of its own and returns their results."""
+    """Runs a list of engines in one subprocess and returns a result each. ``kwargs`` are added to ``ENGINE``; a
+    variable of ``environment`` that is None is unset."""
 
-    def run(jobs: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        return run_engines(tmp_path_factory.mktemp("engines"), jobs, **options)
+    def run(
+        jobs: list[dict[str, Any]],
+        *,
+        runner: str = "v1",
+        environment: dict[str, str | None] | None = None,
+        script: str = "driver.py",
+    ) -> list[dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("engines")
+        job, result = folder / "job.json", folder / "result.json"
+        for engine in jobs:
+            engine["kwargs"] = ENGINE | engine.get("kwargs", {})
+        job.write_text(json.dumps({"engines": jobs}))
+        # The driver leaves without exit handlers: what it has in its temporary folder goes with this one.
+        with tempfile.TemporaryDirectory() as temporary:
+            places: dict[str, str | None] = {
+                "TMPDIR": temporary,
+                "VLLM_CACHE_ROOT": str(folder / "cache"),
+                # For functions that vLLM compiles unasked; a compiled model's are under the root above.
+                "TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "inductor"),
+            }
+            code, log = warm(runner).run(
+                HERE / script,
+                [str(job), str(result)],
+                folder,
+                ENVIRONMENT | warm(runner).environment | places | (environment or {}),
+            )
+        results = json.loads(result.read_text()) if result.exists() else []
+        assert code == 0 and len(results) == len(jobs), f"exit {code}\n{log[-6000:]}"
+        return results
 
     return run
 

@@ -1,4 +1,4 @@
-"""Runs a list of engines in one process: ``python driver.py job.json result.json``.
+"""Runs a list of engines in one process: ``driver.py job.json result.json``.
 
 vLLM keeps process-wide state (plugins, distributed groups, compile caches, environment), so no test
 creates an engine in pytest's own process. A job is ``{"engines": [...]}``; the keys of an engine are

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from tests.engine.conftest import ENVIRONMENT, Run
+from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
+from tests.warm import run_vllm
 from vllm_palign import PalignStartupError
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.compat.versions import SUPPORTED
@@ -46,26 +42,12 @@ def hooked():
 """
 
 
-def python(code: str, plugins: str | None) -> Any:
-    """What ``code`` prints last, as JSON, from a fresh process with this ``VLLM_PLUGINS``."""
-    environment = os.environ | ENVIRONMENT | {"VLLM_PLUGINS": plugins}
-    process = subprocess.run(
-        [sys.executable, "-c", SETTINGS + code],
-        env={name: value for name, value in environment.items() if value is not None},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
-    return json.loads(process.stdout.splitlines()[-1])
-
-
 def test_a_parameter_that_was_renamed_moved_or_added_is_refused_and_nothing_is_half_installed() -> (
     None
 ):
-    found = python(
-        """
+    found = run_vllm(
+        SETTINGS
+        + """
 from vllm.plugins import load_general_plugins
 
 stock = InputProcessor.process_inputs
@@ -99,9 +81,9 @@ once = [InputProcessor.process_inputs, EngineArgs.create_engine_config]
 plugin.register()
 results["again"] = once == [InputProcessor.process_inputs, EngineArgs.create_engine_config]
 results["fits"] = hooked()
-print(json.dumps(results))
+print("RESULT " + json.dumps(results))
 """,
-        plugins="palign",
+        VLLM_PLUGINS="palign",
     )
     for name in ("renamed", "reordered", "shorter", "required"):
         message, left = found[name]
@@ -121,8 +103,9 @@ print(json.dumps(results))
 
 
 def test_what_we_read_and_is_gone_is_refused_before_anything_is_wrapped() -> None:
-    found = python(
-        """
+    found = run_vllm(
+        SETTINGS
+        + """
 import vllm.config, vllm.envs, vllm.v1.engine
 from vllm.plugins import load_general_plugins
 from vllm.usage.usage_lib import UsageContext
@@ -136,11 +119,11 @@ vllm.v1.engine.EngineCoreRequest = type("EngineCoreRequest", (), {})  # fields w
 RequestState.__init__ = lambda self: setattr(self, "prompt_len", 1)  # set by the constructor
 try:
     load_general_plugins()
-    print(json.dumps("started"))
+    print("RESULT " + json.dumps("started"))
 except PalignStartupError as error:
-    print(json.dumps([error.message, hooked()]))
+    print("RESULT " + json.dumps([error.message, hooked()]))
 """,
-        plugins="palign",
+        VLLM_PLUGINS="palign",
     )
     message, left = found
     assert left == []
@@ -178,8 +161,9 @@ def test_an_api_server_whose_state_is_another_does_not_start(
 
 
 def test_installed_but_not_enabled_there_are_the_options_and_nothing_else() -> None:
-    found = python(
-        """
+    found = run_vllm(
+        SETTINGS
+        + """
 import inspect
 from vllm.plugins import load_general_plugins
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -191,7 +175,7 @@ try:
     refused = None
 except PalignStartupError as error:
     refused = error.message
-print(json.dumps({
+print("RESULT " + json.dumps({
     "hooked": hooked(),
     "module": InputProcessor.process_inputs.__module__,
     "options": [o for a in parser._actions for o in a.option_strings if "palign" in o or o == "--plugin"],
@@ -199,7 +183,7 @@ print(json.dumps({
     "untouched": EngineArgs.from_cli_args(parser.parse_args(["--model", "."])).additional_config,
 }))
 """,
-        plugins=None,
+        VLLM_PLUGINS=None,
     )
     assert found["hooked"] == ["add_cli_args", "from_cli_args"]
     assert found["module"] == "vllm.v1.engine.input_processor"

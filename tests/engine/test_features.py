@@ -128,10 +128,7 @@ def answered(
                 for job in jobs
             ]
             options = RUNNERS[runner]
-            stock = {
-                **options,
-                "environment": {**options.get("environment", {}), "VLLM_PLUGINS": None},
-            }
+            stock = {**options, "environment": {"VLLM_PLUGINS": None}}
             done[runner] = Answered(
                 batch,
                 requests,

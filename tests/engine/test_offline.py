@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import TINY, run_python
+from tests.conftest import TINY
 from tests.oracle import logprobs
 from tests.personas import random_persona
+from tests.warm import run_vllm
 from vllm_palign import Persona, save
 from vllm_palign.registry import Registry
 from vllm_palign.tenants.tenant import Tenant
@@ -60,7 +61,7 @@ def test_offline_requests_follow_the_registry(
     registry.put(Tenant(), "bob", personas[1], personas[1].to_bytes())
     registry.close()
     job = {"model": str(tiny_model), "files": files, "store": store, "prompt": PROMPT}
-    out = run_python(
+    out = run_vllm(
         CODE, stdin=json.dumps(job), VLLM_PLUGINS="palign", VLLM_ENABLE_V1_MULTIPROCESSING="0"
     )
 

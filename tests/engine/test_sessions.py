@@ -32,7 +32,7 @@ def found(
         random_persona(folder / f"{name}.safetensors", seed=seed, family=FAMILIES["llama"])
     job = {
         "model": str(model),
-        "scenario": "sessions",
+        "scenarios": ["sessions"],
         "personas": {name: str(folder / f"{name}.safetensors") for name in ("alice", "bob")},
         "kwargs": {"max_model_len": 128, "block_size": BLOCK, "enable_prefix_caching": True},
         "parts": [random_prompt(1, length=BLOCK), random_prompt(2, length=BLOCK)],
@@ -40,7 +40,7 @@ def found(
     }
     (result,) = engines([job], script="async_driver.py")
     assert "error" not in result, result
-    return dict(result)
+    return dict(result[0])
 
 
 @pytest.mark.parametrize("name", ["plain", "alice"])

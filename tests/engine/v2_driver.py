@@ -1,4 +1,4 @@
-"""``driver.py`` on vLLM's V2 model runner, without a GPU: its Triton kernels run in the interpreter.
+"""vLLM's V2 model runner without a GPU: its Triton kernels run in the interpreter.
 
 Set here is what the V2 code expects of a GPU machine and nothing of palign's: a Triton driver that
 says it is active, streams and events that do nothing. Needs TRITON_INTERPRET=1.
@@ -78,11 +78,8 @@ def pretend_there_are_streams() -> None:
     torch.cuda.set_stream = lambda stream: None
 
 
-if __name__ == "__main__":
+def pretend() -> None:
+    """Before vLLM is imported, which looks for Triton then."""
     assert os.environ["TRITON_INTERPRET"] == "1"
     pretend_there_is_triton()
     pretend_there_are_streams()
-
-    import driver
-
-    driver.main()

@@ -21,6 +21,7 @@ from palign_fit.inputs.scores import deviations
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign import sentences
+from palign_fit.methods.palign.directions import Directions
 from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
 from palign_fit.methods.pas_reference.alpha import GRID
 from palign_fit.methods.record import effect, is_weak
@@ -332,6 +333,9 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     # A third of the shipped statements is enough to see it, and keeps the test short.
     third = sentences.statements()[::3]
     monkeypatch.setattr(sentences, "statements", lambda: third)
+    # As are five typical people of the ten by whom the model's bounds are found.
+    typical = Directions.typical
+    monkeypatch.setattr(Directions, "typical", lambda self: list(typical(self))[::2])
     model = open_model(str(demo_model), device="cpu")
     answers = ROOT / "examples" / "answers.json"
     people = read_answers(answers, built_in())

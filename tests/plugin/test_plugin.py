@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import run_python
 from tests.personas import random_persona
+from tests.warm import run_vllm
 from vllm_palign import PalignStartupError, Persona, save
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.sources import parse_personas
@@ -120,7 +120,7 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         ],
         "kv-sharing-fast-prefill": [*on, "--kv-sharing-fast-prefill"],
     }  # fmt: skip
-    results = run_python(PARSE, stdin=json.dumps(list(cases.values())), VLLM_PLUGINS=None)
+    results = run_vllm(PARSE, stdin=json.dumps(list(cases.values())), VLLM_PLUGINS=None)
     for message, result in zip(cases, results, strict=True):
         assert result.startswith("PalignStartupError: "), result
         assert message in result
@@ -200,8 +200,8 @@ def test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled(
     fault: str, enabled: str
 ) -> None:
     code = BROKEN.format(fault=fault)
-    assert run_python(code, VLLM_PLUGINS="palign") == enabled
-    assert run_python(code, VLLM_PLUGINS=None) == "vLLM goes on"
+    assert run_vllm(code, VLLM_PLUGINS="palign") == enabled
+    assert run_vllm(code, VLLM_PLUGINS=None) == "vLLM goes on"
 
 
 def test_enabling_leaves_other_plugins_on() -> None:
@@ -211,11 +211,11 @@ def test_enabling_leaves_other_plugins_on() -> None:
         "enable('palign')\n"
         "print('RESULT ' + json.dumps(os.environ['VLLM_PLUGINS']))"
     )
-    before = run_python(code, VLLM_PLUGINS=None).split(",")
+    before = run_vllm(code, VLLM_PLUGINS=None).split(",")
     assert "palign" in before
     assert "lora_filesystem_resolver" in before, "vLLM's own plugins were on before"
-    assert run_python(code, VLLM_PLUGINS="something").split(",") == ["palign", "something"]
-    assert run_python(code, VLLM_PLUGINS="palign") == "palign"
+    assert run_vllm(code, VLLM_PLUGINS="something").split(",") == ["palign", "something"]
+    assert run_vllm(code, VLLM_PLUGINS="palign") == "palign"
 
 
 def test_personas_are_named_by_argument_or_by_their_file(
@@ -289,5 +289,5 @@ def test_persona_args_refuse_to_be_ignored() -> None:
         "except vllm_palign.PalignStartupError as error:\n    said = error.message\n"
         "import json; print('RESULT ' + json.dumps(said))"
     )
-    assert "VLLM_PLUGINS" in run_python(code, VLLM_PLUGINS=None)
-    assert run_python(code, VLLM_PLUGINS="palign") == ""
+    assert "VLLM_PLUGINS" in run_vllm(code, VLLM_PLUGINS=None)
+    assert run_vllm(code, VLLM_PLUGINS="palign") == ""

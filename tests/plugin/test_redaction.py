@@ -9,8 +9,9 @@ import pickle
 import msgspec
 import pytest
 
-from tests.conftest import TINY, run_python
+from tests.conftest import TINY
 from tests.personas import random_persona
+from tests.warm import run_vllm
 from vllm_palign.config.store_url import StoreUrl, without_passwords
 from vllm_palign.effect import Effect
 from vllm_palign.plugin.redaction import keep_passwords_out_of_logs
@@ -52,14 +53,14 @@ parser = FlexibleArgumentParser()
 parser.add_argument("model_tag", nargs="?")  # as `vllm serve` has it
 arguments = ["--plugin", "palign", "--additional-config", json.dumps(config)]
 log_non_default_args(make_arg_parser(parser).parse_args(arguments))
-log_non_default_args(EngineArgs("facebook/opt-125m", additional_config=config))
+log_non_default_args(EngineArgs(".", additional_config=config))
 print("RESULT " + json.dumps(log.getvalue()))
 """
 
 
 def test_vllm_prints_its_arguments_without_the_registrys_password() -> None:
     config = {"palign": {"store": "postgresql://u:tiger@h/d?password=tiger"}}
-    printed = run_python(PRINTED, stdin=json.dumps(config))
+    printed = run_vllm(PRINTED, stdin=json.dumps(config))
     assert printed.count("'store': 'postgresql://u:***@h/d?password=***'") == 2
     assert "tiger" not in printed
 

@@ -1,0 +1,93 @@
+"""Processes that begin with vLLM imported: ``engine/warm_process.py``, one for each of vLLM's model runners."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST = 400
+"""Seconds after which a script is killed."""
+
+RUNNERS: dict[str, dict[str, str]] = {
+    "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
+    "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
+}
+
+
+def variables(changes: dict[str, str | None]) -> dict[str, str]:
+    """The environment with these changes; a variable that is None is unset."""
+    changed = {**os.environ, **changes}
+    return {name: value for name, value in changed.items() if value is not None}
+
+
+class Warm:
+    """It ends with this process, whose end of the pipe closes then."""
+
+    def __init__(self, runner: str) -> None:
+        self.environment = RUNNERS[runner]
+        self.log = os.fdopen(os.memfd_create("log"), "w+")
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "engine" / "warm_process.py", runner],
+            env=variables({**self.environment, "HF_HUB_OFFLINE": "1"}),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, bufsize=1,
+        )  # fmt: skip
+
+    def run(
+        self,
+        script: Path,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str | None],
+        stdin: str = "",
+    ) -> tuple[int, str]:
+        """The script's exit code and what it printed."""
+        (folder / "stdin.txt").write_text(stdin)
+        job = {
+            "script": str(script),
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": variables(environment),
+        }
+        assert self.process.stdin
+        print(json.dumps(job), file=self.process.stdin)
+        too_long = threading.Timer(LONGEST, os.killpg, (self._answer(), signal.SIGKILL))
+        too_long.start()
+        code = self._answer()
+        too_long.cancel()
+        return code, (folder / "log.txt").read_text(errors="replace")
+
+    def _answer(self) -> int:
+        assert self.process.stdout
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.log.seek(0)
+            raise AssertionError(self.log.read()[-6000:])
+        return int(answer)
+
+
+@functools.cache
+def warm(runner: str = "v1") -> Warm:
+    """Started when it is first wanted."""
+    return Warm(runner)
+
+
+def run_vllm(code: str, stdin: str = "", **environment: str | None) -> Any:
+    """What ``conftest.run_python`` does, for code that imports vLLM and may as well find it imported."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "code.py").write_text(code)
+        exit_code, log = warm().run(
+            folder / "code.py", [], folder, {"PYTHONPATH": str(ROOT), **environment}, stdin
+        )
+    assert exit_code == 0, log[-4000:]
+    (result,) = [line for line in log.splitlines() if line.startswith("RESULT ")]
+    return json.loads(result.removeprefix("RESULT "))
