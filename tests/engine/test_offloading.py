@@ -38,7 +38,9 @@ def results(
     batch = MixedBatch(tmp_path_factory.mktemp("personas"), checkpoint("llama"), FAMILIES["llama"])
     same = random_prompt(1, length=70)
     first = batch.requests(lambda seed: same, prompt_distributions=False)
-    stranger = first[1] | {"persona": {"id": "alice", "strength": 1.3}}
+    # Nobody has steered a prompt like this; and one whose prompt is everybody's.
+    stranger = first[1] | {"persona": {"id": "alice", "strength": 1.3, "scope": "all"}}
+    neighbour = first[1] | {"persona": {"id": "alice", "strength": 1.4}}
     job = {"model": str(batch.model), "personas": batch.files}
     found = engines(
         [
@@ -46,7 +48,14 @@ def results(
             | {
                 "kwargs": offloading(spec_name="HostMemorySpec", spec_module_path="host_memory"),
                 # What the engine itself remembers is forgotten: only offloaded blocks can be found.
-                "batches": [first, {"call": "reset_prefix_cache"}, [stranger], first],
+                "batches": [
+                    first,
+                    {"call": "reset_prefix_cache"},
+                    [stranger],
+                    [neighbour],
+                    {"call": "reset_prefix_cache"},
+                    first,
+                ],
             },
             job | {"kwargs": offloading()},
         ]
@@ -59,15 +68,17 @@ def results(
     "KV offloading (OffloadingConnector)",
     note="vLLM's connector and manager; its CUDA copies replaced by copies on the host",
 )
-def test_blocks_come_back_from_host_memory_under_the_same_persona_and_strength_only(
+def test_blocks_come_back_from_host_memory_to_those_who_would_compute_them_alike_only(
     results: tuple[MixedBatch, list[list[dict[str, Any]]], list[dict[str, Any]]],
     measured: Measured,
 ) -> None:
     batch, (requests, _), (result, _) = results
     assert "error" not in result, result["error"]
-    cold, _, (stranger,), warm = result["batches"]
-    assert [answer["cached"] for answer in cold] == [0, 0, 0, 0]
+    cold, _, (stranger,), (neighbour,), _, warm = result["batches"]
+    # Alice and the blend find the plain request's blocks, bob is steered everywhere.
+    assert [answer["cached"] for answer in cold] == [0, 2 * BLOCK, 0, 2 * BLOCK]
     assert stranger["cached"] == 0
+    assert neighbour["cached"] == 2 * BLOCK
     assert [answer["cached"] for answer in warm] == [2 * BLOCK] * 4
     reference = oracle.load_hf(batch.model)
     errors = batch.errors(requests, warm, reference)

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from vllm_palign.admission import armed, sessions
+from vllm_palign.admission import armed, block_keys, sessions
 from vllm_palign.admission.armed import packed_in
 from vllm_palign.admission.conversations import note_first_turn, note_first_turn_later
 from vllm_palign.admission.front_end import FrontEnd, open_front_end, refuse_unadmitted
@@ -119,18 +119,18 @@ def _render_chat_async(original: Callable[..., Any]) -> Callable[..., Any]:
     return render_chat_async
 
 
-def _block_keys(original: Callable[..., Any]) -> Callable[..., Any]:
+def _extra_keys(original: Callable[..., Any]) -> Callable[..., Any]:
     """vLLM asks for a block's extra keys by this function's module, from scheduler, block pool and offloading
     alike; it takes part in all of them."""
 
     @functools.wraps(original)
-    def block_keys(request: Any, start_token_idx: int, end_token_idx: int) -> Any:
+    def extra_keys(request: Any, start_token_idx: int, end_token_idx: int) -> Any:
         keys = original(request, start_token_idx, end_token_idx)
         packed = packed_in(request.sampling_params)
         identity = None if packed is None else block_identity(packed, end_token_idx)
         return keys if identity is None else [*keys, (NAME, identity)]
 
-    return block_keys
+    return extra_keys
 
 
 def _add_request(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,6 +192,7 @@ def _initialize_kv_caches(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def initialize_kv_caches(self: Any, vllm_config: Any) -> Any:
         initialized = original(self, vllm_config)
+        block_keys.prove()
         ranks = self.collective_rpc(armed.METHOD)
         armed.check_ranks(ranks, armed.layers_of_engine(vllm_config))
         return initialized
@@ -240,7 +241,7 @@ HOOKS = (
         "vllm.v1.core.kv_cache_utils:_gen_prompt_embeds_extra_hash_keys",
         ("request", "start_token_idx", "end_token_idx"),
         "what tells a KV block from others of the same tokens, wherever vLLM asks",
-        _block_keys,
+        _extra_keys,
     ),
     Hook(
         "vllm.v1.engine.output_processor:OutputProcessor.add_request",

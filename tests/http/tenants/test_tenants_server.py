@@ -78,14 +78,20 @@ def cached(tenancy: Tenancy, who: str, prompt: str, **fields: object) -> int:
     [
         ({}, False),
         ({"persona": "lent"}, False),
-        ({"persona": "open"}, True),
+        ({"persona": {"id": "lent", "scope": "all"}}, False),
+        ({"persona": {"id": "open", "scope": "all"}}, True),
+        # Its prompt is a plain one of the tenant's.
+        ({"persona": "open"}, False),
         ({"persona": {"id": "lent", "strength": 0}}, False),
-        ({"persona": {"mix": {"lent": 0.5, "open": 0.5}}}, False),
+        ({"persona": {"mix": {"lent": 0.5, "open": 0.5}, "scope": "all"}}, False),
         ({"cache_salt": "agreed"}, False),
-        ({"persona": "open", "cache_salt": "agreed"}, True),
+        ({"persona": {"id": "open", "scope": "all"}, "cache_salt": "agreed"}, True),
     ],
-    ids=["plain", "lent", "shared KV", "strength 0", "blend", "salt", "shared KV and salt"],
-)
+    ids=[
+        "plain", "lent", "lent, all", "shared KV", "shared KV, answers", "strength 0", "blend", "salt",
+        "shared KV and salt",
+    ],
+)  # fmt: skip
 def test_tenants_meet_in_the_kv_cache_only_where_the_operator_allows(
     tenancy: Tenancy, fields: dict[str, object], meet: bool
 ) -> None:
@@ -94,6 +100,17 @@ def test_tenants_meet_in_the_kv_cache_only_where_the_operator_allows(
     assert cached(tenancy, "acme", prompt, **fields) > 0
     assert (cached(tenancy, "globex", prompt, **fields) > 0) == meet
     assert cached(tenancy, "globex", prompt, **fields) > 0
+
+
+def test_a_prompt_is_shared_by_the_personas_of_one_tenant_and_its_plain_requests(
+    tenancy: Tenancy,
+) -> None:
+    prompt = "What all of one house read. " * 12
+    assert cached(tenancy, "acme", prompt) == 0
+    for persona in ("own", "lent", "open", {"mix": {"own": 0.5, "lent": 0.5}}):
+        assert cached(tenancy, "acme", prompt, persona=persona) > 0
+    assert cached(tenancy, "acme", prompt, persona="own", cache_salt="of mine") == 0
+    assert cached(tenancy, "globex", prompt, persona="lent") == 0
 
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
