@@ -65,6 +65,9 @@ class Warm:
         too_long.cancel()
         return code, (folder / "log.txt").read_text(errors="replace")
 
+    def end(self) -> None:
+        self.process.communicate()
+
     def _answer(self) -> int:
         assert self.process.stdout
         answer = self.process.stdout.readline()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine import models
-from tests.warm import warm
+from tests.warm import Warm, warm
 
 HERE = Path(__file__).parent
 
@@ -46,40 +46,47 @@ RUNNERS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {"runner": "v2"}}
 Run = Callable[..., list[dict[str, Any]]]
 
 
+def run_engines(
+    process: Warm,
+    folder: Path,
+    jobs: list[dict[str, Any]],
+    *,
+    environment: dict[str, str | None] | None = None,
+    script: str = "driver.py",
+) -> list[dict[str, Any]]:
+    """Runs a list of engines in one fork of ``process`` and returns a result each. ``kwargs`` are added to
+    ``ENGINE``; a variable of ``environment`` that is None is unset."""
+    job, result = folder / "job.json", folder / "result.json"
+    for engine in jobs:
+        engine["kwargs"] = ENGINE | engine.get("kwargs", {})
+    job.write_text(json.dumps({"engines": jobs}))
+    # The driver leaves without exit handlers: what it has in its temporary folder goes with this one.
+    with tempfile.TemporaryDirectory() as temporary:
+        places: dict[str, str | None] = {
+            "TMPDIR": temporary,
+            "VLLM_CACHE_ROOT": str(folder / "cache"),
+            # For functions that vLLM compiles unasked; a compiled model's are under the root above.
+            "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor"),
+        }
+        code, log = process.run(
+            HERE / script,
+            [str(job), str(result)],
+            folder,
+            ENVIRONMENT | process.environment | places | (environment or {}),
+        )
+    results = json.loads(result.read_text()) if result.exists() else []
+    assert code == 0 and len(results) == len(jobs), f"exit {code}\n{log[-6000:]}"
+    return results
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a list of engines in one subprocess and returns a result each. ``kwargs`` are added to ``ENGINE``; a
-    variable of ``environment`` that is None is unset."""
+    """``run_engines`` with vLLM's ``runner``."""
 
     def run(
-        jobs: list[dict[str, Any]],
-        *,
-        runner: str = "v1",
-        environment: dict[str, str | None] | None = None,
-        script: str = "driver.py",
+        jobs: list[dict[str, Any]], *, runner: str = "v1", **options: Any
     ) -> list[dict[str, Any]]:
-        folder = tmp_path_factory.mktemp("engines")
-        job, result = folder / "job.json", folder / "result.json"
-        for engine in jobs:
-            engine["kwargs"] = ENGINE | engine.get("kwargs", {})
-        job.write_text(json.dumps({"engines": jobs}))
-        # The driver leaves without exit handlers: what it has in its temporary folder goes with this one.
-        with tempfile.TemporaryDirectory() as temporary:
-            places: dict[str, str | None] = {
-                "TMPDIR": temporary,
-                "VLLM_CACHE_ROOT": str(folder / "cache"),
-                # For functions that vLLM compiles unasked; a compiled model's are under the root above.
-                "TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "inductor"),
-            }
-            code, log = warm(runner).run(
-                HERE / script,
-                [str(job), str(result)],
-                folder,
-                ENVIRONMENT | warm(runner).environment | places | (environment or {}),
-            )
-        results = json.loads(result.read_text()) if result.exists() else []
-        assert code == 0 and len(results) == len(jobs), f"exit {code}\n{log[-6000:]}"
-        return results
+        return run_engines(warm(runner), tmp_path_factory.mktemp("engines"), jobs, **options)
 
     return run
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import run_python, write_personas
+from tests.conftest import write_personas
 from tests.oracle import first_steered, logprobs
 from tests.personas import SMOLLM2
 from tests.shown import Measured
+from tests.warm import run_vllm
 from vllm_palign import Persona, persona_args
 from vllm_palign.plugin import register
 
@@ -131,7 +132,7 @@ class Engine:
         )
         return [
             [Answer(*answer, cached=0) for answer in batch]
-            for batch in run_python(code, VLLM_PLUGINS=None)
+            for batch in run_vllm(code, VLLM_PLUGINS=None, VLLM_ENABLE_V1_MULTIPROCESSING="0")
         ]
 
 

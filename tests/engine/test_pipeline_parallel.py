@@ -14,6 +14,7 @@ from tests.engine.conftest import Run, run_engines
 from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
+from tests.warm import Warm, warm
 from vllm_palign.worker.ops import TRACED
 
 BOUND = 1e-4
@@ -79,11 +80,14 @@ def test_ranks_that_torchrun_starts_ask_themselves_and_answer_as_the_reference_m
             "RANK": f"{number}", "LOCAL_RANK": f"{number}", "WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}",
         }  # fmt: skip
-        (result,) = run_engines(folder, [job], environment={**torchrun})
+        (result,) = run_engines(processes[number], folder, [job], environment={**torchrun})
         return result
 
+    # A warm process does one thing after the other, and the ranks wait for each other.
+    processes = [warm(), Warm("v1")]
     with ThreadPoolExecutor(2) as ranks:
         results = list(ranks.map(rank, range(2)))
+    processes[1].end()
     assert not [result["error"] for result in results if "error" in result]
     assert [result["bank"][0]["layers"] for result in results] == [[0], [1]]
     first, last = (result["batches"][0] for result in results)
