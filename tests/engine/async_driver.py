@@ -35,7 +35,7 @@ def engine_processes_without_the_plugin() -> Any:
         yield
 
 
-def params(persona: str | None, **options: Any) -> Any:
+def params(persona: Any, **options: Any) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -70,7 +70,7 @@ async def answer(engine: Any, prompt: Any, sampling: Any, name: str) -> dict[str
     return {"tokens": tokens, "cached": cached, "reason": reason}
 
 
-async def session(engine: Any, parts: list[tuple[list[int], str | None]], name: str) -> Any:
+async def session(engine: Any, parts: list[tuple[list[int], Any]], name: str) -> Any:
     """A streaming-input session; each part is (tokens, persona), sent when the one before has answered."""
     from vllm.engine.protocol import StreamingInput
 
@@ -103,9 +103,10 @@ async def sessions(engine: Any, job: dict[str, Any]) -> Any:
     for name, personas in job["sessions"].items():
         parts = list(zip((first, second), personas, strict=True))
         found[name] = await session(engine, parts, name)
-    for persona in (None, "alice", "bob"):
+    for name in (None, "alice", "bob"):
         prompt = {"prompt_token_ids": [*first, *second, *first[:8]]}
-        found[f"after, {persona}"] = await answer(engine, prompt, params(persona), f"{persona}")
+        persona = None if name is None else {"id": name, "scope": "all"}
+        found[f"after, {name}"] = await answer(engine, prompt, params(persona), f"{name}")
     return found
 
 
@@ -144,7 +145,7 @@ async def straight(engine: Any, job: dict[str, Any]) -> Any:
 
     unadmitted, changed, admitted = map(ready_made, ("unadmitted", "changed", "admitted"))
     for request in (changed, admitted):
-        FrontEnd.of(engine.vllm_config).admit(request)
+        FrontEnd.of(engine.vllm_config).admit(request, {})
         armed.seal(request)
     (packed,) = changed.sampling_params.extra_args.values()
     packed["offsets"] = packed["offsets"][:-4] + bytes(4)

@@ -131,7 +131,7 @@ except PalignStartupError as error:
         "vllm.envs:environment_variables: has no VLLM_USE_RUST_FRONTEND;",
         "vllm.config:ModelConfig: has no is_diffusion;",
         "vllm.config:CacheConfig: has no kv_sharing_fast_prefill;",
-        "vllm.v1.engine:EngineCoreRequest: has no cache_salt, request_id, resumable, sampling_params;",
+        "vllm.v1.engine:EngineCoreRequest: has no cache_salt, prompt_embeds, prompt_token_ids, request_id, resumable, sampling_params;",
         "vllm.v1.engine.output_processor:RequestState: has no detokenizer, prompt_len, prompt_token_ids, request_id, request_index",
     ):
         assert part in message

@@ -15,6 +15,7 @@ from tests.engine.families import FAMILIES
 from tests.engine.mixed import MixedBatch
 from tests.shown import Measured
 from tests.warm import Warm, warm
+from vllm_palign.effect import SCOPES
 from vllm_palign.worker.ops import TRACED
 
 BOUND = 1e-4
@@ -40,7 +41,9 @@ def test_two_stages_answer_as_the_reference_method_and_each_tests_its_own_hooks(
     assert [bank["layers"] for bank in result["bank"]] == [[0], [1]]
     assert [bank["requests"] for bank in result["bank"]] == [0, 0]
     answers, armed, refused = result["batches"]
-    assert armed == [{"traced": TRACED, "layers": [rank], "tested": True} for rank in (0, 1)]
+    assert armed == [
+        {"traced": TRACED, "layers": [rank], "scopes": SCOPES, "tested": True} for rank in (0, 1)
+    ]
     # Only the first stage can see that it has lost a hook: the last has layers of its own.
     assert [
         f"offsets in layers [{rank}] of 1 armed do not change" in said

@@ -13,12 +13,15 @@ from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
 
 BLOCK = 32
-SESSIONS = {
+ALICE, BOB = {"id": "alice", "scope": "all"}, {"id": "bob", "scope": "all"}
+SESSIONS: dict[str, list[Any]] = {
     "plain": [None, None],
-    "alice": ["alice", "alice"],
-    "plain, then alice": [None, "alice"],
-    "alice, then plain": ["alice", None],
-    "alice, then bob": ["alice", "bob"],
+    "alice": [ALICE, ALICE],
+    "alice answers": ["alice", "alice"],
+    "plain, then alice": [None, ALICE],
+    "alice, then plain": [ALICE, None],
+    "alice, then bob": [ALICE, BOB],
+    "alice, then her answers": [ALICE, "alice"],
 }
 
 
@@ -43,13 +46,13 @@ def found(
     return dict(result[0])
 
 
-@pytest.mark.parametrize("name", ["plain", "alice"])
+@pytest.mark.parametrize("name", ["plain", "alice", "alice answers"])
 def test_a_session_that_keeps_its_effect_goes_on(name: str, found: dict[str, Any]) -> None:
     assert "error" not in found[name]
     assert len(found[name]["tokens"]) == 2
 
 
-@pytest.mark.parametrize("name", ["plain, then alice", "alice, then plain", "alice, then bob"])
+@pytest.mark.parametrize("name", [name for name in SESSIONS if ", then" in name])
 def test_a_part_with_another_effect_is_refused(name: str, found: dict[str, Any]) -> None:
     assert found[name]["error"] == "PersonaConflict"
     assert "begin another session" in found[name]["message"]
