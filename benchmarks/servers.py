@@ -9,7 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,6 +20,7 @@ import psutil
 
 SERVED = "SmolLM2"
 START_SECONDS = 600
+LOOK_SECONDS = 0.5
 
 ENVIRONMENT = {
     # Spinning OpenMP threads of the engine whose turn it is not would slow the other one down.
@@ -28,6 +32,16 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+@dataclass
+class Kv:
+    """What a server did with its KV cache for a while."""
+
+    most_blocks: int = 0
+    """The largest number of blocks that running requests held at once, looked at twice a second."""
+    found: float = 0.0
+    """Share of all prompt tokens that were in the cache."""
 
 
 class Server:
@@ -91,6 +105,29 @@ class Server:
         ]
         size, count = (int(match[1]) for match in found if match)
         return size, count
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Kv]:
+        """Filled when it ends."""
+        kv, ended = Kv(), threading.Event()
+        _, blocks = self.kv_blocks()
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                used = self.metric("vllm:kv_cache_usage_perc")
+                kv.most_blocks = max(kv.most_blocks, round(used * blocks))
+
+        looking = threading.Thread(target=look)
+        counters = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
+        before = [self.metric(name) for name in counters]
+        looking.start()
+        try:
+            yield kv
+        finally:
+            ended.set()
+            looking.join()
+        hits, asked = (self.metric(name) - was for name, was in zip(counters, before, strict=True))
+        kv.found = hits / asked
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)

@@ -1,0 +1,71 @@
+"""Conversations with one server over ``/v1/chat/completions``, turn by turn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from servers import Server
+
+Turn = tuple[float, str]
+"""Seconds to the first token, and the answer."""
+
+
+def converse(
+    server: Server, models: Sequence[str], system: str, turns: int, tokens: int, number: int
+) -> list[list[float]]:
+    """One conversation behind ``system`` with each of ``models`` (``SmolLM2@p3`` is a persona), all at once;
+    every turn waits for the last one of all. ``number`` makes their questions new.
+
+    Returns seconds to the first token, [turns][users]. Raises SystemExit for an error or an empty answer.
+    """
+    return asyncio.run(_converse(server, models, system, turns, tokens, number))
+
+
+async def _converse(
+    server: Server, models: Sequence[str], system: str, turns: int, tokens: int, number: int
+) -> list[list[float]]:
+    chats: list[list[dict[str, str]]] = [[{"role": "system", "content": system}] for _ in models]
+    seconds = []
+    async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
+        for turn in range(turns):
+            for user, chat in enumerate(chats):
+                question = f"What happened on day {turn} of trip {number}-{user}? Tell me more."
+                chat.append({"role": "user", "content": question})
+            answers = await asyncio.gather(
+                *(
+                    _ask(client, model, chat, tokens)
+                    for model, chat in zip(models, chats, strict=True)
+                )
+            )
+            for chat, (_, text) in zip(chats, answers, strict=True):
+                chat.append({"role": "assistant", "content": text})
+            seconds.append([first for first, _ in answers])
+    return seconds
+
+
+async def _ask(
+    client: httpx.AsyncClient, model: str, messages: list[dict[str, str]], tokens: int
+) -> Turn:
+    body: dict[str, Any] = {
+        "model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
+    }  # fmt: skip
+    began = time.perf_counter()
+    first, text = 0.0, ""
+    async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        if reply.status_code != 200:
+            raise SystemExit(f"{model}: {reply.status_code} {(await reply.aread()).decode()}")
+        async for line in reply.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            piece = json.loads(line.removeprefix("data: "))["choices"][0]["delta"].get("content")
+            if piece and not text:
+                first = time.perf_counter() - began
+            text += piece or ""
+    if not text:
+        raise SystemExit(f"{model}: an empty answer")
+    return first, text
