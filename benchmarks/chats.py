@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -16,20 +16,30 @@ Turn = tuple[float, str]
 
 
 def converse(
-    server: Server, models: Sequence[str], system: str, turns: int, tokens: int, number: int
+    server: Server,
+    asks: Sequence[Mapping[str, Any]],
+    system: str,
+    turns: int,
+    tokens: int,
+    number: int,
 ) -> list[list[float]]:
-    """One conversation behind ``system`` with each of ``models`` (``SmolLM2@p3`` is a persona), all at once;
-    every turn waits for the last one of all. ``number`` makes their questions new.
+    """One conversation behind ``system`` with each of ``asks`` (fields of a body: ``model``, ``persona``), all at
+    once; every turn waits for the last one of all. ``number`` makes their questions new.
 
     Returns seconds to the first token, [turns][users]. Raises SystemExit for an error or an empty answer.
     """
-    return asyncio.run(_converse(server, models, system, turns, tokens, number))
+    return asyncio.run(_converse(server, asks, system, turns, tokens, number))
 
 
 async def _converse(
-    server: Server, models: Sequence[str], system: str, turns: int, tokens: int, number: int
+    server: Server,
+    asks: Sequence[Mapping[str, Any]],
+    system: str,
+    turns: int,
+    tokens: int,
+    number: int,
 ) -> list[list[float]]:
-    chats: list[list[dict[str, str]]] = [[{"role": "system", "content": system}] for _ in models]
+    chats: list[list[dict[str, str]]] = [[{"role": "system", "content": system}] for _ in asks]
     seconds = []
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
         for turn in range(turns):
@@ -37,10 +47,7 @@ async def _converse(
                 question = f"What happened on day {turn} of trip {number}-{user}? Tell me more."
                 chat.append({"role": "user", "content": question})
             answers = await asyncio.gather(
-                *(
-                    _ask(client, model, chat, tokens)
-                    for model, chat in zip(models, chats, strict=True)
-                )
+                *(_ask(client, ask, chat, tokens) for ask, chat in zip(asks, chats, strict=True))
             )
             for chat, (_, text) in zip(chats, answers, strict=True):
                 chat.append({"role": "assistant", "content": text})
@@ -49,16 +56,16 @@ async def _converse(
 
 
 async def _ask(
-    client: httpx.AsyncClient, model: str, messages: list[dict[str, str]], tokens: int
+    client: httpx.AsyncClient, ask: Mapping[str, Any], messages: list[dict[str, str]], tokens: int
 ) -> Turn:
     body: dict[str, Any] = {
-        "model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
+        **ask, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
     }  # fmt: skip
     began = time.perf_counter()
     first, text = 0.0, ""
     async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
         if reply.status_code != 200:
-            raise SystemExit(f"{model}: {reply.status_code} {(await reply.aread()).decode()}")
+            raise SystemExit(f"{dict(ask)}: {reply.status_code} {(await reply.aread()).decode()}")
         async for line in reply.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -67,5 +74,5 @@ async def _ask(
                 first = time.perf_counter() - began
             text += piece or ""
     if not text:
-        raise SystemExit(f"{model}: an empty answer")
+        raise SystemExit(f"{dict(ask)}: an empty answer")
     return first, text

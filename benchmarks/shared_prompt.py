@@ -5,7 +5,7 @@
 Every user has a persona of their own; the prompt is in the server's cache when they come. Stock vLLM beside the
 plugin with scope ``answers`` (the prompt is everybody's) and ``all`` (each persona computes it for itself), a LoRA
 adapter each, and a personality prompt each behind the common one. Then chats of ten turns, in which every user goes
-on with what they were answered. Servers, cores, rounds and ratios as in price.py; KV blocks of 32 tokens. Some 35
+on with what they were answered. Servers, cores, rounds and ratios as in price.py; float32, KV blocks of 32 tokens. Some 35
 minutes on two quiet cores; on one core all share it, and the front end's time counts in full. The run can be spread: ``--block`` takes some of its blocks, ``--json`` keeps all turns
 and counts those that FILE has already.
 """
@@ -44,6 +44,7 @@ SHOWN_TURNS = (1, 2, 5, 10)
 
 ANSWERS, ALL, ADAPTER, PROMPT = "answers", "all", "an adapter each", "a personality prompt each"
 SERVERS = {BASE: "stock", ANSWERS: ANSWERS, ALL: ALL, ADAPTER: "lora", PROMPT: "stock"}
+SCOPED = (ANSWERS, ALL)
 PAIR, SCOPES = (BASE, ANSWERS), (BASE, ANSWERS, ALL)
 RIVALS = (BASE, ANSWERS, ADAPTER, PROMPT)
 
@@ -94,7 +95,14 @@ FULL: tuple[Block, ...] = (
     ((1, Crowd(16, 500, RIVALS)), (1, Crowd(16, 2000, RIVALS))),
 )
 QUICK: tuple[Block, ...] = (
-    ((1, Crowd(16, 500, SCOPES)), (1, Crowd(64, 2000, PAIR)), (1, Chats(16, SCOPES))),
+    (
+        (2, Crowd(16, 500, PAIR)),
+        (1, Chats(4, SCOPES)),
+        (1, Crowd(64, 500, PAIR)),
+        (1, Crowd(16, 2000, PAIR)),
+        (1, Crowd(256, 500, PAIR)),
+    ),
+    ((1, Crowd(16, 500, SCOPES)),),
     ((1, Crowd(16, 500, RIVALS)),),
 )
 
@@ -103,7 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one round of the small loads")
+    parser.add_argument("--quick", action="store_true", help="the smaller loads, eager, few rounds")
     parser.add_argument(
         "--block",
         type=int,
@@ -125,7 +133,7 @@ def main() -> int:
     if options.json and options.json.exists():
         results = read(options.json.read_text())
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), results)
+        bench = Bench(Path(name), results, eager=options.quick)
         for number in chosen:
             block = blocks[number - 1]
             with bench.servers(block, swapped=number % 2 == 0) as servers:
@@ -140,22 +148,29 @@ def main() -> int:
 
 
 class Bench:
-    def __init__(self, folder: Path, results: Results) -> None:
+    def __init__(self, folder: Path, results: Results, *, eager: bool) -> None:
         from transformers import AutoTokenizer
 
         self._folder = folder
+        self._eager = eager
         self._results = results
         self._personas = write_personas(folder / "personas", PERSONAS)
         self._adapters = write_adapters(folder / "adapters", ADAPTERS, MODEL)
         self._prompts = Prompts(AutoTokenizer.from_pretrained(MODEL))
         self._turn = 0
-        self._steered = {ANSWERS: 0, ALL: 0}
+        self._steered = dict.fromkeys(SCOPED, 0)
 
     @contextmanager
     def servers(self, block: Block, *, swapped: bool) -> Iterator[dict[str, Server]]:
         """The servers that ``block`` asks, warm."""
         cores = sorted(os.sched_getaffinity(0))[:2]
-        shared = ["--max-model-len", "4096", "--max-num-seqs", "256", "--block-size", "32"]
+        shared = [
+            "--max-model-len", "4096", "--max-num-seqs", "256", "--block-size", "32",
+            # A CPU without bfloat16 instructions is eight times slower in it.
+            "--dtype", "float32",
+        ]  # fmt: skip
+        if self._eager:
+            shared.append("--enforce-eager")
         if len(cores) == 1:
             shared += ONE_PROCESS
         steered = ("--plugin", "palign", "--palign-personas", self._folder / "personas")
@@ -170,7 +185,11 @@ class Bench:
                 "--lora-modules", *adapters,
             ),
         }  # fmt: skip
-        asked = {SERVERS[name]: name for _, load in block for name in load.variants[::-1]}
+        asked = {
+            (SERVERS[name] if isinstance(load, Crowd) else chat_server(name)): name
+            for _, load in block
+            for name in load.variants[::-1]
+        }
         servers: dict[str, Server] = {}
         try:
             for name in asked:
@@ -183,12 +202,10 @@ class Bench:
             os.sched_setaffinity(0, {front})
             for server in servers.values():
                 server.pin(engine=engine, front=front)
-            self._steered = {ANSWERS: 0, ALL: 0}
-            most = max(load.users for _, load in block)
+            self._steered = dict.fromkeys(SCOPED, 0)
             for variant in asked.values():
-                # Every persona and adapter comes into memory.
-                users = min(most, ADAPTERS) if variant == ADAPTER else most
-                self._measure(servers, variant, self._prompts.plain(users), 2)
+                # Adapters come into memory. Most personas do with their first request, which is measured.
+                self._measure(servers, variant, self._prompts.plain(ADAPTERS), 2)
             yield servers
         finally:
             os.sched_setaffinity(0, cores)
@@ -206,12 +223,13 @@ class Bench:
                 seen = f"{turn.tokens_per_second:.1f} tokens/s"
             else:
                 system = self._prompts.new_system(CHAT_SYSTEM)
-                users = self._names(name, load.users) or [SERVED] * load.users
-                self._count(name, CHAT_TURNS * load.users)
-                server = servers[SERVERS[name]]
+                server = servers[chat_server(name)]
+                if name in SCOPED:
+                    self._steered[ANSWERS] += CHAT_TURNS * load.users
                 # Somebody has asked before.
-                converse(server, [SERVED], system, 1, 1, self._turn)
-                firsts = converse(server, users, system, CHAT_TURNS, CHAT_TOKENS, self._turn)
+                converse(server, self._asks(BASE, 1), system, 1, 1, self._turn)
+                asks = self._asks(name, load.users)
+                firsts = converse(server, asks, system, CHAT_TURNS, CHAT_TOKENS, self._turn)
                 chats = self._results.chats.setdefault(load, {one: [] for one in load.variants})
                 chats[name].append(firsts)
                 seen = (
@@ -251,13 +269,28 @@ class Bench:
     def _names(self, variant: str, users: int) -> list[str]:
         if variant == ADAPTER:
             return list(self._adapters)[:users]
-        if variant in self._steered:
+        if variant in SCOPED:
             return [f"{SERVED}@{persona}" for persona in self._personas[:users]]
         return []
 
+    def _asks(self, variant: str, users: int) -> list[dict[str, Any]]:
+        """What a chat's requests ask for, by user."""
+        plain = {"model": SERVED}
+        if variant not in SCOPED:
+            return [plain] * users
+        return [
+            {**plain, "persona": {"id": persona, "scope": variant}}
+            for persona in self._personas[:users]
+        ]
+
     def _count(self, variant: str, requests: int) -> None:
-        if variant in self._steered:
+        if variant in SCOPED:
             self._steered[variant] += requests
+
+
+def chat_server(variant: str) -> str:
+    """A chat's body names its scope, so one server takes both."""
+    return ANSWERS if variant in SCOPED else SERVERS[variant]
 
 
 def report(results: Results) -> str:
