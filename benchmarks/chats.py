@@ -6,13 +6,24 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from servers import Server
 
-Turn = tuple[float, str]
-"""Seconds to the first token, and the answer."""
+Answer = tuple[float, str]
+"""Seconds to the first token, and the text."""
+
+
+@dataclass
+class Turn:
+    """One turn of all conversations."""
+
+    ttfts: list[float]
+    """Seconds to the first token, by user."""
+    computed: float
+    """Prompt tokens a user that were not in the cache."""
 
 
 def converse(
@@ -22,11 +33,11 @@ def converse(
     turns: int,
     tokens: int,
     number: int,
-) -> list[list[float]]:
+) -> list[Turn]:
     """One conversation behind ``system`` with each of ``asks`` (fields of a body: ``model``, ``persona``), all at
     once; every turn waits for the last one of all. ``number`` makes their questions new.
 
-    Returns seconds to the first token, [turns][users]. Raises SystemExit for an error or an empty answer.
+    Raises SystemExit for an error or an empty answer.
     """
     return asyncio.run(_converse(server, asks, system, turns, tokens, number))
 
@@ -38,11 +49,12 @@ async def _converse(
     turns: int,
     tokens: int,
     number: int,
-) -> list[list[float]]:
+) -> list[Turn]:
     chats: list[list[dict[str, str]]] = [[{"role": "system", "content": system}] for _ in asks]
-    seconds = []
+    done = []
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
         for turn in range(turns):
+            before = server.prompt_tokens()
             for user, chat in enumerate(chats):
                 question = f"What happened on day {turn} of trip {number}-{user}? Tell me more."
                 chat.append({"role": "user", "content": question})
@@ -51,13 +63,16 @@ async def _converse(
             )
             for chat, (_, text) in zip(chats, answers, strict=True):
                 chat.append({"role": "assistant", "content": text})
-            seconds.append([first for first, _ in answers])
-    return seconds
+            found, asked = (
+                now - was for now, was in zip(server.prompt_tokens(), before, strict=True)
+            )
+            done.append(Turn([first for first, _ in answers], (asked - found) / len(asks)))
+    return done
 
 
 async def _ask(
     client: httpx.AsyncClient, ask: Mapping[str, Any], messages: list[dict[str, str]], tokens: int
-) -> Turn:
+) -> Answer:
     body: dict[str, Any] = {
         **ask, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
     }  # fmt: skip

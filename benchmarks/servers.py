@@ -87,6 +87,11 @@ class Server:
         """MiB of all its processes, shared pages divided among those that share them (PSS)."""
         return float(sum(process.memory_full_info().pss for process in self._family()) / 2**20)
 
+    def cpu_seconds(self) -> tuple[float, float]:
+        """(API server, engine and worker): processor time so far. What else runs on the machine is not in it."""
+        seconds = [sum(process.cpu_times()[:2]) for process in self._family()]
+        return seconds[0], sum(seconds[1:])
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a counter's or gauge's samples that have ``labels``."""
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
@@ -106,6 +111,11 @@ class Server:
         size, count = (int(match[1]) for match in found if match)
         return size, count
 
+    def prompt_tokens(self) -> tuple[float, float]:
+        """(found in the cache, all of them) so far."""
+        found, asked = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
+        return self.metric(found), self.metric(asked)
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[Kv]:
         """Filled when it ends."""
@@ -118,16 +128,15 @@ class Server:
                 kv.most_blocks = max(kv.most_blocks, round(used * blocks))
 
         looking = threading.Thread(target=look)
-        counters = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total")
-        before = [self.metric(name) for name in counters]
+        before = self.prompt_tokens()
         looking.start()
         try:
             yield kv
         finally:
             ended.set()
             looking.join()
-        hits, asked = (self.metric(name) - was for name, was in zip(counters, before, strict=True))
-        kv.found = hits / asked
+        found, asked = (now - was for now, was in zip(self.prompt_tokens(), before, strict=True))
+        kv.found = found / asked
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)

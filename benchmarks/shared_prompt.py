@@ -4,10 +4,11 @@
 
 Every user has a persona of their own; the prompt is in the server's cache when they come. Stock vLLM beside the
 plugin with scope ``answers`` (the prompt is everybody's) and ``all`` (each persona computes it for itself), a LoRA
-adapter each, and a personality prompt each behind the common one. Then chats of ten turns, in which every user goes
-on with what they were answered. Servers, cores, rounds and ratios as in price.py; float32, KV blocks of 32 tokens. Some 35
-minutes on two quiet cores; on one core all share it, and the front end's time counts in full. The run can be spread: ``--block`` takes some of its blocks, ``--json`` keeps all turns
-and counts those that FILE has already.
+adapter each, and a personality prompt each behind the common one. Then chats of ten turns, in which every user
+goes on with what they were answered. Servers, cores, rounds and ratios as in price.py, but float32 and KV blocks of
+32 tokens. Some 35 minutes on two quiet cores. On one core all share it, and the front end's time counts in full.
+The run can be spread: ``--block`` takes some of its blocks, ``--json`` keeps all turns and counts those that FILE
+has already.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chats import Turn as ChatTurn
 from chats import converse
 from load import Outcome, measure
 from price import ADAPTERS, MODEL, PERSONAS, ROOT, say
@@ -72,6 +74,9 @@ class Turn(Outcome):
     """KV blocks that were held at once."""
     found: float
     """Share of the prompt tokens that were in the cache."""
+    front_cpu: float
+    engine_cpu: float
+    """Seconds of processor time, of the API server and of everything behind it."""
 
 
 @dataclass
@@ -79,8 +84,8 @@ class Results:
     """Turns by load and variant, in the order of their rounds."""
 
     crowds: dict[Crowd, dict[str, list[Turn]]] = field(default_factory=dict)
-    chats: dict[Chats, dict[str, list[list[list[float]]]]] = field(default_factory=dict)
-    """Of each conversation's turns the users' seconds to the first token."""
+    chats: dict[Chats, dict[str, list[list[ChatTurn]]]] = field(default_factory=dict)
+    """[rounds][turns]."""
 
 
 Block = tuple[tuple[int, Crowd | Chats], ...]
@@ -229,12 +234,10 @@ class Bench:
                 # Somebody has asked before.
                 converse(server, self._asks(BASE, 1), system, 1, 1, self._turn)
                 asks = self._asks(name, load.users)
-                firsts = converse(server, asks, system, CHAT_TURNS, CHAT_TOKENS, self._turn)
+                turns = converse(server, asks, system, CHAT_TURNS, CHAT_TOKENS, self._turn)
                 chats = self._results.chats.setdefault(load, {one: [] for one in load.variants})
-                chats[name].append(firsts)
-                seen = (
-                    f"{1000 * statistics.median(firsts[-1]):.0f} ms to the last turn's first token"
-                )
+                chats[name].append(turns)
+                seen = f"{1000 * statistics.median(turns[-1].ttfts):.0f} ms to the last turn's first token"
             say(f"{load}, {name}: {seen}")
 
     def check_steered(self, servers: dict[str, Server]) -> None:
@@ -256,8 +259,18 @@ class Bench:
             systems = [f"{system}\n{one}" for one in self._prompts.new_people(load.users)]
         prompts = self._prompts.of_people(systems)
         with server.watched() as kv:
+            began = server.cpu_seconds()
             outcome = self._measure(servers, name, prompts, TOKENS)
-        return Turn(**vars(outcome), most_blocks=kv.most_blocks, found=kv.found)
+            front, engine = (
+                now - then for now, then in zip(server.cpu_seconds(), began, strict=True)
+            )
+        return Turn(
+            **vars(outcome),
+            most_blocks=kv.most_blocks,
+            found=kv.found,
+            front_cpu=front,
+            engine_cpu=engine,
+        )
 
     def _measure(
         self, servers: dict[str, Server], name: str, prompts: list[str], tokens: int
@@ -309,8 +322,8 @@ def report(results: Results) -> str:
 def crowd_table(turns: dict[str, list[Turn]]) -> str:
     lines = [
         "| | tokens/s | of stock (quartiles) | TTFT ms (p99) | of stock | TPOT ms (p99) | of stock "
-        "| KV blocks | of stock | prompt tokens found |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| CPU ms a request, API server | engine | both, of stock | KV blocks | of stock | prompt found |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, own in turns.items():
         stock = turns[BASE]
@@ -321,6 +334,7 @@ def crowd_table(turns: dict[str, list[Turn]]) -> str:
             f"| {spread(quotients([one.ttfts for one in own], [one.ttfts for one in stock]))} "
             f"| {milliseconds([value for one in own for value in one.tpots])} "
             f"| {spread(quotients([one.tpots for one in own], [one.tpots for one in stock]))} "
+            f"| {cpu_cells(own, stock)} "
             f"| {statistics.median(one.most_blocks for one in own):.0f} "
             f"| {spread(quotients([[one.most_blocks] for one in own], [[one.most_blocks] for one in stock]))} "
             f"| {statistics.median(one.found for one in own):.3f} |"
@@ -328,13 +342,30 @@ def crowd_table(turns: dict[str, list[Turn]]) -> str:
     return "\n".join(lines)
 
 
-def chats_table(turns: dict[str, list[list[list[float]]]]) -> str:
+def cpu_cells(own: Sequence[Turn], stock: Sequence[Turn]) -> str:
+    front, engine = (
+        1000 * statistics.median(values)
+        for values in (
+            [one.front_cpu / len(one.ttfts) for one in own],
+            [one.engine_cpu / len(one.ttfts) for one in own],
+        )
+    )
+    both = [[[one.front_cpu + one.engine_cpu] for one in turns] for turns in (own, stock)]
+    return f"{front:.1f} | {engine:.0f} | {spread(quotients(*both))}"
+
+
+def chats_table(turns: dict[str, list[list[ChatTurn]]]) -> str:
     lines = ["| turn | " + " | ".join(f"{name}, TTFT ms (p99)" for name in turns)]
+    lines[0] += " | " + " | ".join(f"{name}, tokens computed" for name in turns)
     lines[0] += " | " + " | ".join(f"{name} of stock" for name in turns if name != BASE) + " |"
-    lines.append("|---" * (2 * len(turns)) + "|")
+    lines.append("|---" * (3 * len(turns)) + "|")
     for turn in SHOWN_TURNS:
-        firsts = {name: [chat[turn - 1] for chat in own] for name, own in turns.items()}
+        firsts = {name: [chat[turn - 1].ttfts for chat in own] for name, own in turns.items()}
         cells = [milliseconds([value for one in own for value in one]) for own in firsts.values()]
+        cells += [
+            f"{statistics.median(chat[turn - 1].computed for chat in own):.0f}"
+            for own in turns.values()
+        ]
         cells += [
             spread(quotients(own, firsts[BASE])) for name, own in firsts.items() if name != BASE
         ]
@@ -357,7 +388,11 @@ def write(results: Results) -> str:
         for name, turns in variants.items()
     ]
     rows += [
-        {"chats": asdict(load), "variant": name, "turns": turns}
+        {
+            "chats": asdict(load),
+            "variant": name,
+            "rounds": [[asdict(turn) for turn in chat] for chat in turns],
+        }
         for load, chats in results.chats.items()
         for name, turns in chats.items()
     ]
@@ -374,7 +409,8 @@ def read(text: str) -> Results:
             results.crowds.setdefault(crowd, {})[row["variant"]] = turns
         else:
             chats = Chats(**{**row["chats"], "variants": tuple(row["chats"]["variants"])})
-            results.chats.setdefault(chats, {})[row["variant"]] = row["turns"]
+            rounds = [[ChatTurn(**turn) for turn in chat] for chat in row["rounds"]]
+            results.chats.setdefault(chats, {})[row["variant"]] = rounds
     return results
 
 
