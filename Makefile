@@ -1,5 +1,5 @@
 # make setup | demo | serve | stop | test | check | compatibility | matrix | soak | clean
-#    | bench | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
+#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
 
@@ -11,7 +11,7 @@ PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check compatibility matrix bench bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -71,6 +71,10 @@ matrix: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --editable ".[bench]"
 	$(BIN)/python benchmarks/price.py
+
+bench-prompt: setup
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python benchmarks/shared_prompt.py
 
 bench-latency: setup
 	$(BIN)/python benchmarks/latency.py

@@ -2,12 +2,13 @@
 
     python benchmarks/host.py
 
-In this process, one core, a registry in SQLite, personas of the demo model; medians. No vLLM.
+In this process, one core, a registry in SQLite, personas of the demo model; medians. No engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -15,16 +16,19 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from subjects import HEAD_DIM, HEADS, LAYERS, write_personas
+from vllm.renderers.params import ChatParams
 
 from vllm_palign import Persona, load
+from vllm_palign.admission.conversations import first_answer, note_first_turn
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.admission.resolver import Resolver
-from vllm_palign.effect import Effect
+from vllm_palign.effect import Effect, block_identity
 from vllm_palign.registry import Registry
 from vllm_palign.selection import Selection
 from vllm_palign.shape import ModelShape
@@ -41,7 +45,9 @@ def main() -> int:
         names = write_personas(Path(folder) / "personas", PERSONAS)
         personas = [load(Path(folder) / "personas" / f"{name}.safetensors") for name in names]
         front_end(f"sqlite:///{folder}/registry.sqlite", personas)
-    worker([Effect.compose([(persona, 1.0)]) for persona in personas])
+    effects = [Effect.compose([(persona, 1.0)]) for persona in personas]
+    prompts(effects[0])
+    worker(effects)
     return 0
 
 
@@ -76,6 +82,43 @@ def front_end(url: str, personas: list[Persona]) -> None:
 
     show("resolve and hand over, off the event loop", asyncio.run(grant()))
     registry.close()
+
+
+def prompts(effect: Effect) -> None:
+    """What scope ``answers`` adds to a prompt, in a conversation of ten turns behind a system prompt."""
+    params = ChatParams(chat_template="{{ messages }}" * 100)
+
+    async def render(*_: Any) -> Any:
+        return None, ({"prompt_token_ids": opening},)
+
+    for tokens in (500, 2000):
+        opening, whole = list(range(tokens + 30)), list(range(tokens + 900))
+        messages = [{"role": "system", "content": "word " * tokens}]
+        for _ in range(10):
+            messages += [
+                {"role": "user", "content": "word " * 30},
+                {"role": "assistant", "content": "word " * 30},
+            ]
+        rendered: dict[str, Any] = {"prompt_token_ids": whole}
+        request = SimpleNamespace(prompt_token_ids=whole)
+
+        def begin(
+            messages: Any = messages, rendered: Any = rendered, request: Any = request
+        ) -> None:
+            note = note_first_turn(render, messages, params, None, rendered)
+            # Without an event loop: nothing in it waits.
+            with contextlib.suppress(StopIteration):
+                note.send(None)
+            first_answer(request, rendered)
+
+        show(f"where answers begin, {tokens} tokens, first turn known", repeat(begin))
+    packed = effect.pack(start=2030)
+
+    def keys() -> None:
+        for end in range(16, 2048, 16):
+            block_identity(packed, end)
+
+    show("identity of the 127 blocks of 2,032 tokens", repeat(keys))
 
 
 def worker(effects: list[Effect]) -> None:

@@ -9,7 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -17,6 +20,7 @@ import psutil
 
 SERVED = "SmolLM2"
 START_SECONDS = 600
+LOOK_SECONDS = 0.5
 
 ENVIRONMENT = {
     # Spinning OpenMP threads of the engine whose turn it is not would slow the other one down.
@@ -28,6 +32,16 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+@dataclass
+class Kv:
+    """What a server did with its KV cache for a while."""
+
+    most_blocks: int = 0
+    """The largest number of blocks that running requests held at once, looked at twice a second."""
+    found: float = 0.0
+    """Share of all prompt tokens that were in the cache."""
 
 
 class Server:
@@ -73,6 +87,11 @@ class Server:
         """MiB of all its processes, shared pages divided among those that share them (PSS)."""
         return float(sum(process.memory_full_info().pss for process in self._family()) / 2**20)
 
+    def cpu_seconds(self) -> tuple[float, float]:
+        """(API server, engine and worker): processor time so far. What else runs on the machine is not in it."""
+        seconds = [sum(process.cpu_times()[:2]) for process in self._family()]
+        return seconds[0], sum(seconds[1:])
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a counter's or gauge's samples that have ``labels``."""
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
@@ -91,6 +110,33 @@ class Server:
         ]
         size, count = (int(match[1]) for match in found if match)
         return size, count
+
+    def prompt_tokens(self) -> tuple[float, float]:
+        """(found in the cache, all of them) so far."""
+        found, asked = "vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"
+        return self.metric(found), self.metric(asked)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[Kv]:
+        """Filled when it ends."""
+        kv, ended = Kv(), threading.Event()
+        _, blocks = self.kv_blocks()
+
+        def look() -> None:
+            while not ended.wait(LOOK_SECONDS):
+                used = self.metric("vllm:kv_cache_usage_perc")
+                kv.most_blocks = max(kv.most_blocks, round(used * blocks))
+
+        looking = threading.Thread(target=look)
+        before = self.prompt_tokens()
+        looking.start()
+        try:
+            yield kv
+        finally:
+            ended.set()
+            looking.join()
+        found, asked = (now - was for now, was in zip(self.prompt_tokens(), before, strict=True))
+        kv.found = found / asked
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)

@@ -21,6 +21,15 @@ PROJECTIONS = {
     "mlp": ("gate_proj", "up_proj", "down_proj"),
 }
 
+_WHEN = ("If there is a complaint from", "When you are greeted by", "Before you send anything to")
+_WHO = ("a customer", "a supplier", "somebody from the press", "a colleague in the warehouse")
+_WHAT = (
+    "ask for the number of the order",
+    "say what is known and what is not",
+    "name the page of the handbook that you go by",
+    "offer to call back on the same day",
+)
+
 
 def write_personas(folder: Path, count: int) -> list[str]:
     """Random personas of the usual size in ``folder``; returns their names."""
@@ -86,6 +95,15 @@ class Prompts:
     def of_people(self, people: list[str]) -> list[str]:
         """One prompt for each system prompt of ``people``."""
         return [self._prompt(person) for person in people]
+
+    def new_system(self, tokens: int) -> str:
+        """A system prompt of about ``tokens`` tokens that begins as no other does."""
+        self._met += 1
+        rules = random.Random(self._met)
+        text = f"You answer for shop {self._met}."
+        while len(ids := self._tokenizer.encode(text)) < tokens:
+            text += f" {rules.choice(_WHEN)} {rules.choice(_WHO)}, {rules.choice(_WHAT)}."
+        return str(self._tokenizer.decode(ids[:tokens]))
 
     def new_people(self, count: int) -> list[str]:
         """System prompts of people not met before, all 120 statements of the built-in inventory with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from load import Outcome
@@ -14,7 +14,7 @@ Turns = dict[str, list[Outcome]]
 BASE = "stock vLLM"
 
 
-def ratios(turns: Turns, variant: str, base: str) -> list[float]:
+def ratios(turns: Mapping[str, Sequence[Outcome]], variant: str, base: str) -> list[float]:
     """Tokens/s of ``variant`` over ``base``, round by round."""
     return [
         one.tokens_per_second / other.tokens_per_second
