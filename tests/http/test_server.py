@@ -424,15 +424,21 @@ def test_kv_blocks_are_shared_only_under_the_same_effect(tiny_server: Server) ->
         details = reply.json()["usage"]["prompt_tokens_details"] or {}
         return int(details.get("cached_tokens") or 0)
 
+    def everywhere(**persona: Any) -> dict[str, Any]:
+        return {"persona": {**persona, "scope": "all"}}
+
     effects: list[dict[str, Any]] = [
-        {}, {"persona": "p3"}, {"persona": {"id": "p3", "strength": 0.5}}, {"persona": "p4"},
-        {"persona": {"mix": {"p3": 0.5, "p4": 0.5}}}, {"persona": "p3", "cache_salt": "mine"}, {"cache_salt": "mine"},
+        {}, everywhere(id="p3"), everywhere(id="p3", strength=0.5), everywhere(id="p4"),
+        everywhere(mix={"p3": 0.5, "p4": 0.5}), {**everywhere(id="p3"), "cache_salt": "mine"}, {"cache_salt": "mine"},
     ]  # fmt: skip
     for path in ("/v1/completions", "/v1/chat/completions"):
         assert [cached(path, **body) for body in effects] == [0] * len(effects)
         assert all(cached(path, **body) > 0 for body in effects)
-        assert cached(path, model="base@p3") > 0
-        assert cached(path, metadata={"persona": "p3", "persona_strength": "0.5"}) > 0
+        metadata = {"persona": "p3", "persona_strength": "0.5", "persona_scope": "all"}
+        assert cached(path, metadata=metadata) > 0
+        # The prompt that nobody steers is everybody's.
+        assert cached(path, model="base@p5") > 0
+        assert cached(path, persona="p5", cache_salt="yours") == 0
 
 
 def test_neighbours_answers_do_not_change_beside_hostile_requests(tiny_server: Server) -> None:

@@ -64,7 +64,7 @@ def test_a_replaced_persona_never_meets_its_predecessors_kv(web: httpx.Client) -
     web.headers["x-data-parallel-rank"] = "0"  # each engine has a cache of its own
 
     def cached() -> int:
-        reply = ask(web, "kv", prompt=prompt)
+        reply = ask(web, {"id": "kv", "scope": "all"}, prompt=prompt)
         return int((reply.json()["usage"]["prompt_tokens_details"] or {}).get("cached_tokens") or 0)
 
     for seed, known in ((1, False), (2, False), (1, True)):
