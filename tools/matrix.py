@@ -34,6 +34,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "tensor parallel 2": ("tests/engine/test_tensor_parallel.py",),
     "preempted, resumed; 12 effects on 2 slots": ("tests/engine/test_preemption.py",),
     "V2 runner": ("tests/engine/test_v2_runner.py",),
+    "a prompt's KV is everybody's, an answer's nobody's": ("tests/engine/test_scope.py",),
     "refused at start": (
         "tests/plugin/test_plugin.py::test_the_server_refuses_to_start_and_says_why",
         "tests/plugin/test_plugin.py::test_a_plugin_that_does_not_work_stops_vllm_only_where_it_is_enabled",
@@ -43,6 +44,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
     ),
     "HTTP: a batch answers each as alone": (f"{SERVER}requests_at_once_get_what_they_get_alone",),
     "HTTP: prefix cache": (f"{SERVER}kv_blocks_are_shared_only_under_the_same_effect",),
+    "HTTP: conversations": ("tests/http/test_scope.py",),
 }
 """What is shown, and the tests that show it, by the beginning of their names."""
 
@@ -93,7 +95,8 @@ def table(results: dict[str, Any]) -> str:
         for release in columns:
             counts = results[release]["checks"].get(name, {})
             right, all_ = counts.get("passed", 0), sum(counts.values())
-            cells.append(str(right) if passed(counts) else f"**{right} of {all_}**")
+            failed = f"**{right} of {all_}**" if counts else "not run"
+            cells.append(str(right) if passed(counts) else failed)
         rows.append([name, *cells])
     for field in ("transformers", "seconds", "day"):
         rows.append([field, *(str(results[release][field]) for release in columns)])
