@@ -165,6 +165,26 @@ def test_a_first_turn_is_rendered_once(renderer: Any) -> None:
     assert calls == 1
 
 
+def test_a_first_turn_that_took_too_long_is_tried_again_and_one_that_cannot_be_is_not() -> None:
+    from vllm.renderers.params import ChatParams
+
+    messages, params = said("system: Never rendered.", USER, ANSWER, AGAIN), ChatParams()
+    for error, wanted in ((TimeoutError(), 2), (ValueError("a user first"), 1)):
+        calls = 0
+
+        async def failing(*_: Any, error: Exception = error) -> Any:
+            nonlocal calls
+            calls += 1
+            raise error
+
+        for _ in range(2):
+            prompt: dict[str, Any] = {"prompt_token_ids": [1, 2, 3]}
+            asyncio.run(conversations.note_first_turn(failing, messages, params, None, prompt))
+            request = SimpleNamespace(prompt_token_ids=[1, 2, 3], prompt_embeds=None)
+            assert conversations.first_answer(request, prompt) == 2
+        assert calls == wanted
+
+
 def test_prompts_of_tokens_and_of_embeddings_begin_at_their_last() -> None:
     tokens = SimpleNamespace(prompt_token_ids=[5, 6, 7], prompt_embeds=None)
     embeds = SimpleNamespace(prompt_token_ids=None, prompt_embeds=[[0.0]] * 4)

@@ -98,6 +98,8 @@ async def note_first_turn(
         try:
             _, (first,) = await render([opening], chat_params, tok_params)
             turn = _Turn.of(first)
+        except TimeoutError:
+            return  # the machine was busy; the next turn asks again
         except Exception:
             # A template may refuse to begin without a user's message: then there was no such turn.
             turn = None
