@@ -148,7 +148,8 @@ def wrong_kv(seen: Observed) -> None:
 
 def plain_answers(seen: Observed) -> None:
     for who in ("answers first", "answers again"):
-        seen.kv_scores[who] = seen.kv_scores["plain first"]
+        # Off by rounding, as an engine's would be.
+        seen.kv_scores[who] = seen.kv_scores["plain again"]
 
 
 def prompts_of_their_own(seen: Observed) -> None:

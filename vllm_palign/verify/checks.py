@@ -127,7 +127,10 @@ def _answers(observed: Observed, same: float) -> Check:
     moved = _distance(kv["answers first"], kv["plain first"])
     return _check(
         name,
-        len(set(cached)) == 1 and cached[0] > 0 and again <= max(same, 0.25 * moved) and moved > 0,
+        len(set(cached)) == 1
+        and cached[0] > 0
+        and again <= max(same, 0.25 * moved)
+        and moved > same,
         f"cached prompt tokens: plain again, answers, answers again {cached}; answers differ by {again:.2g} "
         f"among themselves, from plain by {moved:.3g}",
     )
