@@ -1,0 +1,312 @@
+"""Meet: one question, answered side by side by the plain model and up to three personas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from vllm_palign.play import snippets
+from vllm_palign.play.client import Server
+from vllm_palign.play.conversation import Conversation, Sampling, Turn, Wish, ask
+
+COLUMNS = 4
+"""The plain model's and three personas'."""
+BLEND = 3
+"""Personas of one blend that have a slider each."""
+STRONGEST = 3.0
+SCOPES = [("as the server does by itself", ""), ("answers", "answers"), ("prompt and answers", "all")]
+QUESTIONS = [
+    "A friend invites you to a big party. How do you feel?",
+    "How do you feel about meeting new people?",
+    "What do you do when a plan falls apart?",
+]
+
+Changes = dict[Any, Any]
+
+
+@dataclass
+class Meeting:
+    """What one tab has said: a conversation a column, and the last question."""
+
+    conversations: list[Conversation] = field(
+        default_factory=lambda: [Conversation() for _ in range(COLUMNS)]
+    )
+    question: str = ""
+
+
+class Column:
+    """The components of one column; the plain model's has nobody to choose."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        name = "the plain model" if number == 0 else f"persona {number}"
+        with gr.Column(
+            min_width=270, visible=number < 2, elem_classes="palign-column", elem_id=f"column-{number}"
+        ) as self.box:
+            if number == 0:
+                gr.HTML('<h2 class="column-name">Plain model</h2><p class="hint">The same model with nothing added.</p>')
+            else:
+                with gr.Row(elem_classes="who"):
+                    self.who = gr.Dropdown(
+                        [], label=f"Persona {number}", multiselect=True, max_choices=BLEND,
+                        allow_custom_value=True, info="Several make a blend.", scale=4,
+                        elem_id=f"who-{number}",
+                    )  # fmt: skip
+                self.strength = gr.Slider(
+                    -STRONGEST, STRONGEST, 1.0, step=0.1, label="Strength", buttons=[],
+                    elem_id=f"strength-{number}",
+                )  # fmt: skip
+                self.weights = [
+                    gr.Slider(-1, 1, 0.5, step=0.05, label=f"Weight {part + 1}", visible=False, buttons=[])
+                    for part in range(BLEND)
+                ]
+            self.chat = gr.Chatbot(
+                label=f"Conversation with {name}", show_label=False, height=340, buttons=["copy"],
+                feedback_options=None, latex_delimiters=[], layout="bubble", allow_tags=False,
+                placeholder="", elem_id=f"chat-{number}",
+            )  # fmt: skip
+            self.figures = gr.HTML(elem_classes="figures", elem_id=f"figures-{number}")
+            with gr.Accordion("As a program", open=False, elem_id=f"program-{number}"):
+                self.curl = gr.Textbox(
+                    label="curl", lines=4, max_lines=8, interactive=False, buttons=["copy"],
+                    elem_id=f"curl-{number}", elem_classes="program",
+                )  # fmt: skip
+                self.python = gr.Textbox(
+                    label="Python", lines=4, max_lines=8, interactive=False, buttons=["copy"],
+                    elem_id=f"python-{number}", elem_classes="program",
+                )  # fmt: skip
+            if number:
+                self.remove = gr.Button("Remove this column", size="sm", elem_id=f"remove-{number}")
+
+    @property
+    def chosen(self) -> list[Any]:
+        """The inputs that make a Wish."""
+        return [self.who, self.strength, *self.weights] if self.number else []
+
+    def frame(self, conversation: Conversation) -> Changes:
+        """The column as the conversation stands."""
+        last = conversation.turns[-1] if conversation.turns else None
+        text, style, role = "", "figures", "status"
+        if last is not None:
+            text = last.figures()
+            if last.trouble:
+                style, role = "figures trouble", "alert"
+        return {
+            self.chat: conversation.shown(),
+            self.figures: f'<p class="{style}" role="{role}">{escape(text)}</p>' if text else "",
+        }
+
+
+def wish_of(chosen: Sequence[Any], scope: str) -> Wish | None:
+    """From a column's inputs; None where nobody is chosen."""
+    who, strength, *weights = chosen
+    if not who:
+        return None
+    parts = dict(zip(who, weights, strict=False)) if len(who) > 1 else {who[0]: 1.0}
+    return Wish(parts, float(strength), scope or None)
+
+
+class Meet:
+    """The view. ``model`` holds the served model's name, ``key`` the tab's API key."""
+
+    def __init__(self, server: Server, key: gr.Textbox, model: gr.State) -> None:
+        self._server = server
+        self._stops: dict[str, asyncio.Event] = {}
+        self._key, self._model = key, model
+        self.meeting = gr.State(None)
+        self.visible = gr.State([True, True, False, False])
+        self.welcome = gr.HTML(elem_id="welcome")
+        with gr.Row(elem_id="columns"):
+            self.columns = [Column(number) for number in range(COLUMNS)]
+        with gr.Row():
+            self.question = gr.Textbox(
+                "", label="Your question, to all of them", lines=1, max_lines=6, scale=6,
+                placeholder=QUESTIONS[0], elem_id="question", autofocus=False,
+            )  # fmt: skip
+        with gr.Row(elem_id="actions"):
+            self.send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=110)
+            self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=110)
+            self.again = gr.Button("Again", elem_id="again", min_width=110)
+            self.clear = gr.Button("New conversation", elem_id="clear", min_width=110)
+            self.add = gr.Button("Add a persona", elem_id="add", min_width=110)
+        with gr.Row(elem_id="ideas"):
+            ideas = [
+                gr.Button(text, size="sm", variant="secondary", elem_classes="idea", min_width=150)
+                for text in QUESTIONS
+            ]
+        with gr.Accordion("How they answer (the same for all)", open=False), gr.Row():
+            self.scope = gr.Radio(
+                SCOPES, value="", label="Scope", info="Which tokens are steered.", min_width=260
+            )
+            self.max_tokens = gr.Slider(
+                16, 1024, 120, step=8, label="Longest answer", info="Tokens.", buttons=[], min_width=200
+            )
+            self.temperature = gr.Slider(
+                0, 1.5, 0.7, step=0.1, label="Temperature", info="0: always the likeliest.", buttons=[],
+                min_width=200,
+            )  # fmt: skip
+            self.seed = gr.Number(1, label="Seed", info="One for all columns.", precision=0, min_width=160)
+        self._wire(ideas)
+
+    @property
+    def _inputs(self) -> list[Any]:
+        chosen = [one for column in self.columns for one in column.chosen]
+        sampling = [self.scope, self.max_tokens, self.temperature, self.seed]
+        return [self.question, self._key, self._model, self.meeting, self.visible, *sampling, *chosen]
+
+    def _wire(self, ideas: Sequence[gr.Button]) -> None:
+        parts = [
+            part
+            for column in self.columns
+            for part in (column.chat, column.figures, column.curl, column.python)
+        ]
+        outputs = [self.question, self.meeting, self.send, self.stop, self.again, *parts]
+        answering: dict[str, Any] = {
+            "inputs": self._inputs, "outputs": outputs, "show_progress": "hidden",
+            "concurrency_limit": None, "api_visibility": "private",
+        }  # fmt: skip
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        gr.on([self.send.click, self.question.submit], self._ask, **answering)
+        self.again.click(self._ask_again, **answering)
+        self.stop.click(self._stop, queue=False, **quick)
+        self.clear.click(self._clear, outputs=[self.meeting, self.question, *parts], **quick)
+        for idea in ideas:
+            idea.click(_same, [idea], [self.question], **quick).then(
+                None, js="() => document.querySelector('#question textarea').focus()"
+            )
+        self.add.click(
+            self._add, [self.visible], [self.visible, self.add, *(c.box for c in self.columns)], **quick
+        )
+        for column in self.columns[1:]:
+            column.who.change(
+                _name_weights, [column.who], column.weights, trigger_mode="always_last", **quick
+            )
+            column.remove.click(
+                self._removing(column), [self.visible, self.meeting],
+                [self.visible, self.meeting, self.add, column.box, column.who, column.chat, column.figures],
+                **quick,
+            )  # fmt: skip
+
+    def leave(self, request: gr.Request) -> None:
+        """The tab was closed: what runs for it ends."""
+        self._stop(request)
+
+    def _stop(self, request: gr.Request) -> None:
+        if stop := self._stops.get(str(request.session_hash)):
+            stop.set()
+
+    async def _ask(self, *inputs: Any, request: gr.Request) -> AsyncIterator[Changes]:
+        question, meeting = inputs[0].strip(), inputs[3] or Meeting()
+        if not question:
+            yield {self.question: gr.update(placeholder="Write a question first.")}
+            return
+        meeting.question = question
+        yield {self.question: "", self.meeting: meeting}
+        async with aclosing(self._answers(meeting, inputs, request)) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                yield frame
+
+    async def _ask_again(self, *inputs: Any, request: gr.Request) -> AsyncIterator[Changes]:
+        """The last question once more, with what the sliders say now."""
+        meeting: Meeting | None = inputs[3]
+        if meeting is None:
+            yield {self.question: gr.update(placeholder="Ask something first.")}
+            return
+        for conversation in meeting.conversations:
+            if conversation.turns and conversation.turns[-1].question == meeting.question:
+                conversation.turns.pop()
+        async with aclosing(self._answers(meeting, inputs, request)) as frames:  # type: ignore[type-var]
+            async for frame in frames:
+                yield frame
+
+    async def _answers(
+        self, meeting: Meeting, inputs: Sequence[Any], request: gr.Request
+    ) -> AsyncIterator[Changes]:
+        _, key, model, _, visible, scope, max_tokens, temperature, seed, *chosen = inputs
+        sampling = Sampling(int(max_tokens), float(temperature), int(seed or 0))
+        wishes: list[Wish | None] = [Wish()]
+        for start in range(0, len(chosen), 2 + BLEND):
+            wishes.append(wish_of(chosen[start : start + 2 + BLEND], scope))
+        requests, asked = [], []
+        first: Changes = {
+            self.send: gr.update(interactive=False), self.stop: gr.update(interactive=True),
+            self.again: gr.update(interactive=False),
+        }  # fmt: skip
+        for column, conversation, wish, shown in zip(
+            self.columns, meeting.conversations, wishes, visible, strict=True
+        ):
+            if wish is None or not shown:
+                continue
+            turn = Turn(meeting.question)
+            body = conversation.request(model, meeting.question, wish, sampling)
+            conversation.turns.append(turn)
+            requests.append((turn, body))
+            asked.append((column, conversation))
+            first |= {
+                column.curl: snippets.curl(self._server.url, body),
+                column.python: snippets.python(self._server.url, body),
+            }
+        session, stop = str(request.session_hash), asyncio.Event()
+        self._stops[session] = stop
+        try:
+            yield first
+            async with aclosing(ask(self._server, key, requests, stop)) as steps:  # type: ignore[type-var]
+                async for _ in steps:
+                    frame: Changes = {}
+                    for column, conversation in asked:
+                        frame |= column.frame(conversation)
+                    yield frame
+        finally:
+            del self._stops[session]
+        yield {
+            self.send: gr.update(interactive=True),
+            self.stop: gr.update(interactive=False), self.again: gr.update(interactive=True),
+        }  # fmt: skip
+
+    def _clear(self) -> Changes:
+        empty: Changes = {self.meeting: None, self.question: ""}
+        for column in self.columns:
+            empty |= {column.chat: [], column.figures: "", column.curl: "", column.python: ""}
+        return empty
+
+    def _add(self, visible: list[bool]) -> Changes:
+        place = visible.index(False) if False in visible else None
+        if place is None:
+            return {self.visible: visible}
+        visible[place] = True
+        return {
+            self.visible: visible,
+            self.columns[place].box: gr.update(visible=True),
+            self.add: gr.update(interactive=not all(visible)),
+        }
+
+    def _removing(self, column: Column) -> Any:
+        def remove(visible: list[bool], meeting: Meeting | None) -> Changes:
+            visible[column.number] = False
+            if meeting is not None:
+                meeting.conversations[column.number] = Conversation()
+            return {
+                self.visible: visible, self.meeting: meeting, self.add: gr.update(interactive=True),
+                column.box: gr.update(visible=False), column.who: [], column.chat: [], column.figures: "",
+            }  # fmt: skip
+
+        return remove
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _name_weights(who: list[str]) -> list[Any]:
+    """A slider for each persona of a blend."""
+    who = who or []
+    return [
+        gr.update(visible=len(who) > 1 and part < len(who), label=f"Weight of {who[part]}" if part < len(who) else "")
+        for part in range(BLEND)
+    ]

@@ -1,0 +1,215 @@
+"""The page: three views over one server, and how it is served to this machine alone."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vllm_palign.play.client import Page, Server, Trouble
+from vllm_palign.play.look import Look
+from vllm_palign.play.make import Make
+from vllm_palign.play.meet import Meet
+from vllm_palign.play.words import expectation
+
+HOST = "127.0.0.1"
+SECONDS = 5
+"""Between two looks whether the server is there."""
+
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; "
+    "connect-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
+)
+"""Whatever Gradio or an answer's text would load from elsewhere, a browser then does not ask for."""
+
+_HERE = Path(__file__).parent
+_RESTORE = """(key, kept, ...rest) => [
+  sessionStorage.getItem('palign.key') || key, sessionStorage.getItem('palign.answers') || kept, ...rest]"""
+_KEEP_KEY = "key => { sessionStorage.setItem('palign.key', key) }"
+_KEEP_ANSWERS = "kept => { sessionStorage.setItem('palign.answers', kept) }"
+
+Changes = dict[Any, Any]
+
+
+class PlayPage:
+    """Components and wires of the whole page."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        with gr.Blocks(
+            title="palign play", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
+        ) as self.blocks:
+            self.model = gr.State("")
+            self.there = gr.State(None)
+            gr.HTML("<h1>Meet personas</h1>", elem_id="title")
+            self.status = gr.HTML('<p class="status">Looking for the server …</p>', elem_id="status")
+            with gr.Accordion("Server and key", open=False, elem_id="access") as self.access:
+                gr.HTML(f'<p class="hint">Server: {escape(server.url)}. The key stays in this tab.</p>')
+                self.key = gr.Textbox(
+                    "", label="API key", type="password", elem_id="key", submit_btn="Use it",
+                    html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
+                )  # fmt: skip
+            self.kept = gr.Textbox("", visible="hidden", show_label=False, elem_id="kept")
+            with gr.Tabs(elem_id="views") as self.tabs:
+                with gr.Tab("Meet", id="meet"):
+                    self.meet = Meet(server, self.key, self.model)
+                with gr.Tab("Make", id="make"):
+                    self.make = Make(server, self.key, self.kept)
+                with gr.Tab("Look", id="look"):
+                    self.look = Look(server, self.key)
+            self.timer = gr.Timer(SECONDS)
+            self._wire()
+
+    def _wire(self) -> None:
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        people = [*(column.who for column in self.meet.columns[1:]), self.look.beside]
+        everything = [
+            self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
+        ]  # fmt: skip
+        asked = [self.key, self.kept, self.make.way, self.look.search]
+        self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **quick)
+        self.blocks.unload(self.meet.leave)
+        self.key.submit(self._connect, asked, everything, **quick)
+        self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
+        self.kept.change(None, [self.kept], js=_KEEP_ANSWERS, api_visibility="private")
+        self.timer.tick(self._watch, [self.there, *asked], everything, **quick)
+        first = self.meet.columns[1]
+        for enrolled in self.make.enrolled:
+            enrolled.then(
+                self._introduce, [self.make.made, self.meet.visible],
+                [self.tabs, self.meet.welcome, self.meet.visible, first.box, first.who, first.strength], **quick,
+            ).then(self._connect, asked, everything, **quick)  # fmt: skip
+        self.look.changed.change(self._connect, asked, everything, **quick)
+
+    async def _begin(self, key: str, kept: str, way: str, search: str) -> Changes:
+        """A tab that opens, or is loaded again."""
+        changes = await self._connect(key, kept, way, search)
+        for column in self.meet.columns[1:]:
+            found = changes.get(column.who, {}).get("choices", [])
+            if len(found) >= column.number and column.number < 3:
+                changes[column.who] = {**changes[column.who], "value": [found[column.number - 1]]}
+        return {self.key: key, **changes}
+
+    async def _connect(self, key: str, kept: str, way: str, search: str) -> Changes:
+        """Everything that the server decides."""
+        try:
+            model = await self._server.model(key)
+            page = await self._server.personas(key)
+        except Trouble as trouble:
+            return self._without(trouble)
+        return {
+            **self._with(model, page),
+            **await self.make.ready(key, kept, way),
+            **await self.look.ready(key, search),
+        }
+
+    async def _watch(self, there: bool | None, key: str, kept: str, way: str, search: str) -> Any:
+        """The server went away or came back. Else nothing changes."""
+        try:
+            await self._server.model(key)
+        except Trouble as trouble:
+            return gr.skip() if there is False else self._without(trouble)
+        return gr.skip() if there else await self._connect(key, kept, way, search)
+
+    def _with(self, model: str, page: Page) -> Changes:
+        names = [persona["id"] for persona in page.personas]
+        count = f"{len(names)}{' and more' if page.more else ''} persona{'' if len(names) == 1 else 's'}"
+        text = f"{model} at {self._server.url} · {count}"
+        return {
+            self.status: f'<p class="status there">{escape(text)}</p>',
+            self.model: model,
+            self.there: True,
+            self.look.beside: gr.update(choices=names),
+            **{column.who: gr.update(choices=names) for column in self.meet.columns[1:]},
+        }
+
+    def _without(self, trouble: Trouble) -> Changes:
+        return {
+            self.status: f'<p class="status gone" role="alert">{escape(trouble.sentence)}</p>',
+            self.there: False,
+            self.access: gr.update(open=True) if trouble.status == 401 else gr.skip(),
+        }
+
+    def _introduce(self, made: dict[str, Any] | None, visible: list[bool]) -> Any:
+        """To Meet with the persona that was just made, and what may be expected of it."""
+        if made is None:
+            return gr.skip()
+        visible[1] = True
+        first = self.meet.columns[1]
+        expected = " ".join(expectation(made))
+        return {
+            self.tabs: gr.update(selected="meet"),
+            self.meet.welcome: (
+                f'<p class="said" role="status"><strong>{escape(made["id"])}</strong> is there. '
+                f"{escape(expected)} Ask something.</p>"
+            ),
+            self.meet.visible: visible,
+            first.box: gr.update(visible=True),
+            first.who: gr.update(value=[made["id"]]),
+            first.strength: 1.0,
+        }
+
+
+class OnlyThisPage:
+    """Answers the page's own requests alone, and tells the browser to load nothing from anywhere else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            # The page may hold a key: another site's script must not ask in its name.
+            refused = PlainTextResponse("This page answers itself only.", 403)
+            await refused(scope, receive, send)
+            return
+
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent = MutableHeaders(scope=message)
+                sent["content-security-policy"] = POLICY
+                sent["referrer-policy"] = "no-referrer"
+                sent["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, with_policy)
+
+
+def application(server: Server) -> FastAPI:
+    """The page as an ASGI app. Nothing of it is shared, measured or recorded."""
+    # Components ask this variable, not the page.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    fonts = ["system-ui", "sans-serif"]
+    theme = gr.themes.Default(
+        primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OnlyThisPage)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    return gr.mount_gradio_app(
+        app, PlayPage(server).blocks, path="/", server_name=HOST, footer_links=[], run_history=False,
+        enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, show_error=True,
+        max_file_size="17mb", theme=theme, css_paths=[_HERE / "page.css"],
+        head=f"<script>{(_HERE / 'page.js').read_text()}</script>",
+    )  # fmt: skip
+
+
+def serve(server: Server, port: int) -> None:
+    """Until it is interrupted."""
+    # Request lines are nobody's business.
+    uvicorn.run(application(server), host=HOST, port=port, log_level="warning", access_log=False)
