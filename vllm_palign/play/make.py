@@ -53,7 +53,7 @@ class Make:
                         self.statement = gr.HTML(elem_id="statement")
                         with gr.Row(elem_id="scale"):
                             self.scale = [
-                                gr.Button(str(value), elem_id=f"answer-{value}", min_width=92)
+                                gr.Button(str(value), elem_id=f"answer-{value}", min_width=92, size="md")
                                 for value in range(1, 6)
                             ]
                         with gr.Row():
@@ -89,18 +89,20 @@ class Make:
 
     async def ready(self, key: str, kept: str, way: str) -> Changes:
         """The view as far as server and key allow; says at once what they do not."""
-        made_here, questionnaire = True, None
+        notice, questionnaire = "", None
         try:
             await self._server.may_make(key)
+        except Trouble as trouble:
+            notice = _said(trouble.sentence, "trouble")
+            return {self.notice: notice, self.whole: gr.update(visible=False), self.known: None}
+        try:
             questionnaire = Questionnaire.of(await self._server.questionnaire(key))
         except Trouble as trouble:
             notice = _said(trouble.sentence, "trouble")
-            if trouble.code != "directions_missing":
-                return {self.notice: notice, self.whole: gr.update(visible=False), self.known: None}
-            made_here = False
+        made_here = questionnaire is not None
         way = way if made_here else FILE
         changes: Changes = {
-            self.notice: "" if made_here else notice,
+            self.notice: notice,
             self.whole: gr.update(visible=True),
             self.known: questionnaire,
             self.way: gr.update(choices=WAYS if made_here else WAYS[2:], value=way),
@@ -111,12 +113,8 @@ class Make:
         sheet = Sheet.from_text(kept, questionnaire)
         if sheet.length not in (value for _, value in questionnaire.lengths):
             sheet = Sheet(questionnaire.lengths[0][1], 0, sheet.answers)
-        scale = {
-            button: gr.update(value=f"{value} {questionnaire.scale.get(str(value), '')}".strip())
-            for value, button in enumerate(self.scale, start=1)
-        }
         return {
-            **changes, **scale, **self._asked(questionnaire, sheet),
+            **changes, **self._asked(questionnaire, sheet),
             self.length: gr.update(choices=questionnaire.lengths, value=sheet.length),
         }  # fmt: skip
 
@@ -191,7 +189,11 @@ class Make:
             self.statement: _statement(known, sheet, form),
             self.radar: _of_answers(known, sheet.given(form), form),
             **{
-                button: gr.update(interactive=open_, variant="primary" if value == before else "secondary")
+                button: gr.update(
+                    value=f"{value} {known.scale.get(str(value), '')}".strip(),
+                    interactive=open_,
+                    variant="primary" if value == before else "secondary",
+                )
                 for value, button in enumerate(self.scale, start=1)
             },
         }

@@ -17,6 +17,8 @@ from vllm_palign.play.conversation import Conversation, Sampling, Turn, Wish, as
 
 COLUMNS = 4
 """The plain model's and three personas'."""
+SHOWN = 3
+"""Columns there are before anybody adds one."""
 BLEND = 3
 """Personas of one blend that have a slider each."""
 STRONGEST = 3.0
@@ -47,42 +49,44 @@ class Column:
         self.number = number
         name = "the plain model" if number == 0 else f"persona {number}"
         with gr.Column(
-            min_width=270, visible=number < 2, elem_classes="palign-column", elem_id=f"column-{number}"
+            min_width=270, visible=number < SHOWN, elem_classes="palign-column", elem_id=f"column-{number}"
         ) as self.box:
-            if number == 0:
-                gr.HTML('<h2 class="column-name">Plain model</h2><p class="hint">The same model with nothing added.</p>')
-            else:
-                with gr.Row(elem_classes="who"):
+            with gr.Column(elem_classes="head", min_width=100):
+                if number == 0:
+                    gr.HTML('<h2>Plain model</h2><p class="hint">The same model, nothing added.</p>')
+                else:
                     self.who = gr.Dropdown(
-                        [], label=f"Persona {number}", multiselect=True, max_choices=BLEND,
-                        allow_custom_value=True, info="Several make a blend.", scale=4,
-                        elem_id=f"who-{number}",
+                        [], label=f"Persona {number} (several: a blend)", multiselect=True, max_choices=BLEND,
+                        allow_custom_value=True, elem_id=f"who-{number}",
                     )  # fmt: skip
-                self.strength = gr.Slider(
-                    -STRONGEST, STRONGEST, 1.0, step=0.1, label="Strength", buttons=[],
-                    elem_id=f"strength-{number}",
-                )  # fmt: skip
-                self.weights = [
-                    gr.Slider(-1, 1, 0.5, step=0.05, label=f"Weight {part + 1}", visible=False, buttons=[])
-                    for part in range(BLEND)
-                ]
+                    self.strength = gr.Slider(
+                        -STRONGEST, STRONGEST, 1.0, step=0.1, label="Strength", buttons=[],
+                        elem_id=f"strength-{number}",
+                    )  # fmt: skip
+                    self.weights = [
+                        gr.Slider(
+                            -1, 1, 0.5, step=0.05, label=f"Weight {part + 1}", visible=False, buttons=[],
+                            elem_id=f"weight-{number}-{part}",
+                        )
+                        for part in range(BLEND)
+                    ]  # fmt: skip
+                    self.remove = gr.Button("Remove", size="sm", elem_id=f"remove-{number}")
             self.chat = gr.Chatbot(
-                label=f"Conversation with {name}", show_label=False, height=340, buttons=["copy"],
+                label=f"Conversation with {name}", show_label=False, height=380, buttons=["copy"],
                 feedback_options=None, latex_delimiters=[], layout="bubble", allow_tags=False,
                 placeholder="", elem_id=f"chat-{number}",
+                group_consecutive_messages=False, elem_classes="chat",
             )  # fmt: skip
             self.figures = gr.HTML(elem_classes="figures", elem_id=f"figures-{number}")
-            with gr.Accordion("As a program", open=False, elem_id=f"program-{number}"):
+            with gr.Accordion("As a program", open=False, elem_id=f"program-{number}", elem_classes="program"):
                 self.curl = gr.Textbox(
                     label="curl", lines=4, max_lines=8, interactive=False, buttons=["copy"],
-                    elem_id=f"curl-{number}", elem_classes="program",
+                    elem_id=f"curl-{number}", elem_classes="listing",
                 )  # fmt: skip
                 self.python = gr.Textbox(
                     label="Python", lines=4, max_lines=8, interactive=False, buttons=["copy"],
-                    elem_id=f"python-{number}", elem_classes="program",
+                    elem_id=f"python-{number}", elem_classes="listing",
                 )  # fmt: skip
-            if number:
-                self.remove = gr.Button("Remove this column", size="sm", elem_id=f"remove-{number}")
 
     @property
     def chosen(self) -> list[Any]:
@@ -120,7 +124,7 @@ class Meet:
         self._stops: dict[str, asyncio.Event] = {}
         self._key, self._model = key, model
         self.meeting = gr.State(None)
-        self.visible = gr.State([True, True, False, False])
+        self.visible = gr.State([number < SHOWN for number in range(COLUMNS)])
         self.welcome = gr.HTML(elem_id="welcome")
         with gr.Row(elem_id="columns"):
             self.columns = [Column(number) for number in range(COLUMNS)]
@@ -130,11 +134,11 @@ class Meet:
                 placeholder=QUESTIONS[0], elem_id="question", autofocus=False,
             )  # fmt: skip
         with gr.Row(elem_id="actions"):
-            self.send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=110)
-            self.stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=110)
-            self.again = gr.Button("Again", elem_id="again", min_width=110)
-            self.clear = gr.Button("New conversation", elem_id="clear", min_width=110)
-            self.add = gr.Button("Add a persona", elem_id="add", min_width=110)
+            self.send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=110, size="md")
+            self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=110, size="md")
+            self.again = gr.Button("Again", elem_id="again", min_width=110, size="md")
+            self.clear = gr.Button("New conversation", elem_id="clear", min_width=110, size="md")
+            self.add = gr.Button("Add a persona", elem_id="add", min_width=110, size="md")
         with gr.Row(elem_id="ideas"):
             ideas = [
                 gr.Button(text, size="sm", variant="secondary", elem_classes="idea", min_width=150)
@@ -183,6 +187,10 @@ class Meet:
         self.add.click(
             self._add, [self.visible], [self.visible, self.add, *(c.box for c in self.columns)], **quick
         )
+        for column in self.columns:
+            column.chat.clear(
+                self._emptying(column), [self.meeting], [self.meeting, column.figures], **quick
+            )
         for column in self.columns[1:]:
             column.who.change(
                 _name_weights, [column.who], column.weights, trigger_mode="always_last", **quick
@@ -201,7 +209,7 @@ class Meet:
         if stop := self._stops.get(str(request.session_hash)):
             stop.set()
 
-    async def _ask(self, *inputs: Any, request: gr.Request) -> AsyncIterator[Changes]:
+    async def _ask(self, request: gr.Request, *inputs: Any) -> AsyncIterator[Changes]:
         question, meeting = inputs[0].strip(), inputs[3] or Meeting()
         if not question:
             yield {self.question: gr.update(placeholder="Write a question first.")}
@@ -212,7 +220,7 @@ class Meet:
             async for frame in frames:
                 yield frame
 
-    async def _ask_again(self, *inputs: Any, request: gr.Request) -> AsyncIterator[Changes]:
+    async def _ask_again(self, request: gr.Request, *inputs: Any) -> AsyncIterator[Changes]:
         """The last question once more, with what the sliders say now."""
         meeting: Meeting | None = inputs[3]
         if meeting is None:
@@ -297,6 +305,15 @@ class Meet:
             }  # fmt: skip
 
         return remove
+
+
+    def _emptying(self, column: Column) -> Any:
+        def empty(meeting: Meeting | None) -> Changes:
+            if meeting is not None:
+                meeting.conversations[column.number] = Conversation()
+            return {self.meeting: meeting, column.figures: ""}
+
+        return empty
 
 
 def _same(text: str) -> str:

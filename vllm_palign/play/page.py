@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,6 +40,21 @@ _RESTORE = """(key, kept, ...rest) => [
 _KEEP_KEY = "key => { sessionStorage.setItem('palign.key', key) }"
 _KEEP_ANSWERS = "kept => { sessionStorage.setItem('palign.answers', kept) }"
 
+# Gradio's own greys are too pale to read for some.
+_READABLE = {
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "block_label_text_color": "*neutral_700",
+    "block_title_text_color": "*neutral_700",
+    "block_title_text_color_dark": "*neutral_200",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
+}
+
 Changes = dict[Any, Any]
 
 
@@ -51,6 +67,7 @@ class PlayPage:
             title="palign play", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
         ) as self.blocks:
             self.model = gr.State("")
+            # None until the server has answered once.
             self.there = gr.State(None)
             gr.HTML("<h1>Meet personas</h1>", elem_id="title")
             self.status = gr.HTML('<p class="status">Looking for the server …</p>', elem_id="status")
@@ -77,13 +94,13 @@ class PlayPage:
         everything = [
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
-        asked = [self.key, self.kept, self.make.way, self.look.search]
+        asked = [self.key, self.kept, self.make.way, self.look.search, self.there]
         self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **quick)
         self.blocks.unload(self.meet.leave)
         self.key.submit(self._connect, asked, everything, **quick)
         self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
         self.kept.change(None, [self.kept], js=_KEEP_ANSWERS, api_visibility="private")
-        self.timer.tick(self._watch, [self.there, *asked], everything, **quick)
+        self.timer.tick(self._watch, asked, everything, **quick)
         first = self.meet.columns[1]
         for enrolled in self.make.enrolled:
             enrolled.then(
@@ -92,37 +109,33 @@ class PlayPage:
             ).then(self._connect, asked, everything, **quick)  # fmt: skip
         self.look.changed.change(self._connect, asked, everything, **quick)
 
-    async def _begin(self, key: str, kept: str, way: str, search: str) -> Changes:
+    async def _begin(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Changes:
         """A tab that opens, or is loaded again."""
-        changes = await self._connect(key, kept, way, search)
-        for column in self.meet.columns[1:]:
-            found = changes.get(column.who, {}).get("choices", [])
-            if len(found) >= column.number and column.number < 3:
-                changes[column.who] = {**changes[column.who], "value": [found[column.number - 1]]}
-        return {self.key: key, **changes}
+        return {self.key: key, **await self._connect(key, kept, way, search, there)}
 
-    async def _connect(self, key: str, kept: str, way: str, search: str) -> Changes:
+    async def _connect(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Changes:
         """Everything that the server decides."""
         try:
             model = await self._server.model(key)
             page = await self._server.personas(key)
         except Trouble as trouble:
-            return self._without(trouble)
+            return self._without(trouble, there)
         return {
-            **self._with(model, page),
+            **self._with(model, page, first=there is None),
             **await self.make.ready(key, kept, way),
             **await self.look.ready(key, search),
         }
 
-    async def _watch(self, there: bool | None, key: str, kept: str, way: str, search: str) -> Any:
+    async def _watch(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Any:
         """The server went away or came back. Else nothing changes."""
         try:
             await self._server.model(key)
         except Trouble as trouble:
-            return gr.skip() if there is False else self._without(trouble)
-        return gr.skip() if there else await self._connect(key, kept, way, search)
+            return self._without(trouble, there) if there else gr.skip()
+        return gr.skip() if there else await self._connect(key, kept, way, search, there)
 
-    def _with(self, model: str, page: Page) -> Changes:
+    def _with(self, model: str, page: Page, *, first: bool) -> Changes:
+        """``first``: nobody is chosen yet, so the first two are."""
         names = [persona["id"] for persona in page.personas]
         count = f"{len(names)}{' and more' if page.more else ''} persona{'' if len(names) == 1 else 's'}"
         text = f"{model} at {self._server.url} · {count}"
@@ -131,13 +144,16 @@ class PlayPage:
             self.model: model,
             self.there: True,
             self.look.beside: gr.update(choices=names),
-            **{column.who: gr.update(choices=names) for column in self.meet.columns[1:]},
+            **{
+                column.who: gr.update(choices=names, **({"value": [name]} if first and name else {}))
+                for column, name in zip_longest(self.meet.columns[1:], names[:2])
+            },
         }
 
-    def _without(self, trouble: Trouble) -> Changes:
+    def _without(self, trouble: Trouble, there: bool | None) -> Changes:
         return {
             self.status: f'<p class="status gone" role="alert">{escape(trouble.sentence)}</p>',
-            self.there: False,
+            self.there: None if there is None else False,
             self.access: gr.update(open=True) if trouble.status == 401 else gr.skip(),
         }
 
@@ -197,7 +213,7 @@ def application(server: Server) -> FastAPI:
     fonts = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(
         primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
-    )
+    ).set(**_READABLE)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(OnlyThisPage)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])

@@ -15,6 +15,7 @@ TRAITS = {
 }
 
 _HEADER = re.compile(r"(?P<parts>[^;]+);strength=(?P<strength>[^;]+);scope=(?P<scope>\w+)")
+_TOO_STRONG = re.compile(r"amounts to (?P<asked>[\d.e+]+), .*?at most (?P<most>[\d.e+]+)")
 _SCOPES = {"answers": "answers steered", "all": "prompt and answers steered"}
 
 
@@ -40,6 +41,11 @@ def refusal(status: int, code: str, message: str, *, has_key: bool) -> str:
         return f"{_sentence(message)} It may have been deleted meanwhile."
     if code == "persona_forbidden" and "role" in message:
         return "This API key may ask personas, not make, replace or delete them."
+    if strong := _TOO_STRONG.search(message):
+        return (
+            f"Too strong: this amounts to {strong['asked']}, and the server allows at most {strong['most']}. "
+            "Lower the strength or the weights."
+        )
     if status == 503:
         return "The server cannot look personas up just now. Ask again in a moment."
     if status == 404 and code != "persona_not_found":
