@@ -1,4 +1,4 @@
-# make setup | demo | serve | stop | test | check | compatibility | matrix | soak | clean
+# make setup | demo | serve | play | stop | pictures | test | check | compatibility | matrix | soak | clean
 #    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
@@ -10,8 +10,11 @@ BIN     := $(VENV)/bin
 PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
+# Debian's browser, for tests and pictures of the page; installed where that is allowed.
+CHROMIUM = command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update \
+	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium > /dev/null; }
 
-.PHONY: setup demo serve stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve play pictures stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -34,6 +37,7 @@ else
 	@echo "[setup 3/4] vllm-palign and its tools"
 	$(BIN)/python -m pip install --quiet --editable ".[cuda,dev]"
 endif
+	@$(CHROMIUM) || echo "no Chromium, which the tests of palign play want: apt-get install --no-install-recommends chromium"
 	@echo "[setup 4/4] checking"
 	$(BIN)/vllm --version
 	$(BIN)/palign-fit --help > /dev/null
@@ -44,6 +48,14 @@ demo: setup
 
 serve: setup
 	$(BIN)/python tools/demo.py --serve --port $(PORT)
+
+play: serve
+	$(BIN)/palign play --server http://127.0.0.1:$(PORT)
+
+# docs/play-*.png, of the server that make serve left running.
+pictures: serve
+	@$(CHROMIUM)
+	$(BIN)/python tools/play_pictures.py --server http://127.0.0.1:$(PORT)
 
 stop:
 	$(BIN)/python tools/demo.py --stop

@@ -51,7 +51,7 @@ TINY_SERVER = (
 )  # fmt: skip
 """Options of servers of the tiny model: few sequences at a time, so that slots are reused."""
 
-SHARED_SERVERS = ("tests/http/registry/", "tests/http/tenants/", "tests/http/")
+SHARED_SERVERS = ("tests/http/registry/", "tests/http/tenants/", "tests/http/", "tests/play/")
 """Folders whose files share servers."""
 
 LONGEST = (

@@ -16,7 +16,7 @@ SERVING = (
     ("effect", "config", "tenants"),
     ("shape", "selection"),
     ("registry", "worker"),
-    ("admission", "verify"),
+    ("admission", "verify", "play"),
     ("server", "cli"),
     ("endpoint",),
     ("plugin",),

@@ -35,7 +35,7 @@ def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(wheel: zipfile.
                 assert f"{package}/{path.relative_to(ROOT / source).as_posix()}" in names
     # What is no Python file is easily left behind.
     assert {"vllm_palign/py.typed", "palign_fit/py.typed", "palign_fit/data/inventory.csv"} <= names
-    assert "vllm_palign/registry/migrations/env.py" in names
+    assert {"vllm_palign/registry/migrations/env.py", "vllm_palign/play/page.css"} <= names
     assert any(name.startswith("palign_fit/reporting/templates/") for name in names)
 
 

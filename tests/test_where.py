@@ -14,6 +14,7 @@ ELSEWHERE = {
     },
     "vllm_palign/cli": {
         "extras main": "tests/test_packaging.py",
+        "play": "tests/play/test_page.py",
         "tenants": "tests/tenants/test_file.py",
     },
     "vllm_palign/compat": {"hooks": "tests/engine/test_drift.py"},

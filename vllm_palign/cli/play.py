@@ -19,10 +19,14 @@ def play(
     api_key: Annotated[
         str,
         typer.Option(
-            help="Used where a tab brings no key of its own.", envvar="PALIGN_API_KEY", show_default=False
+            help="Used where a tab brings no key of its own.",
+            envvar="PALIGN_API_KEY",
+            show_default=False,
         ),
     ] = "",
-    port: Annotated[int, typer.Option(help="The page's port on this machine.", min=1, max=65535)] = 7860,
+    port: Annotated[
+        int, typer.Option(help="The page's port on this machine.", min=1, max=65535)
+    ] = 7860,
 ) -> None:
     """Open a page where a person meets personas, makes one from answers, and looks at them.
 
@@ -31,11 +35,13 @@ def play(
     address = urlsplit(server)
     if address.scheme not in ("http", "https") or not address.netloc:
         raise typer.BadParameter(
-            f"got {server!r}, wanted an address such as http://127.0.0.1:8000", param_hint="--server"
+            f"got {server!r}, wanted an address such as http://127.0.0.1:8000",
+            param_hint="--server",
         )
     if _taken(port):
         raise typer.BadParameter(
-            f"port {port} is in use by another program; take another, such as {port + 1}", param_hint="--port"
+            f"port {port} is in use by another program; take another, such as {port + 1}",
+            param_hint="--port",
         )
     try:
         from vllm_palign.play.client import Server
@@ -59,5 +65,9 @@ def _taken(port: int) -> bool:
 
 def _has_screen() -> bool:
     """Whether a browser that was opened would be seen, and no program or test started this."""
-    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    screen = (
+        sys.platform in ("darwin", "win32")
+        or "DISPLAY" in os.environ
+        or "WAYLAND_DISPLAY" in os.environ
+    )
     return screen and sys.stdout.isatty()

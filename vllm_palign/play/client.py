@@ -144,7 +144,9 @@ class Server:
                 self._check(reply, key)
                 yield reply
         except httpx.HTTPError as error:
-            raise Trouble(no_answer(self.url, begun=isinstance(error, httpx.RemoteProtocolError))) from error
+            raise Trouble(
+                no_answer(self.url, begun=isinstance(error, httpx.RemoteProtocolError))
+            ) from error
 
     async def _json(self, method: str, path: str, key: str, **more: Any) -> dict[str, Any]:
         reply = await self._send(method, path, key, **more)
@@ -153,7 +155,9 @@ class Server:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Trouble(f"{self.url}{path} is not what a palign server answers. Is the address right?")
+            raise Trouble(
+                f"{self.url}{path} is not what a palign server answers. Is the address right?"
+            )
         return found
 
     async def _send(self, method: str, path: str, key: str, **more: Any) -> httpx.Response:

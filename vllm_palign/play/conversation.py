@@ -33,7 +33,11 @@ class Wish:
             who: dict[str, Any] = {"id": next(iter(self.weights))}
         else:
             who = {"mix": {name: round(weight, 3) for name, weight in self.weights.items()}}
-        return {**who, "strength": round(self.strength, 3), **({"scope": self.scope} if self.scope else {})}
+        return {
+            **who,
+            "strength": round(self.strength, 3),
+            **({"scope": self.scope} if self.scope else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -117,19 +121,26 @@ def _said(role: str, text: str) -> dict[str, str]:
 
 
 async def ask(
-    server: Server, key: str, requests: Sequence[tuple[Turn, Mapping[str, Any]]], stop: asyncio.Event
+    server: Server,
+    key: str,
+    requests: Sequence[tuple[Turn, Mapping[str, Any]]],
+    stop: asyncio.Event,
 ) -> AsyncIterator[None]:
     """Fill all turns at once, each from its request; comes back whenever there is something new to show.
 
     A server's error ends in its own turn, the others go on. ``stop`` ends all; what was said until then stays.
     """
     began = time.monotonic()
-    running = {asyncio.create_task(_fill(server, key, turn, body, began)) for turn, body in requests}
+    running = {
+        asyncio.create_task(_fill(server, key, turn, body, began)) for turn, body in requests
+    }
     stopping = asyncio.create_task(stop.wait())
     try:
         before = None
         while running:
-            await asyncio.wait({*running, stopping}, timeout=FRAME, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {*running, stopping}, timeout=FRAME, return_when=asyncio.FIRST_COMPLETED
+            )
             if stopping.done():
                 break
             running = {task for task in running if not task.done()}
@@ -149,7 +160,9 @@ async def ask(
     yield
 
 
-async def _fill(server: Server, key: str, turn: Turn, body: Mapping[str, Any], began: float) -> None:
+async def _fill(
+    server: Server, key: str, turn: Turn, body: Mapping[str, Any], began: float
+) -> None:
     try:
         async with aclosing(server.chat(key, body)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:

@@ -42,7 +42,10 @@ class Questionnaire:
     @property
     def lengths(self) -> list[tuple[str, str]]:
         """(shown, value) of each form's length; the whole is ``all``."""
-        return [*((str(n), str(n)) for n in sorted(map(int, self.short))), (f"all {len(self.items)}", "all")]
+        return [
+            *((str(n), str(n)) for n in sorted(map(int, self.short))),
+            (f"all {len(self.items)}", "all"),
+        ]
 
     def form(self, length: str) -> list[str]:
         """The ids of one form, in the order they are asked."""
@@ -122,7 +125,9 @@ def read_answers(data: bytes, known: Questionnaire) -> tuple[str, dict[str, int]
         if item not in known.items or word in _NO_ANSWER:
             continue
         if word not in ("1", "2", "3", "4", "5"):
-            raise FormError(f"The answer to {item} is {str(value)[:20]!r}; wanted 1 to 5, or nothing.")
+            raise FormError(
+                f"The answer to {item} is {str(value)[:20]!r}; wanted 1 to 5, or nothing."
+            )
         answers[item] = int(word)
     if not answers:
         raise FormError("The file answers none of this server's statements.")
@@ -136,7 +141,9 @@ def _of_json(text: str) -> tuple[str, dict[str, Any]]:
         raise FormError(f"The file is no JSON: {error}.") from None
     if isinstance(found, list):
         if len(found) != 1:
-            raise FormError(f"The file holds {len(found)} people; wanted one (palign-fit makes many at once).")
+            raise FormError(
+                f"The file holds {len(found)} people; wanted one (palign-fit makes many at once)."
+            )
         found = found[0]
     answers = found.get("answers") if isinstance(found, dict) else None
     if not isinstance(answers, dict):
@@ -149,7 +156,9 @@ def _of_csv(text: str, known: Questionnaire) -> tuple[str, dict[str, Any]]:
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
     if len(rows) >= 2 and sum(name in known.items for name in rows[0]) > 1:
         if len(rows) > 2:
-            raise FormError(f"The file holds {len(rows) - 1} people; wanted one (palign-fit makes many at once).")
+            raise FormError(
+                f"The file holds {len(rows) - 1} people; wanted one (palign-fit makes many at once)."
+            )
         wide: dict[str, Any] = dict(zip(rows[0], rows[1], strict=False))
         return str(wide.get("id", "")), wide
     name = next((row[-1] for row in rows if row[0] == "id"), "")

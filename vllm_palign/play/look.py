@@ -38,13 +38,22 @@ class Look:
         with gr.Row():
             with gr.Column(scale=2, min_width=270):
                 self.search = gr.Textbox(
-                    "", label="Search", placeholder="part of a name or description", elem_id="search"
+                    "",
+                    label="Search",
+                    placeholder="part of a name or description",
+                    elem_id="search",
                 )
-                self.list = gr.Radio([], label="Personas", elem_id="list", elem_classes="palign-list")
+                self.list = gr.Radio(
+                    [], label="Personas", elem_id="list", elem_classes="palign-list"
+                )
                 self.count = gr.HTML(elem_id="count")
                 with gr.Row():
-                    self.earlier = gr.Button("Earlier", size="sm", interactive=False, elem_id="earlier", min_width=90)
-                    self.later = gr.Button("Later", size="sm", interactive=False, elem_id="later", min_width=90)
+                    self.earlier = gr.Button(
+                        "Earlier", size="sm", interactive=False, elem_id="earlier", min_width=90
+                    )
+                    self.later = gr.Button(
+                        "Later", size="sm", interactive=False, elem_id="later", min_width=90
+                    )
                 self.beside = gr.Dropdown(
                     [], label="Beside it", info="A second persona to compare.", allow_custom_value=True,
                     value=None, elem_id="beside",
@@ -55,20 +64,33 @@ class Look:
                     self.other = gr.HTML(elem_id="other", visible=False)
                 with gr.Row(visible=False, elem_id="manage") as self.manage:
                     self.replacement = gr.UploadButton(
-                        "Replace by a file", file_types=[".safetensors"], size="sm", elem_id="replace"
+                        "Replace by a file",
+                        file_types=[".safetensors"],
+                        size="sm",
+                        elem_id="replace",
                     )
                     self.delete = gr.Button("Delete", size="sm", variant="stop", elem_id="delete")
                 with gr.Column(visible=False, elem_id="sure") as self.sure:
                     self.question = gr.HTML()
                     with gr.Row():
-                        self.do_it = gr.Button("Yes, do it", size="sm", variant="stop", elem_id="do-it")
+                        self.do_it = gr.Button(
+                            "Yes, do it", size="sm", variant="stop", elem_id="do-it"
+                        )
                         self.keep = gr.Button("No, keep it", size="sm", elem_id="keep")
                 self.told = gr.HTML(elem_id="look-told")
         self.planned = gr.State(None)
         self._wire()
 
-    async def ready(self, key: str, search: str) -> Changes:
-        """The list from its beginning."""
+    async def ready(self, key: str, search: str, starts: list[str], chosen: str | None) -> Changes:
+        """The page that is shown, once more; ``chosen`` stays so if it is still there."""
+        return await self._page(key, search, starts[:-1] or [""], chosen)
+
+    @property
+    def inputs(self) -> list[Any]:
+        """All that ``ready`` wants to know beside the key."""
+        return [self.search, self.starts, self.list]
+
+    async def _found(self, key: str, search: str) -> Changes:
         return await self._page(key, search, [""])
 
     @property
@@ -79,7 +101,7 @@ class Look:
     def _wire(self) -> None:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
-            [self.search.change], self.ready, [self._key, self.search], self.outputs,
+            [self.search.change], self._found, [self._key, self.search], self.outputs,
             trigger_mode="always_last", **quick,
         )  # fmt: skip
         turn = {"inputs": [self._key, self.search, self.starts], "outputs": self.outputs, **quick}
@@ -94,7 +116,9 @@ class Look:
         asks = [self.sure, self.question, self.planned, self.told]
         self.delete.click(self._plan_delete, [self.chosen], asks, **quick)
         self.replacement.upload(self._plan_replace, [self.chosen, self.replacement], asks, **quick)
-        self.keep.click(lambda: (gr.update(visible=False), None), None, [self.sure, self.planned], **quick)
+        self.keep.click(
+            lambda: (gr.update(visible=False), None), None, [self.sure, self.planned], **quick
+        )
         self.do_it.click(
             self._do, [self._key, self.chosen, self.planned, self.changed, self.beside],
             [*cards, self.planned, self.changed, self.list], **quick,
@@ -107,12 +131,17 @@ class Look:
         # Last is where the next page begins, before it where this one does.
         return await self._page(key, search, starts[:-2] or [""])
 
-    async def _page(self, key: str, search: str, starts: list[str]) -> Changes:
+    async def _page(
+        self, key: str, search: str, starts: list[str], chosen: str | None = None
+    ) -> Changes:
         """The page that begins after ``starts[-1]``; its end is put behind."""
-        after, found, looked, more = starts[-1], [], 0, True
+        after, looked, more = starts[-1], 0, True
+        found: list[dict[str, Any]] = []
         try:
             while more and len(found) < SHOWN and looked < SEARCHED:
-                page = await self._server.personas(key, after=after, limit=1000 if search else SHOWN)
+                page = await self._server.personas(
+                    key, after=after, limit=1000 if search else SHOWN
+                )
                 more = page.more
                 for at, persona in enumerate(page.personas):
                     looked, after = looked + 1, persona["id"]
@@ -134,7 +163,10 @@ class Look:
         if looked >= SEARCHED and more:
             text += f" Searched as far as {after}; “Later” goes on."
         return {
-            self.list: gr.update(choices=[(_label(one), one["id"]) for one in found], value=None),
+            self.list: gr.update(
+                choices=[(_label(one), one["id"]) for one in found],
+                value=chosen if any(one["id"] == chosen for one in found) else None,
+            ),
             self.count: _told(text, "hint"),
             self.earlier: gr.update(interactive=len(starts) > 1),
             self.later: gr.update(interactive=more),
@@ -168,7 +200,8 @@ class Look:
 
     def _plan_delete(self, name: str) -> Changes:
         return self._sure(
-            f"Delete {name}? Answers that are being written end with it; after that it is gone.", ("delete", None)
+            f"Delete {name}? Answers that are being written end with it; after that it is gone.",
+            ("delete", None),
         )
 
     def _plan_replace(self, name: str, path: str) -> Changes:
@@ -189,7 +222,12 @@ class Look:
         }  # fmt: skip
 
     async def _do(
-        self, key: str, name: str, planned: tuple[str, bytes | None] | None, changed: int, beside: str | None
+        self,
+        key: str,
+        name: str,
+        planned: tuple[str, bytes | None] | None,
+        changed: int,
+        beside: str | None,
     ) -> Changes:
         if planned is None:
             return {self.sure: gr.update(visible=False)}
@@ -206,7 +244,12 @@ class Look:
             }  # fmt: skip
         changes = self._no_card() if what == "delete" else await self._cards(key, name, beside)
         said = f"{name} is deleted." if what == "delete" else f"{name} is replaced."
-        return {**changes, self.planned: None, self.changed: changed + 1, self.told: _told(said, "said")}
+        return {
+            **changes,
+            self.planned: None,
+            self.changed: changed + 1,
+            self.told: _told(said, "said"),
+        }
 
 
 def _matches(persona: Mapping[str, Any], search: str) -> bool:
@@ -234,8 +277,12 @@ def card(persona: Mapping[str, Any], data: bytes | None) -> str:
         "File": f"{persona['bytes']:,} bytes".replace(",", " "),
         "Digest": persona["digest"],
     }
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items())
-    warnings = "".join(f'<p class="trouble">{escape(str(text))}</p>' for text in fit.get("warnings") or ())
+    facts = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items()
+    )
+    warnings = "".join(
+        f'<p class="trouble">{escape(str(text))}</p>' for text in fit.get("warnings") or ()
+    )
     description = f"<p>{escape(persona['description'])}</p>" if persona.get("description") else ""
     shared = '<p class="hint">Shared by the operator.</p>' if persona.get("shared") else ""
     return (
@@ -251,14 +298,26 @@ def _figures(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Answers", str(fit["answered"])))
     if isinstance(fit.get("sliders"), dict):
         rows.append(
-            ("Traits", ", ".join(f"{TRAITS.get(k, k)} {number(v)}" for k, v in fit["sliders"].items() if v))
+            (
+                "Traits",
+                ", ".join(
+                    f"{TRAITS.get(k, k)} {number(v)}" for k, v in fit["sliders"].items() if v
+                ),
+            )
         )
     for field, label in (("alignment", "Alignment"), ("expected_alignment", "Expected alignment")):
         if isinstance(fit.get(field), (int, float)):
-            rows.append((label, number(fit[field]) + (", weak: could be chance" if fit.get("weak") else "")))
+            rows.append(
+                (label, number(fit[field]) + (", weak: could be chance" if fit.get("weak") else ""))
+            )
     steered, plain = fit.get("perplexity"), fit.get("perplexity_plain")
     if isinstance(steered, (int, float)) and isinstance(plain, (int, float)) and plain:
-        rows.append(("Neutral text", f"perplexity {number(steered)}, plain {number(plain)} (× {steered / plain:.3f})"))
+        rows.append(
+            (
+                "Neutral text",
+                f"perplexity {number(steered)}, plain {number(plain)} (× {steered / plain:.3f})",
+            )
+        )
     return rows
 
 

@@ -53,17 +53,31 @@ class Make:
                         self.statement = gr.HTML(elem_id="statement")
                         with gr.Row(elem_id="scale"):
                             self.scale = [
-                                gr.Button(str(value), elem_id=f"answer-{value}", min_width=92, size="md")
+                                gr.Button(
+                                    str(value), elem_id=f"answer-{value}", min_width=92, size="md"
+                                )
                                 for value in range(1, 6)
                             ]
                         with gr.Row():
                             self.back = gr.Button("Back", size="sm", elem_id="back", min_width=90)
                             self.skip = gr.Button("Skip", size="sm", elem_id="skip", min_width=90)
-                            self.restart = gr.Button("Begin again", size="sm", elem_id="restart", min_width=90)
+                            self.restart = gr.Button(
+                                "Begin again", size="sm", elem_id="restart", min_width=90
+                            )
                     with gr.Column(visible=False, elem_id="by-sliders") as self.by_sliders:
-                        gr.HTML('<p class="hint">0 is the average person; 1 is further than five of six people.</p>')
+                        gr.HTML(
+                            '<p class="hint">0 is the average person; 1 is further than five of six people.</p>'
+                        )
                         self.traits = [
-                            gr.Slider(-BOUND, BOUND, 0, step=0.1, label=name, buttons=[], elem_id=f"trait-{letter}")
+                            gr.Slider(
+                                -BOUND,
+                                BOUND,
+                                0,
+                                step=0.1,
+                                label=name,
+                                buttons=[],
+                                elem_id=f"trait-{letter}",
+                            )
                             for letter, name in TRAITS.items()
                         ]
                     with gr.Column(visible=False, elem_id="by-file") as self.by_file:
@@ -80,11 +94,18 @@ class Make:
                     scale=2, elem_id="name",
                 )  # fmt: skip
                 self.description = gr.Textbox(
-                    "", label="Description", info="May be left empty.", max_length=500, scale=3, elem_id="description"
+                    "",
+                    label="Description",
+                    info="May be left empty.",
+                    max_length=500,
+                    scale=3,
+                    elem_id="description",
                 )
             self.make = gr.Button("Make", variant="primary", elem_id="make")
             self.told = gr.HTML(elem_id="make-told")
-            self.replace = gr.Button("Replace it", variant="stop", visible=False, elem_id="replace-made")
+            self.replace = gr.Button(
+                "Replace it", variant="stop", visible=False, elem_id="replace-made"
+            )
         self._wire()
 
     async def ready(self, key: str, kept: str, way: str) -> Changes:
@@ -141,12 +162,15 @@ class Make:
             "trigger_mode": "multiple", "concurrency_id": "tap", "concurrency_limit": 1, **quick,
         }  # fmt: skip
         for value, button in enumerate(self.scale, start=1):
-            button.click(self._tapping(lambda sheet, form, value=value: sheet.answer(form, value)), **tapped)
+            button.click(self._tapping(_answering(value)), **tapped)
         self.back.click(self._tapping(lambda sheet, form: sheet.move(form, -1)), **tapped)
         self.skip.click(self._tapping(lambda sheet, form: sheet.move(form, 1)), **tapped)
         self.restart.click(self._tapping(_begin_again), **tapped)
         self.length.input(
-            self._resize, [self.length, self.known, self.sheet], [*self._sheet_outputs, self.radar], **quick
+            self._resize,
+            [self.length, self.known, self.sheet],
+            [*self._sheet_outputs, self.radar],
+            **quick,
         )
         self.way.input(
             self._choose_way, [self.way, self.known, self.sheet, self.given, *self.traits],
@@ -155,9 +179,21 @@ class Make:
         for trait in self.traits:
             trait.change(_of_sliders, self.traits, self.radar, trigger_mode="always_last", **quick)
         self.file.change(
-            self._take, [self.file, self.known, self.name], [self.given, self.read, self.radar, self.name], **quick
+            self._take,
+            [self.file, self.known, self.name],
+            [self.given, self.read, self.radar, self.name],
+            **quick,
         )
-        person = [self._key, self.name, self.description, self.way, self.known, self.sheet, self.given, *self.traits]
+        person = [
+            self._key,
+            self.name,
+            self.description,
+            self.way,
+            self.known,
+            self.sheet,
+            self.given,
+            *self.traits,
+        ]
         done = [self.told, self.replace, self.made]
         asking: dict[str, Any] = {"inputs": person, "outputs": done, "api_visibility": "private"}
         self.enrolled = [
@@ -205,7 +241,12 @@ class Make:
         }
 
     def _choose_way(
-        self, way: str, known: Questionnaire | None, sheet: Sheet, given: Given | None, *traits: float
+        self,
+        way: str,
+        known: Questionnaire | None,
+        sheet: Sheet,
+        given: Given | None,
+        *traits: float,
     ) -> Changes:
         drawn = ""
         if way == SLIDERS:
@@ -227,7 +268,11 @@ class Make:
             inside, given, text = _read(Path(path), known)
         except (FormError, PersonaInvalid, OSError) as error:
             return {self.given: None, self.read: _said(str(error), "trouble"), self.radar: ""}
-        changes: Changes = {self.given: given, self.read: _said(text), self.radar: _of_given(given, known)}
+        changes: Changes = {
+            self.given: given,
+            self.read: _said(text),
+            self.radar: _of_given(given, known),
+        }
         if not name and is_persona_id(inside):
             changes[self.name] = inside
         return changes
@@ -260,7 +305,9 @@ class Make:
         except Trouble as trouble:
             if trouble.code == "persona_exists" and not replace:
                 return {
-                    **self._answer(f"There is another {name} already. Replace it, or take another name."),
+                    **self._answer(
+                        f"There is another {name} already. Replace it, or take another name."
+                    ),
                     self.replace: gr.update(visible=True),
                 }
             return self._answer(trouble.sentence)
@@ -273,7 +320,11 @@ class Make:
 
 
 def _person(
-    way: str, known: Questionnaire | None, sheet: Sheet, given: Given | None, traits: Sequence[float]
+    way: str,
+    known: Questionnaire | None,
+    sheet: Sheet,
+    given: Given | None,
+    traits: Sequence[float],
 ) -> dict[str, Any] | bytes | str:
     """The body to send, a file's bytes, or what is missing."""
     if way == SLIDERS:
@@ -282,7 +333,11 @@ def _person(
             for label, value in zip(TRAITS.values(), traits, strict=True)
             if value
         }
-        return {"traits": values} if values else "All five traits are those of the average person. Move one."
+        return (
+            {"traits": values}
+            if values
+            else "All five traits are those of the average person. Move one."
+        )
     if way == FILE:
         if given is None:
             return "Take a file first."
@@ -301,10 +356,16 @@ def _read(path: Path, known: Questionnaire | None) -> tuple[str, Given, str]:
         text = f"A persona file of {persona.name}, {len(persona.layers)} steered heads, for {persona.base_model}."
         return persona.name, Given(data=data), text
     if known is None:
-        raise FormError("This server makes no personas from answers; wanted a persona file (.safetensors).")
+        raise FormError(
+            "This server makes no personas from answers; wanted a persona file (.safetensors)."
+        )
     name, answers = read_answers(data, known)
     text = f"{len(answers)} answers{f' of {name}' if name else ''}."
     return name or path.stem, Given(answers=answers), text
+
+
+def _answering(value: int) -> Callable[[Sheet, Sequence[str]], None]:
+    return lambda sheet, form: sheet.answer(form, value)
 
 
 def _begin_again(sheet: Sheet, form: Sequence[str]) -> None:
@@ -319,7 +380,11 @@ def _statement(known: Questionnaire, sheet: Sheet, form: Sequence[str]) -> str:
         f'<p class="hint">{done} of {len(form)} answered · keys 1 to 5 answer, too</p>'
     )
     if sheet.at >= len(form):
-        text = "That was all. Give it a name and make it." if done else "Nothing is answered yet: go back."
+        text = (
+            "That was all. Give it a name and make it."
+            if done
+            else "Nothing is answered yet: go back."
+        )
         return f'<div aria-live="polite"><p class="statement">{text}</p></div>{bar}'
     text = escape(known.items[form[sheet.at]]["text"].rstrip("."))
     return (

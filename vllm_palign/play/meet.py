@@ -22,7 +22,11 @@ SHOWN = 3
 BLEND = 3
 """Personas of one blend that have a slider each."""
 STRONGEST = 3.0
-SCOPES = [("as the server does by itself", ""), ("answers", "answers"), ("prompt and answers", "all")]
+SCOPES = [
+    ("as the server does by itself", ""),
+    ("answers", "answers"),
+    ("prompt and answers", "all"),
+]
 QUESTIONS = [
     "A friend invites you to a big party. How do you feel?",
     "How do you feel about meeting new people?",
@@ -49,11 +53,16 @@ class Column:
         self.number = number
         name = "the plain model" if number == 0 else f"persona {number}"
         with gr.Column(
-            min_width=270, visible=number < SHOWN, elem_classes="palign-column", elem_id=f"column-{number}"
+            min_width=270,
+            visible=number < SHOWN,
+            elem_classes="palign-column",
+            elem_id=f"column-{number}",
         ) as self.box:
             with gr.Column(elem_classes="head", min_width=100):
                 if number == 0:
-                    gr.HTML('<h2>Plain model</h2><p class="hint">The same model, nothing added.</p>')
+                    gr.HTML(
+                        '<h2>Plain model</h2><p class="hint">The same model, nothing added.</p>'
+                    )
                 else:
                     self.who = gr.Dropdown(
                         [], label=f"Persona {number} (several: a blend)", multiselect=True, max_choices=BLEND,
@@ -78,7 +87,9 @@ class Column:
                 group_consecutive_messages=False, elem_classes="chat",
             )  # fmt: skip
             self.figures = gr.HTML(elem_classes="figures", elem_id=f"figures-{number}")
-            with gr.Accordion("As a program", open=False, elem_id=f"program-{number}", elem_classes="program"):
+            with gr.Accordion(
+                "As a program", open=False, elem_id=f"program-{number}", elem_classes="program"
+            ):
                 self.curl = gr.Textbox(
                     label="curl", lines=4, max_lines=8, interactive=False, buttons=["copy"],
                     elem_id=f"curl-{number}", elem_classes="listing",
@@ -135,7 +146,9 @@ class Meet:
             )  # fmt: skip
         with gr.Row(elem_id="actions"):
             self.send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=110, size="md")
-            self.stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=110, size="md")
+            self.stop = gr.Button(
+                "Stop", interactive=False, elem_id="stop", min_width=110, size="md"
+            )
             self.again = gr.Button("Again", elem_id="again", min_width=110, size="md")
             self.clear = gr.Button("New conversation", elem_id="clear", min_width=110, size="md")
             self.add = gr.Button("Add a persona", elem_id="add", min_width=110, size="md")
@@ -149,20 +162,38 @@ class Meet:
                 SCOPES, value="", label="Scope", info="Which tokens are steered.", min_width=260
             )
             self.max_tokens = gr.Slider(
-                16, 1024, 120, step=8, label="Longest answer", info="Tokens.", buttons=[], min_width=200
+                16,
+                1024,
+                120,
+                step=8,
+                label="Longest answer",
+                info="Tokens.",
+                buttons=[],
+                min_width=200,
+                elem_id="longest",
             )
             self.temperature = gr.Slider(
                 0, 1.5, 0.7, step=0.1, label="Temperature", info="0: always the likeliest.", buttons=[],
                 min_width=200,
             )  # fmt: skip
-            self.seed = gr.Number(1, label="Seed", info="One for all columns.", precision=0, min_width=160)
+            self.seed = gr.Number(
+                1, label="Seed", info="One for all columns.", precision=0, min_width=160
+            )
         self._wire(ideas)
 
     @property
     def _inputs(self) -> list[Any]:
         chosen = [one for column in self.columns for one in column.chosen]
         sampling = [self.scope, self.max_tokens, self.temperature, self.seed]
-        return [self.question, self._key, self._model, self.meeting, self.visible, *sampling, *chosen]
+        return [
+            self.question,
+            self._key,
+            self._model,
+            self.meeting,
+            self.visible,
+            *sampling,
+            *chosen,
+        ]
 
     def _wire(self, ideas: Sequence[gr.Button]) -> None:
         parts = [
@@ -185,7 +216,10 @@ class Meet:
                 None, js="() => document.querySelector('#question textarea').focus()"
             )
         self.add.click(
-            self._add, [self.visible], [self.visible, self.add, *(c.box for c in self.columns)], **quick
+            self._add,
+            [self.visible],
+            [self.visible, self.add, *(c.box for c in self.columns)],
+            **quick,
         )
         for column in self.columns:
             column.chat.clear(
@@ -306,7 +340,6 @@ class Meet:
 
         return remove
 
-
     def _emptying(self, column: Column) -> Any:
         def empty(meeting: Meeting | None) -> Changes:
             if meeting is not None:
@@ -324,6 +357,9 @@ def _name_weights(who: list[str]) -> list[Any]:
     """A slider for each persona of a blend."""
     who = who or []
     return [
-        gr.update(visible=len(who) > 1 and part < len(who), label=f"Weight of {who[part]}" if part < len(who) else "")
+        gr.update(
+            visible=len(who) > 1 and part < len(who),
+            label=f"Weight of {who[part]}" if part < len(who) else "",
+        )
         for part in range(BLEND)
     ]

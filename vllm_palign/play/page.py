@@ -44,6 +44,9 @@ _KEEP_ANSWERS = "kept => { sessionStorage.setItem('palign.answers', kept) }"
 _READABLE = {
     "button_primary_background_fill": "*primary_600",
     "button_primary_background_fill_hover": "*primary_700",
+    "button_cancel_background_fill": "#b91c1c",
+    "button_cancel_background_fill_hover": "#991b1b",
+    "button_cancel_text_color": "white",
     "block_info_text_color": "*neutral_600",
     "block_info_text_color_dark": "*neutral_300",
     "block_label_text_color": "*neutral_700",
@@ -70,9 +73,13 @@ class PlayPage:
             # None until the server has answered once.
             self.there = gr.State(None)
             gr.HTML("<h1>Meet personas</h1>", elem_id="title")
-            self.status = gr.HTML('<p class="status">Looking for the server …</p>', elem_id="status")
+            self.status = gr.HTML(
+                '<p class="status">Looking for the server …</p>', elem_id="status"
+            )
             with gr.Accordion("Server and key", open=False, elem_id="access") as self.access:
-                gr.HTML(f'<p class="hint">Server: {escape(server.url)}. The key stays in this tab.</p>')
+                gr.HTML(
+                    f'<p class="hint">Server: {escape(server.url)}. The key stays in this tab.</p>'
+                )
                 self.key = gr.Textbox(
                     "", label="API key", type="password", elem_id="key", submit_btn="Use it",
                     html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
@@ -94,7 +101,7 @@ class PlayPage:
         everything = [
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
-        asked = [self.key, self.kept, self.make.way, self.look.search, self.there]
+        asked = [self.key, self.kept, self.make.way, self.there, *self.look.inputs]
         self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **quick)
         self.blocks.unload(self.meet.leave)
         self.key.submit(self._connect, asked, everything, **quick)
@@ -109,11 +116,15 @@ class PlayPage:
             ).then(self._connect, asked, everything, **quick)  # fmt: skip
         self.look.changed.change(self._connect, asked, everything, **quick)
 
-    async def _begin(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Changes:
+    async def _begin(
+        self, key: str, kept: str, way: str, there: bool | None, *look: Any
+    ) -> Changes:
         """A tab that opens, or is loaded again."""
-        return {self.key: key, **await self._connect(key, kept, way, search, there)}
+        return {self.key: key, **await self._connect(key, kept, way, there, *look)}
 
-    async def _connect(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Changes:
+    async def _connect(
+        self, key: str, kept: str, way: str, there: bool | None, *look: Any
+    ) -> Changes:
         """Everything that the server decides."""
         try:
             model = await self._server.model(key)
@@ -123,16 +134,16 @@ class PlayPage:
         return {
             **self._with(model, page, first=there is None),
             **await self.make.ready(key, kept, way),
-            **await self.look.ready(key, search),
+            **await self.look.ready(key, *look),
         }
 
-    async def _watch(self, key: str, kept: str, way: str, search: str, there: bool | None) -> Any:
+    async def _watch(self, key: str, kept: str, way: str, there: bool | None, *look: Any) -> Any:
         """The server went away or came back. Else nothing changes."""
         try:
             await self._server.model(key)
         except Trouble as trouble:
             return self._without(trouble, there) if there else gr.skip()
-        return gr.skip() if there else await self._connect(key, kept, way, search, there)
+        return gr.skip() if there else await self._connect(key, kept, way, there, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""
@@ -145,7 +156,9 @@ class PlayPage:
             self.there: True,
             self.look.beside: gr.update(choices=names),
             **{
-                column.who: gr.update(choices=names, **({"value": [name]} if first and name else {}))
+                column.who: gr.update(choices=names, value=[name])
+                if first and name
+                else gr.update(choices=names)
                 for column, name in zip_longest(self.meet.columns[1:], names[:2])
             },
         }
@@ -212,17 +225,21 @@ def application(server: Server) -> FastAPI:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     fonts = ["system-ui", "sans-serif"]
     theme = gr.themes.Default(
-        primary_hue="indigo", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=fonts,
+        font_mono=["ui-monospace", "monospace"],
     ).set(**_READABLE)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(OnlyThisPage)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app, PlayPage(server).blocks, path="/", server_name=HOST, footer_links=[], run_history=False,
         enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, show_error=True,
         max_file_size="17mb", theme=theme, css_paths=[_HERE / "page.css"],
         head=f"<script>{(_HERE / 'page.js').read_text()}</script>",
     )  # fmt: skip
+    return app
 
 
 def serve(server: Server, port: int) -> None:

@@ -26,7 +26,9 @@ def radar(
     def at(place: int, value: float) -> tuple[float, float]:
         share = (min(max(value, low), high) - low) / (high - low)
         angle = 2 * math.pi * place / len(TRAITS)
-        return round(math.sin(angle) * _RADIUS * share, 1), round(-math.cos(angle) * _RADIUS * share, 1)
+        return round(math.sin(angle) * _RADIUS * share, 1), round(
+            -math.cos(angle) * _RADIUS * share, 1
+        )
 
     def corners(values: Mapping[str, float | None]) -> list[tuple[float, float]]:
         known = [(place, values.get(trait)) for place, trait in enumerate(TRAITS)]
@@ -35,7 +37,9 @@ def radar(
     def outline(points: list[tuple[float, float]], style: str) -> str:
         text = " ".join(f"{x},{y}" for x, y in points)
         shape = f'<polygon class="{style}" points="{text}"/>' if len(points) > 2 else ""
-        return shape + "".join(f'<circle class="{style}" cx="{x}" cy="{y}" r="3"/>' for x, y in points)
+        return shape + "".join(
+            f'<circle class="{style}" cx="{x}" cy="{y}" r="3"/>' for x, y in points
+        )
 
     lines = []
     for ring in (1, 2, 3, 4):
@@ -47,7 +51,9 @@ def radar(
         anchor = "middle" if abs(x) < 1 else "start" if x > 0 else "end"
         label_x, label_y = label_x * 1.08, label_y * 1.08 + (-2 if y < -50 else 8 if y > 50 else 4)
         lines.append(f'<line class="grid" x1="0" y1="0" x2="{x}" y2="{y}"/>')
-        lines.append(f'<text x="{label_x:.1f}" y="{label_y:.1f}" text-anchor="{anchor}">{label}</text>')
+        lines.append(
+            f'<text x="{label_x:.1f}" y="{label_y:.1f}" text-anchor="{anchor}">{label}</text>'
+        )
     said = ", ".join(
         f"{label} {number(value)}"
         for trait, label in TRAITS.items()

@@ -24,7 +24,9 @@ def python(url: str, body: Mapping[str, Any]) -> str:
     if "persona" in body:
         arguments["extra_body"] = {"persona": body["persona"]}
     lines = "".join(
-        f"    {name}={pformat(value, width=88, sort_dicts=False, indent=1)},\n".replace("\n ", "\n     ")
+        f"    {name}={pformat(value, width=88, sort_dicts=False, indent=1)},\n".replace(
+            "\n ", "\n     "
+        )
         for name, value in arguments.items()
     )
     return (

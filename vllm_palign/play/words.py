@@ -61,7 +61,9 @@ def _sentence(message: str) -> str:
     message = re.sub(r"^[a-z_.]+: ", "", message)
     if not message:
         return ""
-    return message[0].upper() + message[1:] + ("" if message.endswith((".", "?", "!", ")")) else ".")
+    return (
+        message[0].upper() + message[1:] + ("" if message.endswith((".", "?", "!", ")")) else ".")
+    )
 
 
 def applied(header: str | None) -> str:
@@ -75,7 +77,9 @@ def applied(header: str | None) -> str:
     for part in found["parts"].split("+"):
         name, _, weight = part.partition("*")
         who, _, digest = name.partition("@")
-        names.append(f"{number(float(weight))} × {who} ({digest})" if weight else f"{who} ({digest})")
+        names.append(
+            f"{number(float(weight))} × {who} ({digest})" if weight else f"{who} ({digest})"
+        )
     return (
         f"{' + '.join(names)} at strength {number(float(found['strength']))}, "
         f"{_SCOPES.get(found['scope'], found['scope'])}"

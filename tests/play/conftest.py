@@ -1,0 +1,274 @@
+"""One real server with tenants, the page beside it, and a browser: one of each for the whole folder.
+
+Between page and server stands a line that tests can cut, as when a server goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import ONE_PROCESS, ROOT, Server, start_server, stop_server
+from vllm_palign import Persona
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+]  # fmt: skip
+
+# Python reads it before anything else and writes down every address the process asks for.
+_WATCH = """
+import os, sys
+def heard(event, arguments):
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect":
+        host = arguments[1][0] if isinstance(arguments[1], tuple) else None
+    else:
+        return
+    if host not in (None, "127.0.0.1", "localhost", b"127.0.0.1", b"localhost"):
+        with open(os.environ["PALIGN_TEST_FOREIGN"], "a") as log:
+            print(host, file=log)
+sys.addaudithook(heard)
+"""
+
+
+def in_thread(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run it where no loop runs: Playwright has one in this thread."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+class Line:
+    """Forwards TCP connections to ``target`` until it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._accept()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        # close alone leaves accept waiting with the port open.
+        for one in (self._listener, *self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._accept()
+
+    def _accept(self) -> None:
+        threading.Thread(target=self._run, args=(self._listener,), daemon=True).start()
+
+    def _run(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class World:
+    """A server as acme's keys see it, and the page's address."""
+
+    server: Server
+    keys: dict[str, str]
+    line: Line
+    url: str
+    log: Path
+    foreign: Path
+    """What the page's process asked of other machines, a line each."""
+
+    def call(self, method: str, path: str, key: str = "manage", **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.keys[key]}", **more.pop("headers", {})}
+        return httpx.request(method, self.server.url + path, headers=headers, timeout=60, **more)
+
+
+@pytest.fixture(scope="package")
+def world(
+    demo_model: Path,
+    smol_personas: tuple[Path, dict[str, Persona]],
+    smol_directions: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("play")
+    tenants = folder / "tenants.yaml"
+    keys = {role: _new_key(tenants, role) for role in ("manage", "use")}
+    running = start_server(
+        demo_model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(tenants),
+        "--palign-directions", str(smol_directions), "--enforce-eager", "--max-model-len", "1024",
+        "--max-num-seqs", "8", *ONE_PROCESS,
+    )  # fmt: skip
+    line = Line(int(running.url.rpartition(":")[2]))
+    made = World(running, keys, line, "", folder / "page.log", folder / "foreign.log")
+    try:
+        for name in ("alice", "bob"):
+            data = (smol_personas[0] / f"{name}.safetensors").read_bytes()
+            assert made.call("PUT", f"/v1/personas/{name}", content=data).status_code == 201
+        with _page(made, folder) as process:
+            yield made
+            process.terminate()
+            process.wait(20)
+        assert not made.foreign.exists(), made.foreign.read_text()
+        for key in keys.values():
+            assert key not in made.log.read_text()
+    finally:
+        line.cut()
+        stop_server(running)
+
+
+def _new_key(file: Path, role: str) -> str:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("palign"), "tenants", "new-key", "acme", "--file", file, "--role", role, "--json"],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return str(json.loads(done.stdout)["key"])
+
+
+def _page(world: World, folder: Path) -> subprocess.Popen[bytes]:
+    """The real command, watched for what it asks of other machines."""
+    (folder / "watch").mkdir()
+    (folder / "watch" / "sitecustomize.py").write_text(_WATCH)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ, "PYTHONPATH": f"{folder / 'watch'}:{ROOT}", "PALIGN_TEST_FOREIGN": str(world.foreign),
+        # As where somebody has turned them on.
+        "GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0",
+    }  # fmt: skip
+    with world.log.open("wb") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("palign"), "play", "--server", world.line.url, "--port", str(port)],
+            stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder,
+        )  # fmt: skip
+    world.url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        assert process.poll() is None, world.log.read_text()
+        with suppress(httpx.TransportError):
+            httpx.get(world.url)
+            return process
+        time.sleep(0.25)
+    process.kill()
+    raise AssertionError(world.log.read_text())
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests want Chromium: apt-get install --no-install-recommends chromium"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser, world: World) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a browser of its own, with one of acme's keys. Whatever a tab asks of another host, and
+    whatever fails in its script, ends the test."""
+    contexts, wrong = [], []
+
+    def open_(key: str | None = "manage", wait: bool = True, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        ours = (f"{world.url}/", "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(ours) else wrong.append(r.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(world.url)
+        if key is not None:
+            page.locator("#key input").fill(world.keys[key])
+            page.locator("#key input").press("Enter")
+            if wait:
+                page.wait_for_selector(".status.there")
+                page.wait_for_selector("#who-1 .token")
+                page.get_by_role("button", name="How they answer").click()
+                set_number(page, "#longest", 24)  # enough to differ
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def ask(page: Page, question: str) -> None:
+    """And wait until all have answered."""
+    page.locator("#question textarea").fill(question)
+    page.locator("#ask").click()
+    finish(page)
+
+
+def finish(page: Page) -> None:
+    page.wait_for_selector("#stop:enabled")
+    page.wait_for_selector("#ask:enabled")
+
+
+def answers(page: Page, column: int) -> list[str]:
+    """What one column shows, newest last."""
+    return page.locator(f"#chat-{column} .bot.message").all_inner_texts()
+
+
+def figures(page: Page, column: int) -> str:
+    return page.locator(f"#figures-{column}").inner_text()
+
+
+def set_number(page: Page, selector: str, value: float) -> None:
+    box = page.locator(f"{selector} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def choose(page: Page, column: int, *names: str) -> None:
+    """These personas and no others in one column."""
+    box = page.locator(f"#who-{column} input")
+    box.click()
+    for _ in page.locator(f"#who-{column} .token").all():
+        box.press("Backspace")
+    for name in names:
+        box.fill(name)
+        box.press("Enter")
+    box.press("Tab")
+    page.wait_for_function(
+        "([at, n]) => document.querySelectorAll(`#who-${at} .token`).length == n",
+        arg=[column, len(names)],
+    )

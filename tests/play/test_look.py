@@ -1,0 +1,127 @@
+"""Look, in a real browser before a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+from tests.personas import SMOLLM2, random_persona
+from tests.play.conftest import World
+from vllm_palign import Persona
+
+OpenTab = Callable[..., Page]
+HOSTILE = '<img src=http://192.0.2.1/x onerror=alert(1)> of "quotes" & $x$'
+
+
+def to_look(page: Page) -> Page:
+    page.get_by_role("tab", name="Look").click()
+    page.wait_for_selector("#list label")
+    return page
+
+
+def listed(page: Page) -> list[str]:
+    return page.locator("#list label").all_inner_texts()
+
+
+def put(world: World, name: str, persona: Persona) -> None:
+    assert world.call("PUT", f"/v1/personas/{name}", content=persona.to_bytes()).status_code in (
+        200,
+        201,
+    )
+
+
+def test_personas_are_paged_and_searched(open_tab: OpenTab, world: World) -> None:
+    some = random_persona(5, **SMOLLM2)
+    for number in range(22):
+        put(world, f"zz-{number:02}", some)
+    try:
+        page = to_look(open_tab())
+        seen = listed(page)
+        assert len(seen) == 20 and page.locator("#earlier").is_disabled()
+        while page.locator("#later").is_enabled():
+            last = listed(page)[-1]
+            page.locator("#later").click()
+            page.wait_for_function(
+                "last => [...document.querySelectorAll('#list label')].at(-1).innerText != last",
+                arg=last,
+            )
+            seen += listed(page)
+        known = world.call("GET", "/v1/personas?limit=1000").json()["data"]
+        assert [text.split(" ")[0] for text in seen] == [one["id"] for one in known]
+        page.locator("#earlier").click()
+        page.wait_for_selector("#earlier:disabled")
+        assert listed(page) == seen[:20]
+        page.locator("#search input, #search textarea").fill("Z-1")
+        page.wait_for_function("document.querySelectorAll('#list label').length == 10")
+        page.locator("#search input, #search textarea").fill("nowhere")
+        page.wait_for_function("document.querySelectorAll('#list label').length == 0")
+    finally:
+        for number in range(22):
+            world.call("DELETE", f"/v1/personas/zz-{number:02}")
+
+
+def test_a_card_shows_what_the_server_says_and_two_stand_beside_each_other(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = to_look(open_tab("use"))
+    page.get_by_label("alice").click()
+    page.wait_for_selector("#card article")
+    persona = world.call("GET", "/v1/personas/alice").json()
+    text = page.locator("#card").inner_text()
+    assert persona["digest"] in text and "24 of 270 heads" in text and persona["base_model"] in text
+    page.locator("#beside input").fill("bob")
+    page.locator("#beside input").press("Enter")
+    page.wait_for_selector("#other article")
+    assert page.locator("#other h2").inner_text() == "bob"
+
+
+def test_a_persona_is_replaced_and_deleted_only_after_a_question(
+    open_tab: OpenTab, world: World, tmp_path: Path
+) -> None:
+    put(world, "victim", random_persona(6, **SMOLLM2))
+    page = to_look(open_tab())
+    page.get_by_label("victim").click()
+    page.locator("#delete").click()
+    page.wait_for_selector("#sure")
+    page.locator("#keep").click()
+    page.wait_for_selector("#sure", state="detached")
+    assert world.call("GET", "/v1/personas/victim").status_code == 200
+    other = random_persona(7, **SMOLLM2)
+    (tmp_path / "other.safetensors").write_bytes(other.to_bytes())
+    with page.expect_file_chooser() as chooser:
+        page.locator("#replace").click()
+    chooser.value.set_files(tmp_path / "other.safetensors")
+    page.wait_for_selector("#sure")
+    page.locator("#do-it").click()
+    page.wait_for_function(
+        "document.querySelector('#look-told').innerText == 'victim is replaced.'"
+    )
+    assert world.call("GET", "/v1/personas/victim").json()["digest"] == other.digest
+    page.locator("#delete").click()
+    page.wait_for_function("document.querySelector('#sure')?.innerText.includes('Delete victim?')")
+    page.locator("#do-it").click()
+    page.wait_for_function("document.querySelector('#look-told').innerText == 'victim is deleted.'")
+    assert world.call("GET", "/v1/personas/victim").status_code == 404
+    page.wait_for_function(
+        "![...document.querySelectorAll('#list label')].some(l => l.innerText == 'victim')"
+    )
+
+
+def test_texts_of_a_file_are_shown_and_never_run(open_tab: OpenTab, world: World) -> None:
+    """``open_tab`` ends the test if anything of it was loaded or run."""
+    persona = random_persona(8, **SMOLLM2, base_model=HOSTILE)
+    hostile = Persona(
+        **{name: getattr(persona, name) for name in ("name", "layers", "heads", "offsets", "alpha", *SMOLLM2)},
+        base_model=HOSTILE, description=HOSTILE, fit={"warnings": [HOSTILE], "tool": HOSTILE, "answered": 3},
+    )  # fmt: skip
+    put(world, "hostile", hostile)
+    try:
+        page = to_look(open_tab())
+        page.locator("#list label", has_text="hostile").click()
+        page.wait_for_selector("#card article")
+        assert page.locator("#card").inner_text().count(HOSTILE) >= 3
+        assert page.locator("#card img").count() == 0
+    finally:
+        world.call("DELETE", "/v1/personas/hostile")

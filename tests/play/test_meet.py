@@ -1,0 +1,174 @@
+"""Meet, in a real browser before a real server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from playwright.sync_api import Page
+
+from tests.play.conftest import World, answers, ask, choose, figures, finish, set_number
+
+OpenTab = Callable[..., Page]
+QUESTION = "How do you feel about meeting new people?"
+
+
+def request(world: World, question: str, persona: object = None) -> tuple[str, str]:
+    """(answer, reply header) as any client gets it, with the page's own sampling."""
+    body = {
+        "model": "base", "messages": [{"role": "user", "content": question}], "max_tokens": 24,
+        "temperature": 0.7, "seed": 1, **({"persona": persona} if persona else {}),
+    }  # fmt: skip
+    reply = world.call("POST", "/v1/chat/completions", json=body)
+    return reply.json()["choices"][0]["message"]["content"], reply.headers.get(
+        "x-palign-persona", ""
+    )
+
+
+def test_answers_stream_side_by_side_at_once_and_the_header_says_whose_they_are(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = open_tab()
+    choose(page, 1, "alice")
+    choose(page, 2, "bob")
+    set_number(page, "#strength-2", -1.5)
+    set_number(page, "#longest", 96)
+    page.locator("#question textarea").fill("Tell me a long story about a dog and a cat.")
+    page.locator("#question textarea").press("Enter")
+    together = False
+    for _ in range(400):
+        lengths = [len("".join(answers(page, column))) for column in range(3)]
+        if page.locator("#ask:enabled").count() and any(lengths):
+            break
+        together |= all(lengths)
+        time.sleep(0.02)
+    assert together, "one column waited for another"
+    assert "plain: nothing was steered" in figures(page, 0)
+    digest = world.call("GET", "/v1/personas/bob").json()["digest"][:12]
+    assert f"bob ({digest}) at strength −1.5, answers steered" in figures(page, 2)
+    for column in range(3):
+        assert "first token" in figures(page, column) and "tokens/s" in figures(page, column)
+    assert len({answers(page, column)[-1] for column in range(3)}) == 3
+
+
+def test_every_column_has_a_conversation_of_its_own_and_goes_on_with_it(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = open_tab()
+    choose(page, 1, "alice")
+    choose(page, 2)
+    ask(page, QUESTION)
+    ask(page, "And why?")
+    assert [len(answers(page, column)) for column in range(3)] == [2, 2, 0]
+    page.locator("#program-1").get_by_role("button", name="As a program").click()
+    sent = page.locator("#curl-1 textarea").input_value()
+    assert '"content": "And why?"' in sent and sent.count('"role": "assistant"') == 1
+    page.locator("#clear").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 0")
+
+
+def test_again_asks_the_last_question_once_more_with_what_the_sliders_say_now(
+    open_tab: OpenTab,
+) -> None:
+    page = open_tab()
+    choose(page, 1, "alice")
+    choose(page, 2)
+    ask(page, QUESTION)
+    first = answers(page, 1), answers(page, 0)
+    set_number(page, "#strength-1", 0)
+    page.locator("#again").click()
+    finish(page)
+    assert len(answers(page, 1)) == 1 and answers(page, 1) != first[0]
+    assert answers(page, 0) == first[1], "the same seed says the same"
+    assert answers(page, 1) == answers(page, 0), "strength 0 is the plain model"
+
+
+def test_stop_ends_the_answers_and_keeps_what_was_said(open_tab: OpenTab, world: World) -> None:
+    page = open_tab()
+    set_number(page, "#longest", 800)
+    page.locator("#question textarea").fill("Count from one to five hundred, in words.")
+    page.locator("#ask").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 3")
+    page.locator("#stop").click()
+    page.wait_for_selector("#ask:enabled", timeout=3000)
+    assert "stopped" in "".join(figures(page, column) for column in range(3))
+    wait_until_idle(world)
+
+
+def test_a_tab_that_is_closed_ends_its_requests(open_tab: OpenTab, world: World) -> None:
+    page = open_tab()
+    set_number(page, "#longest", 1000)
+    page.locator("#question textarea").fill("Count from one to five hundred, in words.")
+    page.locator("#ask").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 3")
+    page.close()
+    wait_until_idle(world)
+
+
+def wait_until_idle(world: World) -> None:
+    for _ in range(50):
+        text = world.call("GET", "/metrics").text
+        lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
+        if lines and not any(float(line.rpartition(" ")[2]) for line in lines):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server goes on writing for nobody")
+
+
+def test_an_error_is_a_sentence_in_its_own_column_and_the_others_go_on(open_tab: OpenTab) -> None:
+    page = open_tab()
+    choose(page, 1, "nobody")
+    choose(page, 2, "alice", "bob")
+    for part in (0, 1):
+        set_number(page, f"#weight-2-{part}", 1)
+    set_number(page, "#strength-2", 2)
+    ask(page, QUESTION)
+    assert "There is no persona 'nobody' on this server." in figures(page, 1)
+    assert "Too strong: this amounts to 4, and the server allows at most 3." in figures(page, 2)
+    assert len(answers(page, 0)) == 1 and not answers(page, 1) and not answers(page, 2)
+    # Mended, the column takes part again.
+    set_number(page, "#strength-2", 1)
+    page.locator("#again").click()
+    finish(page)
+    assert "1 × alice" in figures(page, 2) and "1 × bob" in figures(page, 2)
+
+
+def test_a_request_copied_from_the_page_gives_the_same_answer_in_a_shell_and_in_python(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = open_tab()
+    question = """Say "it's", $HOME and `ls`."""
+    choose(page, 1, "alice")
+    choose(page, 2)
+    ask(page, question)
+    page.locator("#program-1").get_by_role("button", name="As a program").click()
+    environment = {"PALIGN_API_KEY": world.keys["use"], "PATH": "/usr/bin:/bin"}
+    texts = {}
+    for language in ("curl", "python"):
+        page.locator(f"#{language}-1").get_by_role("button", name="Copy").click()
+        texts[language] = page.evaluate("navigator.clipboard.readText()")
+        assert not any(key in texts[language] for key in world.keys.values())
+    said = subprocess.run(
+        [sys.executable, "-c", texts["python"]], env=environment, capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip
+    shown = " ".join(answers(page, 1)[0].split())
+    expected, _ = request(world, question, {"id": "alice", "strength": 1.0})
+    assert said.strip() == expected.strip()
+    assert shown[:40] in " ".join(said.split())
+    done = subprocess.run(
+        ["bash", "-c", texts["curl"]], env=environment, capture_output=True, text=True, check=True
+    )
+    assert expected[:40] in done.stdout.encode().decode("unicode_escape")
+
+
+def test_columns_come_and_go(open_tab: OpenTab) -> None:
+    page = open_tab()
+    page.locator("#add").click()
+    page.wait_for_selector("#column-3")
+    page.wait_for_selector("#add:disabled")
+    page.locator("#remove-1").click()
+    page.wait_for_selector("#column-1", state="detached")
+    ask(page, "Hello?")
+    assert len(answers(page, 0)) == 1 and len(answers(page, 2)) == 1

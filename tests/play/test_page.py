@@ -1,0 +1,197 @@
+"""The whole page: whom it talks to, what it keeps, how it stands on a phone and before a screen reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.play.conftest import World, answers, ask, figures, set_number
+
+OpenTab = Callable[..., Page]
+VIEWS = ("Meet", "Make", "Look")
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+def show(page: Page, view: str) -> None:
+    page.get_by_role("tab", name=view).click()
+    page.wait_for_selector({"Meet": "#question", "Make": "#answer-1", "Look": "#list label"}[view])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"]
+)
+def test_no_view_has_serious_findings_of_axe_and_none_is_wider_than_the_screen(
+    open_tab: OpenTab, options: dict[str, object]
+) -> None:
+    page = open_tab(**options)
+    ask(page, "Hello?")
+    for view in VIEWS:
+        show(page, view)
+        if view == "Look":
+            page.get_by_label("alice").click()
+            page.wait_for_selector("#card article")
+        page.wait_for_timeout(300)  # colours fade
+        found = Axe().run(page).response["violations"]
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, json.dumps(serious, indent=1)[:4000]
+        wide = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert wide <= 0, f"{view} is {wide} px wider than the screen"
+
+
+def test_everything_can_be_done_with_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
+    page = open_tab(None)
+
+    def tab_to(selector: str, key: str = "Tab") -> None:
+        for _ in range(60):
+            page.keyboard.press(key)
+            if page.evaluate(f"document.activeElement?.closest('{selector}') != null"):
+                return
+        raise AssertionError(f"the Tab key does not reach {selector}")
+
+    page.wait_for_selector("#key input")
+    tab_to("#key")
+    page.keyboard.type(world.keys["manage"])
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".status.there")
+    tab_to("#strength-1")
+    page.keyboard.press("ArrowLeft")
+    tab_to("#question")
+    page.keyboard.type("Hello?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#stop:enabled")
+    page.wait_for_selector("#ask:enabled")
+    assert len(answers(page, 1)) == 1
+    tab_to("[role=tab]:nth-of-type(2)", key="Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answer-1")
+    page.keyboard.press("3")
+    page.wait_for_function("document.querySelector('#statement').innerText.includes('1 of ')")
+
+
+def test_the_key_stays_in_its_tab(open_tab: OpenTab, world: World) -> None:
+    page = open_tab(None)
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.wait_for_selector("#key input")
+    page.locator("#key input").fill(world.keys["manage"])
+    page.locator("#key input").press("Enter")
+    page.wait_for_selector(".status.there")
+    ask(page, "Hello?")
+    key = world.keys["manage"]
+    assert not any(key in url for url in [*urls, page.url])
+    assert page.evaluate("JSON.stringify([localStorage, document.cookie])").count(key) == 0
+    assert page.evaluate(
+        "indexedDB.databases().then(all => all.filter(one => !one.name.startsWith('_')).length)"
+    ) == 0  # fmt: skip
+    page.reload()
+    page.wait_for_selector(".status.there")  # the tab itself has it still
+    other = page.context.new_page()
+    other.goto(world.url)
+    other.wait_for_selector(".status.gone")
+    assert "wants an API key" in other.locator("#status").inner_text()
+
+
+def test_two_tabs_do_not_see_each_others_conversations(open_tab: OpenTab) -> None:
+    one, other = open_tab(), open_tab()
+    ask(one, "My name is Zebedee. What is my name?")
+    ask(other, "What is my name?")
+    assert len(answers(other, 0)) == 1
+    other.locator("#program-0").get_by_role("button", name="As a program").click()
+    assert "Zebedee" not in other.locator("#curl-0 textarea").input_value()
+    one.reload()
+    one.wait_for_selector(".status.there")
+    assert answers(one, 0) == []
+
+
+def test_a_wrong_key_is_a_sentence_and_so_is_one_that_is_no_key(open_tab: OpenTab) -> None:
+    page = open_tab(None)
+    page.wait_for_selector("#key input")
+    for key in ("palign_wrong", "schlüssel\u2028", "x" * 5000):
+        page.locator("#key input").fill(key)
+        page.locator("#key input").press("Enter")
+        page.wait_for_function(
+            "document.querySelector('#status').innerText.includes('does not know this API key')"
+        )
+        page.locator("#key input").fill("")
+        page.locator("#key input").press("Enter")
+        page.wait_for_function(
+            "document.querySelector('#status').innerText.includes('wants an API key')"
+        )
+
+
+def test_a_server_that_goes_away_is_said_to_and_comes_back_by_itself(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = open_tab()
+    set_number(page, "#longest", 800)
+    page.locator("#question textarea").fill("Count from one to five hundred, in words.")
+    page.locator("#ask").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 3")
+    world.line.cut()
+    try:
+        page.wait_for_selector("#ask:enabled")
+        for column in range(3):
+            assert "broke off" in figures(page, column) or "does not answer" in figures(
+                page, column
+            )
+        page.wait_for_selector(".status.gone", timeout=15_000)
+        assert "does not answer" in page.locator("#status").inner_text()
+    finally:
+        world.line.mend()
+    page.wait_for_selector(".status.there", timeout=15_000)
+    set_number(page, "#longest", 16)
+    ask(page, "Hello?")
+    assert len(answers(page, 0)) >= 1 and "first token" in figures(page, 0)
+
+
+def test_the_first_paint_takes_less_than_two_seconds(open_tab: OpenTab) -> None:
+    page = open_tab(None)
+    paints = []
+    for _ in range(3):  # other tests run beside this one
+        paints.append(
+            page.evaluate(
+                "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 1e9"
+            )
+        )
+        page.reload()
+        page.wait_for_selector("#question textarea")
+    assert min(paints) < 2000, paints
+
+
+def test_nobody_else_is_answered_and_nothing_else_is_loaded(
+    open_tab: OpenTab, world: World
+) -> None:
+    asked = httpx.get(world.url, headers={"Host": "evil.example"})
+    assert asked.status_code == 400
+    asked = httpx.post(
+        f"{world.url}/gradio_api/queue/join", json={}, headers={"Origin": "http://evil.example"}
+    )
+    assert asked.status_code == 403
+    reply = httpx.get(world.url)
+    assert "connect-src 'self'" in reply.headers["content-security-policy"]
+    page = open_tab()
+    assert (
+        page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', error => 'refused')")
+        == "refused"
+    )
+    for path in ("/docs", "/gradio_api/runs", "/gradio_api/mcp/"):
+        assert httpx.get(world.url + path).status_code >= 400, path
+
+
+def test_the_page_listens_on_this_machine_only(world: World) -> None:
+    port = int(world.url.rpartition(":")[2])
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    listening = [row[1] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")]
+    assert listening == [f"0100007F:{port:04X}"]
