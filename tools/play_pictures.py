@@ -23,7 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ANSWERS = (5, 5, 4, 2, 4, 5, 2)
 """As many statements are answered on the picture of Make."""
-COLOURS = 96
+COLOURS = 255
 """Of a picture: an interface has few, and the files stay small."""
 
 
@@ -79,7 +79,7 @@ def meet(page: Page) -> None:
     page.wait_for_selector("#who-2 .token")
     page.get_by_role("button", name="How they answer").click()
     length = page.locator("#longest input[type=number]")
-    length.fill("60")
+    length.fill("48")
     length.press("Tab")
     page.get_by_role("button", name="How they answer").click()
     page.locator(".idea").first.click()

@@ -98,5 +98,5 @@ def head_map(persona: Persona) -> str:
         f'<svg class="heads" viewBox="-1 -1 {width + 2} {height + 22}" role="img" aria-label="{escape(label)}">'
         f'<rect class="ground" x="0" y="0" width="{width}" height="{height}" rx="2"/>{cells}{ticks}'
         f'<text x="{width / 2}" y="{height + 19}" text-anchor="middle">decoder layer</text></svg>'
-        f'<p class="legend">{escape(label)}. Rows are query heads; full colour adds {number(most)} at strength 1.</p>'
+        f'<p class="legend">{escape(label)}. Rows are query heads; full colour adds {most:.2g} at strength 1.</p>'
     )
