@@ -139,19 +139,19 @@ class Meet:
         self.welcome = gr.HTML(elem_id="welcome")
         with gr.Row(elem_id="columns"):
             self.columns = [Column(number) for number in range(COLUMNS)]
-        with gr.Row():
+        with gr.Column(elem_id="asking"):
             self.question = gr.Textbox(
-                "", label="Your question, to all of them", lines=1, max_lines=6, scale=6,
-                placeholder=QUESTIONS[0], elem_id="question", autofocus=False,
+                "", label="Your question, to all of them", lines=1, max_lines=6,
+                placeholder=QUESTIONS[0], elem_id="question",
             )  # fmt: skip
-        with gr.Row(elem_id="actions"):
-            self.send = gr.Button("Ask", variant="primary", elem_id="ask", min_width=110, size="md")
-            self.stop = gr.Button(
-                "Stop", interactive=False, elem_id="stop", min_width=110, size="md"
-            )
-            self.again = gr.Button("Again", elem_id="again", min_width=110, size="md")
-            self.clear = gr.Button("New conversation", elem_id="clear", min_width=110, size="md")
-            self.add = gr.Button("Add a persona", elem_id="add", min_width=110, size="md")
+            with gr.Row(elem_id="actions"):
+                wide: dict[str, Any] = {"size": "md", "min_width": 90}
+                self.send = gr.Button("Ask", variant="primary", elem_id="ask", **wide)
+                self.stop = gr.Button("Stop", interactive=False, elem_id="stop", **wide)
+                self.again = gr.Button("Again", elem_id="again", **wide)
+        with gr.Row(elem_id="more"):
+            self.clear = gr.Button("New conversation", size="sm", elem_id="clear", min_width=150)
+            self.add = gr.Button("Add a persona", size="sm", elem_id="add", min_width=150)
         with gr.Row(elem_id="ideas"):
             ideas = [
                 gr.Button(text, size="sm", variant="secondary", elem_classes="idea", min_width=150)
