@@ -66,7 +66,7 @@ def test_everything_can_be_done_with_a_keyboard_alone(open_tab: OpenTab, world: 
     page.wait_for_selector(".status.there")
     tab_to("#strength-1")
     page.keyboard.press("ArrowLeft")
-    tab_to("#question")
+    tab_to("#question", key="Shift+Tab")
     page.keyboard.type("Hello?")
     page.keyboard.press("Enter")
     page.wait_for_selector("#stop:enabled")

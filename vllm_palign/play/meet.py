@@ -137,26 +137,27 @@ class Meet:
         self.meeting = gr.State(None)
         self.visible = gr.State([number < SHOWN for number in range(COLUMNS)])
         self.welcome = gr.HTML(elem_id="welcome")
-        with gr.Row(elem_id="columns"):
-            self.columns = [Column(number) for number in range(COLUMNS)]
         with gr.Column(elem_id="asking"):
             self.question = gr.Textbox(
                 "", label="Your question, to all of them", lines=1, max_lines=6,
                 placeholder=QUESTIONS[0], elem_id="question",
             )  # fmt: skip
+            with gr.Row(elem_id="ideas"):
+                ideas = [
+                    gr.Button(
+                        text, size="sm", variant="secondary", elem_classes="idea", min_width=150
+                    )
+                    for text in QUESTIONS
+                ]
             with gr.Row(elem_id="actions"):
                 wide: dict[str, Any] = {"size": "md", "min_width": 90}
                 self.send = gr.Button("Ask", variant="primary", elem_id="ask", **wide)
                 self.stop = gr.Button("Stop", interactive=False, elem_id="stop", **wide)
                 self.again = gr.Button("Again", elem_id="again", **wide)
-        with gr.Row(elem_id="more"):
-            self.clear = gr.Button("New conversation", size="sm", elem_id="clear", min_width=150)
-            self.add = gr.Button("Add a persona", size="sm", elem_id="add", min_width=150)
-        with gr.Row(elem_id="ideas"):
-            ideas = [
-                gr.Button(text, size="sm", variant="secondary", elem_classes="idea", min_width=150)
-                for text in QUESTIONS
-            ]
+                self.clear = gr.Button("New conversation", elem_id="clear", **wide)
+                self.add = gr.Button("Add a persona", elem_id="add", **wide)
+        with gr.Row(elem_id="columns"):
+            self.columns = [Column(number) for number in range(COLUMNS)]
         with gr.Accordion("How they answer (the same for all)", open=False), gr.Row():
             self.scope = gr.Radio(
                 SCOPES, value="", label="Scope", info="Which tokens are steered.", min_width=260
