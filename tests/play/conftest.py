@@ -26,7 +26,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.conftest import ONE_PROCESS, ROOT, Server, start_server, stop_server
+from tests.directions import tiny_directions
+from tests.personas import SMOLLM2
 from vllm_palign import Persona
+from vllm_palign.directions import to_bytes
 
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -124,15 +127,16 @@ class World:
 def world(
     demo_model: Path,
     smol_personas: tuple[Path, dict[str, Persona]],
-    smol_directions: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("play")
     tenants = folder / "tenants.yaml"
     keys = {role: _new_key(tenants, role) for role in ("manage", "use")}
+    directions = folder / "directions.safetensors"
+    directions.write_bytes(to_bytes(tiny_directions(**SMOLLM2)))
     running = start_server(
         demo_model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(tenants),
-        "--palign-directions", str(smol_directions), "--enforce-eager", "--max-model-len", "1024",
+        "--palign-directions", str(directions), "--enforce-eager", "--max-model-len", "1024",
         "--max-num-seqs", "8", *ONE_PROCESS,
     )  # fmt: skip
     line = Line(int(running.url.rpartition(":")[2]))
