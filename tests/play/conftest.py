@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.conftest import ONE_PROCESS, ROOT, Server, start_server, stop_server
 from tests.directions import tiny_directions
@@ -203,17 +203,30 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
+@pytest.fixture(scope="package")
+def window(browser: Browser) -> BrowserContext:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    return context
+
+
 @pytest.fixture
-def open_tab(browser: Browser, world: World) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a browser of its own, with one of acme's keys. Whatever a tab asks of another host, and
+def open_tab(
+    browser: Browser, window: BrowserContext, world: World
+) -> Iterator[Callable[..., Page]]:
+    """Opens the page in another tab, with ``options`` in another browser, and with one of acme's keys. Whatever a tab asks of another host, and
     whatever fails in its script, ends the test."""
-    contexts, wrong = [], []
+    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
+    wrong: list[str] = []
 
     def open_(key: str | None = "manage", wait: bool = True, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
+        context = window
+        if options:
+            context = browser.new_context(**options)
+            contexts.append(context)
         page = context.new_page()
+        pages.append(page)
         page.set_default_timeout(20_000)
         ours = (f"{world.url}/", "data:", "blob:")
         page.on("request", lambda r: None if r.url.startswith(ours) else wrong.append(r.url))
@@ -230,8 +243,8 @@ def open_tab(browser: Browser, world: World) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_
-    for context in contexts:
-        context.close()
+    for one in (*pages, *contexts):
+        one.close()
     assert not wrong
 
 

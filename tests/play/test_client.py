@@ -140,4 +140,5 @@ def test_an_error_in_the_middle_of_a_stream_is_a_sentence() -> None:
     assert (
         refused(said(server(stream(*events)))).sentence == "The server failed (500). Engine died."
     )
+    assert "Is the address right?" in refused(said(server(stream([1])))).sentence
     assert refused(said(server(error(503, "registry_unavailable")))).status == 503

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from playwright.sync_api import Page
 from tests.personas import SMOLLM2, random_persona
 from tests.play.conftest import World
 from vllm_palign import Persona
+from vllm_palign.play.look import card
 
 OpenTab = Callable[..., Page]
 HOSTILE = '<img src=http://192.0.2.1/x onerror=alert(1)> of "quotes" & $x$'
@@ -125,3 +127,14 @@ def test_texts_of_a_file_are_shown_and_never_run(open_tab: OpenTab, world: World
         assert page.locator("#card img").count() == 0
     finally:
         world.call("DELETE", "/v1/personas/hostile")
+
+
+def test_a_card_with_its_file_has_the_head_map_and_a_download_of_the_very_bytes(
+    world: World,
+) -> None:
+    persona = random_persona(9, **SMOLLM2)
+    shown = card(world.call("GET", "/v1/personas/alice").json(), persona.to_bytes())
+    assert shown.count('class="cell"') == 24
+    link = shown.partition('href="data:application/octet-stream;base64,')[2].partition('"')[0]
+    assert base64.b64decode(link) == persona.to_bytes()
+    assert "no head map" in card(world.call("GET", "/v1/personas/alice").json(), None)

@@ -6,10 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import gradio as gr
+import httpx
 from playwright.sync_api import Page
 
-from tests.play.conftest import World, answers, ask, figures, set_number
+from tests.play.conftest import World, answers, ask, figures, in_thread, set_number
 from vllm_palign import Persona
+from vllm_palign.play.client import Server
+from vllm_palign.play.make import ANSWERS, FILE, Make
 
 OpenTab = Callable[..., Page]
 
@@ -135,3 +139,23 @@ def test_what_the_tab_has_kept_and_cannot_be_used_is_nothing(open_tab: OpenTab) 
         to_make(page)
         page.wait_for_selector("#answer-5")
     assert "0 of 10 answered" in page.locator("#statement").inner_text()
+
+
+def test_a_server_without_directions_takes_files_of_personas_and_says_so_at_once() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        missing = request.url.path == "/v1/questionnaire"
+        code = "directions_missing" if missing else "persona_invalid"
+        return httpx.Response(
+            501 if missing else 400, json={"error": {"code": code, "message": "x"}}
+        )
+
+    server = Server("http://palign.test")
+    server._http = httpx.AsyncClient(base_url=server.url, transport=httpx.MockTransport(reply))
+    with gr.Blocks():
+        make = Make(server, gr.Textbox(), gr.Textbox())
+    changes = in_thread(make.ready("", "", ANSWERS))
+    assert "makes no personas from answers" in changes[make.notice]
+    assert (
+        changes[make.way]["choices"] == [("Take a file", FILE)] and changes[make.by_file]["visible"]
+    )
+    assert changes[make.whole]["visible"] and not changes[make.by_answers]["visible"]

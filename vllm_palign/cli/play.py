@@ -38,6 +38,11 @@ def play(
             f"got {server!r}, wanted an address such as http://127.0.0.1:8000",
             param_hint="--server",
         )
+    if "@" in address.netloc:
+        raise typer.BadParameter(
+            "the address holds a password, which the page would show; give a key with --api-key",
+            param_hint="--server",
+        )
     if _taken(port):
         raise typer.BadParameter(
             f"port {port} is in use by another program; take another, such as {port + 1}",

@@ -17,6 +17,8 @@ HEADER = "x-palign-persona"
 PAGE = 1000
 """Personas asked for at once, the most that a server gives."""
 
+_PATIENCE = httpx.Timeout(600, connect=5)
+"""Seconds for an answer's next token: the first may wait for a long prompt, or for other people's."""
 _FILE = "application/octet-stream"
 _NOBODY = "-"
 """No persona id: whatever is put there is refused, and the refusal tells what the key may."""
@@ -124,20 +126,26 @@ class Server:
                 data = line.removeprefix("data:").strip()
                 if not line.startswith("data:") or data == "[DONE]":
                     continue
-                event = json.loads(data)
-                if "error" in event:
-                    raise self._refused(event["error"].get("code"), event, key)
-                for choice in event.get("choices", ()):
-                    if text := choice["delta"].get("content"):
+                try:
+                    event = json.loads(data)
+                    error = event.get("error")
+                    texts = [choice["delta"].get("content") for choice in event.get("choices", ())]
+                    tokens = (event.get("usage") or {}).get("completion_tokens")
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    raise Trouble(_strange(self.url)) from None
+                if error is not None:
+                    raise self._refused(error.get("code"), event, key)
+                for text in texts:
+                    if text:
                         yield Piece(text=text)
-                if usage := event.get("usage"):
-                    yield Piece(tokens=usage["completion_tokens"])
+                if tokens is not None:
+                    yield Piece(tokens=tokens)
 
     @asynccontextmanager
     async def _opened(self, key: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
         try:
             async with self._http.stream(
-                "POST", "/v1/chat/completions", json=body, headers=self._who(key)
+                "POST", "/v1/chat/completions", json=body, headers=self._who(key), timeout=_PATIENCE
             ) as reply:
                 if reply.is_error:
                     await reply.aread()
@@ -155,9 +163,7 @@ class Server:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise Trouble(
-                f"{self.url}{path} is not what a palign server answers. Is the address right?"
-            )
+            raise Trouble(_strange(f"{self.url}{path}"))
         return found
 
     async def _send(self, method: str, path: str, key: str, **more: Any) -> httpx.Response:
@@ -195,6 +201,10 @@ class Server:
 
 def _path(name: str) -> str:
     return f"/v1/personas/{quote(name, safe='')}"
+
+
+def _strange(url: str) -> str:
+    return f"{url} is not what a palign server answers. Is the address right?"
 
 
 def _replacing(replace: bool) -> dict[str, str]:

@@ -210,6 +210,8 @@ class Look:
             inside = Persona.from_bytes(data, source=Path(path).name)
         except (PersonaInvalid, OSError) as error:
             return {self.sure: gr.update(visible=False), self.told: _told(str(error), "trouble")}
+        finally:
+            Path(path).unlink(missing_ok=True)
         return self._sure(
             f"Replace {name} by this file ({inside.name}, {len(inside.layers)} heads)? The old one is gone then.",
             ("replace", data),

@@ -268,6 +268,9 @@ class Make:
             inside, given, text = _read(Path(path), known)
         except (FormError, PersonaInvalid, OSError) as error:
             return {self.given: None, self.read: _said(str(error), "trouble"), self.radar: ""}
+        finally:
+            # Somebody's answers: no longer on the disk than it takes to read them.
+            Path(path).unlink(missing_ok=True)
         changes: Changes = {
             self.given: given,
             self.read: _said(text),

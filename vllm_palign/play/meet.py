@@ -123,8 +123,12 @@ def wish_of(chosen: Sequence[Any], scope: str) -> Wish | None:
     who, strength, *weights = chosen
     if not who:
         return None
-    parts = dict(zip(who, weights, strict=False)) if len(who) > 1 else {who[0]: 1.0}
-    return Wish(parts, float(strength), scope or None)
+    parts = (
+        dict(zip(who, (float(weight or 0) for weight in weights), strict=False))
+        if len(who) > 1
+        else {who[0]: 1.0}
+    )
+    return Wish(parts, 1.0 if strength is None else float(strength), scope or None)
 
 
 class Meet:
@@ -202,7 +206,15 @@ class Meet:
             for column in self.columns
             for part in (column.chat, column.figures, column.curl, column.python)
         ]
-        outputs = [self.question, self.meeting, self.send, self.stop, self.again, *parts]
+        outputs = [
+            self.question,
+            self.meeting,
+            self.send,
+            self.stop,
+            self.again,
+            self.clear,
+            *parts,
+        ]
         answering: dict[str, Any] = {
             "inputs": self._inputs, "outputs": outputs, "show_progress": "hidden",
             "concurrency_limit": None, "api_visibility": "private",
@@ -246,11 +258,10 @@ class Meet:
 
     async def _ask(self, request: gr.Request, *inputs: Any) -> AsyncIterator[Changes]:
         question, meeting = inputs[0].strip(), inputs[3] or Meeting()
-        if not question:
+        if not question or str(request.session_hash) in self._stops:
             yield {self.question: gr.update(placeholder="Write a question first.")}
             return
         meeting.question = question
-        yield {self.question: "", self.meeting: meeting}
         async with aclosing(self._answers(meeting, inputs, request)) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 yield frame
@@ -258,29 +269,27 @@ class Meet:
     async def _ask_again(self, request: gr.Request, *inputs: Any) -> AsyncIterator[Changes]:
         """The last question once more, with what the sliders say now."""
         meeting: Meeting | None = inputs[3]
-        if meeting is None:
+        if meeting is None or str(request.session_hash) in self._stops:
             yield {self.question: gr.update(placeholder="Ask something first.")}
             return
         for conversation in meeting.conversations:
             if conversation.turns and conversation.turns[-1].question == meeting.question:
                 conversation.turns.pop()
+        draft = {self.question: inputs[0]}
         async with aclosing(self._answers(meeting, inputs, request)) as frames:  # type: ignore[type-var]
             async for frame in frames:
-                yield frame
+                yield {**frame, **draft} if self.question in frame else frame
 
     async def _answers(
         self, meeting: Meeting, inputs: Sequence[Any], request: gr.Request
     ) -> AsyncIterator[Changes]:
         _, key, model, _, visible, scope, max_tokens, temperature, seed, *chosen = inputs
-        sampling = Sampling(int(max_tokens), float(temperature), int(seed or 0))
+        sampling = Sampling(int(max_tokens or 120), float(temperature or 0), int(seed or 0))
         wishes: list[Wish | None] = [Wish()]
         for start in range(0, len(chosen), 2 + BLEND):
             wishes.append(wish_of(chosen[start : start + 2 + BLEND], scope))
         requests, asked = [], []
-        first: Changes = {
-            self.send: gr.update(interactive=False), self.stop: gr.update(interactive=True),
-            self.again: gr.update(interactive=False),
-        }  # fmt: skip
+        first: Changes = {self.question: "", self.meeting: meeting, **self._busy(True)}
         for column, conversation, wish, shown in zip(
             self.columns, meeting.conversations, wishes, visible, strict=True
         ):
@@ -307,10 +316,13 @@ class Meet:
                     yield frame
         finally:
             del self._stops[session]
-        yield {
-            self.send: gr.update(interactive=True),
-            self.stop: gr.update(interactive=False), self.again: gr.update(interactive=True),
-        }  # fmt: skip
+        yield self._busy(False)
+
+    def _busy(self, busy: bool) -> Changes:
+        return {
+            self.stop: gr.update(interactive=busy),
+            **{one: gr.update(interactive=not busy) for one in (self.send, self.again, self.clear)},
+        }
 
     def _clear(self) -> Changes:
         empty: Changes = {self.meeting: None, self.question: ""}

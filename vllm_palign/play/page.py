@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
@@ -244,5 +245,10 @@ def application(server: Server) -> FastAPI:
 
 def serve(server: Server, port: int) -> None:
     """Until it is interrupted."""
-    # Request lines are nobody's business.
-    uvicorn.run(application(server), host=HOST, port=port, log_level="warning", access_log=False)
+    # What people upload lies in a folder that nobody else may read, until it is read or this ends.
+    with tempfile.TemporaryDirectory(prefix="palign-play-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        # Request lines are nobody's business.
+        uvicorn.run(
+            application(server), host=HOST, port=port, log_level="warning", access_log=False
+        )
