@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +22,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from vllm_palign.errors import PersonaCorrupt, PersonaExists, PersonaForbidden, PersonaNotFound
+from vllm_palign.errors import (
+    PersonaCorrupt,
+    PersonaExists,
+    PersonaForbidden,
+    PersonaNotFound,
+    RegistryUnavailable,
+)
 from vllm_palign.persona import Persona, digest_of
 from vllm_palign.registry import database
 from vllm_palign.registry.migrate import migrate
@@ -31,6 +38,7 @@ from vllm_palign.shape import ModelShape
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
+_DIGESTS_AT_ONCE = 500
 
 # What every steered request, or the first of a persona, looks up. Built once: to build a statement takes longer than to run it.
 _IS_OWN = and_(
@@ -43,6 +51,7 @@ _IS_SHARED = and_(
 _OWN = select(personas).where(_IS_OWN)
 _OWN_AND_SHARED = select(personas).where(_IS_OWN | _IS_SHARED)
 _WITH_BLOB = select(personas, blobs.c.data).join(blobs, blobs.c.digest == personas.c.digest)
+_KEPT = select(blobs.c.digest).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
 _BLOB = select(blobs.c.data).where(blobs.c.digest == bindparam("digest"))
 
 
@@ -55,6 +64,8 @@ class Registry:
     def __init__(self, url: str, *, timeout: float = 5.0, connections: int = 8) -> None:
         self.timeout = timeout
         self._engine = database.connect(url, timeout=timeout, connections=connections)
+        self._left_over = True
+        """Whether the log may hold what was removed, by a process before this one perhaps."""
         self._insert = (
             postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         )
@@ -105,6 +116,15 @@ class Registry:
         if data is None:
             raise PersonaNotFound(f"no persona with digest {digest} is registered")
         return _verified(data, digest)
+
+    def registered(self, digests: Set[str]) -> set[str]:
+        """Those of ``digests`` whose bytes are kept."""
+        wanted, found = sorted(digests), set[str]()
+        for start in range(0, len(wanted), _DIGESTS_AT_ONCE):
+            some = wanted[start : start + _DIGESTS_AT_ONCE]
+            with database.reading(self._engine) as connection:
+                found |= set(connection.execute(_KEPT, {"digests": some}).scalars())
+        return found
 
     def page(
         self, tenant: Tenant, *, limit: int, after: str = "", shape: ModelShape | None = None
@@ -160,7 +180,8 @@ class Registry:
                 return old, Outcome.UNCHANGED
             connection.execute(update(personas).where(_is(record)), asdict(record))
             _drop_unused_blob(connection, old.digest)
-            return record, Outcome.REPLACED
+        self._removed()
+        return record, Outcome.REPLACED
 
     def add_missing(
         self, tenant: Tenant, items: Sequence[tuple[str, Persona, bytes]]
@@ -197,7 +218,9 @@ class Registry:
             if old is not None:
                 connection.execute(delete(personas).where(_is(old)))
                 _drop_unused_blob(connection, old.digest)
-                return old
+        if old is not None:
+            self._removed()
+            return old
         if name in self.lookup(tenant, [name]):
             raise PersonaForbidden(
                 f"persona {name!r} is shared with you; only its owner removes it"
@@ -214,6 +237,17 @@ class Registry:
         """Nothing, if the database answers."""
         with database.reading(self._engine) as connection:
             connection.execute(select(personas.c.name).limit(1))
+
+    def scrub(self) -> None:
+        """Let nothing of what was removed stay in SQLite's write-ahead log. Does nothing while somebody reads or
+        writes there: whoever follows up on it calls again. PostgreSQL has its own time for that (vacuum)."""
+        if self._left_over and self._engine.dialect.name == "sqlite":
+            self._left_over = not database.empty_log(self._engine)
+
+    def _removed(self) -> None:
+        self._left_over = True
+        with contextlib.suppress(RegistryUnavailable):  # what was asked for is done
+            self.scrub()
 
     def close(self) -> None:
         """Drop all connections. The next call opens new ones."""
