@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence, Set
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
+    Table,
     and_,
     bindparam,
     delete,
@@ -40,7 +41,7 @@ from vllm_palign.tenants.tenant import OPERATOR, Tenant
 _MIGRATION_PATIENCE = 60.0
 _DIGESTS_AT_ONCE = 500
 
-# What every steered request, or the first of a persona, looks up. Built once: to build a statement takes longer than to run it.
+# Built once: to build a statement takes longer than to run it. First what requests and their first use look up.
 _IS_OWN = and_(
     personas.c.tenant == bindparam("tenant"),
     personas.c.name.in_(bindparam("names", expanding=True)),
@@ -54,6 +55,14 @@ _WITH_BLOB = select(personas, blobs.c.data).join(blobs, blobs.c.digest == person
 _KEPT = select(blobs.c.digest).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
 _BLOB = select(blobs.c.data).where(blobs.c.digest == bindparam("digest"))
 
+_OWN_ONE = select(personas).where(
+    personas.c.tenant == bindparam("tenant"), personas.c.name == bindparam("name")
+)
+_INSERT = insert(personas)
+_DROP_UNUSED = delete(blobs).where(
+    blobs.c.digest == bindparam("unused"), ~exists().where(personas.c.digest == bindparam("unused"))
+)
+
 
 class Registry:
     """Blocking; front ends call it from a bounded thread pool. Safe to use from several threads.
@@ -66,7 +75,7 @@ class Registry:
         self._engine = database.connect(url, timeout=timeout, connections=connections)
         self._left_over = True
         """Whether the log may hold what was removed, by a process before this one perhaps."""
-        self._insert = (
+        self._keep_blob = _keep_blob(
             postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         )
 
@@ -174,11 +183,11 @@ class Registry:
                 )
             self._keep_blobs(connection, [(record, data)])
             if old is None:
-                connection.execute(insert(personas), asdict(record))
+                connection.execute(_INSERT, vars(record))
                 return record, Outcome.CREATED
             if old.digest == record.digest:
                 return old, Outcome.UNCHANGED
-            connection.execute(update(personas).where(_is(record)), asdict(record))
+            connection.execute(update(personas).where(_is(record)), vars(record))
             _drop_unused_blob(connection, old.digest)
         self._removed()
         return record, Outcome.REPLACED
@@ -206,9 +215,7 @@ class Registry:
                 del wanted[old.name]
             if wanted:
                 self._keep_blobs(connection, wanted.values())
-                connection.execute(
-                    insert(personas), [asdict(record) for record, _ in wanted.values()]
-                )
+                connection.execute(_INSERT, [vars(record) for record, _ in wanted.values()])
         return kept
 
     def delete(self, tenant: Tenant, name: str) -> Record:
@@ -257,15 +264,17 @@ class Registry:
         rows = [
             {"digest": record.digest, "size": record.size, "data": data} for record, data in items
         ]
-        statement = self._insert(blobs)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["digest"],
-                set_={"data": statement.excluded.data},
-                where=blobs.c.data != statement.excluded.data,
-            ),
-            rows,
-        )
+        connection.execute(self._keep_blob, rows)
+
+
+def _keep_blob(insert: Callable[[Table], postgresql.Insert | sqlite.Insert]) -> Executable:
+    """Keeps bytes under their digest, and mends those that are there and have changed."""
+    statement = insert(blobs)
+    return statement.on_conflict_do_update(
+        index_elements=["digest"],
+        set_={"data": statement.excluded.data},
+        where=blobs.c.data != statement.excluded.data,
+    )
 
 
 def _visible(tenant: Tenant, names: Iterable[str]) -> tuple[bool, dict[str, Any]]:
@@ -312,8 +321,8 @@ def _is(record: Record) -> ColumnElement[bool]:
 
 
 def _own(connection: Connection, tenant: Tenant, name: str) -> Record | None:
-    query = select(personas).where(personas.c.tenant == tenant.name, personas.c.name == name)
-    row = connection.execute(query).mappings().one_or_none()
+    parameters = {"tenant": tenant.name, "name": name}
+    row = connection.execute(_OWN_ONE, parameters).mappings().one_or_none()
     return None if row is None else Record(**row)
 
 
@@ -329,5 +338,4 @@ def _check_quota(connection: Connection, tenant: Tenant) -> None:
 
 
 def _drop_unused_blob(connection: Connection, digest: str) -> None:
-    used = exists().where(personas.c.digest == digest)
-    connection.execute(delete(blobs).where(blobs.c.digest == digest, ~used))
+    connection.execute(_DROP_UNUSED, {"unused": digest})

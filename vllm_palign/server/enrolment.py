@@ -96,9 +96,8 @@ class Enrolment:
         ]
         made_of = [name for name in ("answers", "traits") if name in given]
         if len(made_of) != 1:
-            problems.append(
-                f"{' and '.join(made_of) or 'neither'} is given, wanted one of answers and traits"
-            )
+            given_are = "both answers and traits are" if made_of else "nothing is"
+            problems.append(f"{given_are} given, wanted one of answers and traits")
         problems += [
             f"{name} is {_kind(given[name])}, wanted an object such as {_LIKE[name]}"
             for name in made_of
