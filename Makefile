@@ -1,5 +1,5 @@
 # make setup | demo | serve | stop | test | check | compatibility | matrix | soak | clean
-#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
+#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | bench-enrol
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
 
@@ -11,7 +11,7 @@ PORT     = 8000
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 
-.PHONY: setup demo serve stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits bench-enrol soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -93,6 +93,9 @@ bench-store: setup
 
 bench-traits: setup
 	$(BIN)/python benchmarks/traits.py
+
+bench-enrol: setup
+	$(BIN)/python benchmarks/enrol.py
 
 soak: setup
 	$(BIN)/python -m tests.soak

@@ -51,7 +51,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--directions", type=Path, default=ROOT / ".demo" / "directions.safetensors")
+    parser.add_argument(
+        "--directions", type=Path, default=ROOT / ".demo" / "directions.safetensors"
+    )
     parser.add_argument("--personas", type=int, default=100_000)
     parser.add_argument(
         "--store", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"]
@@ -93,7 +95,9 @@ class Clients:
     def people(self) -> Iterator[tuple[str, bytes]]:
         """Names that nobody has, and everybody's answers as a body."""
         for number in self._numbers:
-            answers = zip(self._items, self._rng.choices(range(1, 6), k=len(self._items)), strict=True)
+            answers = zip(
+                self._items, self._rng.choices(range(1, 6), k=len(self._items)), strict=True
+            )
             yield f"user{number:06}", json.dumps({"answers": dict(answers)}).encode()
 
     async def enrol(self, name: str, body: bytes) -> None:
@@ -153,7 +157,9 @@ def pin(family: list[psutil.Process], *, engine: int, front: int) -> None:
             os.sched_setaffinity(thread.id, {engine if number else front})
 
 
-async def as_fast_as_possible(clients: Clients, people: list[tuple[str, bytes]]) -> dict[str, float]:
+async def as_fast_as_possible(
+    clients: Clients, people: list[tuple[str, bytes]]
+) -> dict[str, float]:
     """Each client sends its next when its last is answered."""
     waiting = iter(people)
     found: list[float] = []
@@ -276,7 +282,9 @@ def table(result: dict[str, Any]) -> str:
         ),
         "these enrolments, ms": lambda found: both(found["busy"]["enrolment_ms"]),
         **{
-            f"answer of 1 token, {kind}, ms": lambda found, kind=kind: both(found["first_use"][kind])  # type: ignore[misc]
+            f"answer of 1 token, {kind}, ms": lambda found, kind=kind: both(
+                found["first_use"][kind]
+            )  # type: ignore[misc]
             for kind in ("just enrolled", "first use", "in use")
         },
         "first tenth: enrolments/s, MiB": lambda found: tenth(found["until"][0]),

@@ -223,8 +223,11 @@ def test_the_questionnaire_is_what_directions_say_and_asked_for_once(app: FastAP
 
 
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
     audit = logging.getLogger("palign.audit")
+    monkeypatch.setattr(audit, "propagate", False)
     audit.addHandler(caplog.handler)
     audit.setLevel(logging.INFO)
     caplog.set_level(logging.DEBUG)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -120,33 +120,30 @@ class FrontEnd:
     async def manage(self, work: Callable[[], T], tenant: Tenant) -> T:
         """Run what may block beside the event loop, for ``tenant``, of whom only as much waits for a thread as there
         are threads. Raises RegistryUnavailable when it takes too long; it may be done all the same."""
-        try:
-            async with asyncio.timeout(self._patience), self._turns.of(tenant.name):
-                return await self._off_loop(self._managers, work)
-        except TimeoutError:
-            raise _late() from None
+
+        async def in_turn() -> T:
+            async with self._turns.of(tenant.name):
+                return await _off_loop(self._managers, work)
+
+        return await self._in_time(in_turn())
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
         """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises, and
         PalignStartupError when an engine does not steer."""
         if self.unarmed is not None:
             raise self.unarmed
-        chosen = await self._off_loop(
-            self._resolvers, lambda: self.resolver.resolve(selection, tenant)
+        chosen = await self._in_time(
+            _off_loop(self._resolvers, lambda: self.resolver.resolve(selection, tenant))
         )
         return chosen, self.handoff.put(_granted(chosen, tenant))
 
-    async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(threads, work)
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        # A connection found dead and one tried in its place wait ``timeout`` seconds each.
         try:
-            return await asyncio.wait_for(running, self._patience)
+            async with asyncio.timeout(3 * self.resolver.registry.timeout):
+                return await answer
         except TimeoutError:
-            raise _late() from None
-
-    @property
-    def _patience(self) -> float:
-        """Seconds: a connection found dead and one tried in its place wait ``timeout`` each."""
-        return 3 * self.resolver.registry.timeout
+            raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
     def admit(self, request: Any, prompt: Any) -> None:
         """Give one ``EngineCoreRequest``, made of ``prompt``, its effect and its KV identity. Plain requests stay
@@ -207,8 +204,8 @@ def refuse_unadmitted(params: Any) -> None:
         )
 
 
-def _late() -> RegistryUnavailable:
-    return RegistryUnavailable("the persona registry takes too long; try again")
+def _off_loop(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Awaitable[T]:
+    return asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def _granted(chosen: Chosen, tenant: Tenant) -> Granted:

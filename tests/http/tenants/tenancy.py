@@ -18,6 +18,7 @@ from tests.directions import tiny_directions
 from tests.personas import random_persona
 from vllm_palign import Persona
 from vllm_palign.cli.main import app
+from vllm_palign.directions import to_bytes
 
 RIGHTS = """\
 shared: {lent: {}, open: {share_kv: true}, kept: {}}
@@ -86,7 +87,7 @@ def running_tenancy(model: Path, folder: Path) -> Iterator[Tenancy]:
         for seed in range(8)
     }
     directions = folder / "directions.safetensors"
-    directions.write_bytes(tiny_directions(**TINY).to_bytes())
+    directions.write_bytes(to_bytes(tiny_directions(**TINY)))
     server = start_server(
         model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(file),
         "--palign-directions", str(directions), "--api-server-count", "2", *TINY_SERVER,
