@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any
 
 from sqlalchemy import (
@@ -73,6 +74,7 @@ class Registry:
     def __init__(self, url: str, *, timeout: float = 5.0, connections: int = 8) -> None:
         self.timeout = timeout
         self._engine = database.connect(url, timeout=timeout, connections=connections)
+        self._write_lock = threading.Lock()
         self._left_over = True
         """Whether the log may hold what was removed, by a process before this one perhaps."""
         self._keep_blob = _keep_blob(
@@ -172,7 +174,7 @@ class Registry:
         RegistryFull.
         """
         record = _record(tenant, name, persona, data)
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             old = _own(connection, tenant, name)
             if old is None:
                 _check_quota(connection, tenant)
@@ -203,7 +205,7 @@ class Registry:
         wanted = {
             name: (_record(tenant, name, persona, data), data) for name, persona, data in items
         }
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             rows = connection.execute(
                 select(personas).where(
                     personas.c.tenant == tenant.name, personas.c.name.in_(wanted)
@@ -220,7 +222,7 @@ class Registry:
 
     def delete(self, tenant: Tenant, name: str) -> Record:
         """Remove the tenant's own ``name``. Raises PersonaNotFound, or PersonaForbidden for a shared one."""
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             old = _own(connection, tenant, name)
             if old is not None:
                 connection.execute(delete(personas).where(_is(old)))
@@ -250,6 +252,18 @@ class Registry:
         writes there: whoever follows up on it calls again. PostgreSQL has its own time for that (vacuum)."""
         if self._left_over and self._engine.dialect.name == "sqlite":
             self._left_over = not database.empty_log(self._engine)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One writer of this process at a time asks for the lock of all processes: SQLite looks whether it is free
+        only every few milliseconds, and writers who wait in PostgreSQL hold a connection each."""
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise RegistryUnavailable("the persona registry is busy; try again")
+        try:
+            with database.writing(self._engine) as connection:
+                yield connection
+        finally:
+            self._write_lock.release()
 
     def _removed(self) -> None:
         self._left_over = True
