@@ -19,7 +19,7 @@ from tests.directions import tiny_directions
 from tests.server.calls import SHAPE, open_front_end
 from vllm_palign.persona import Persona
 from vllm_palign.server import personas, questionnaire
-from vllm_palign.server.enrolment import MAX_BYTES, MAX_DESCRIPTION
+from vllm_palign.server.enrolment import MAX_DESCRIPTION, most_bytes
 from vllm_palign.server.gate import Gate
 from vllm_palign.server.middleware import PersonaMiddleware
 from vllm_palign.tenants.tenant import Tenant
@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[Any, list[str]]] = {
     "a key twice": (b'{"traits": {"E": 1, "E": 2}}', ["'E' is there twice"]),
     "two objects": (b"{}{}", ["not JSON"]),
     "not UTF-8": (b'{"description": "\xff"}', ["not UTF-8"]),
-    "deep": (b'{"answers": ' + b"[" * 100_000, ["nested too deeply"]),
+    "deep": (b'{"answers": ' + b"[" * 10_000, ["nested too deeply"]),
     "a number of 5,000 digits": (b'{"traits": {"E": ' + b"1" * 5000 + b"}}", ["not JSON"]),
     "everything around the answers": (
         {"answers": [1], "traits": 7, "alpha": 3, "name": "x", "description": "a\nb"},
@@ -167,11 +167,19 @@ def test_what_says_nothing_or_cannot_be_read_is_a_400_that_says_why(
 
 
 def test_a_body_too_large_for_any_questionnaire_is_refused_unread(app: FastAPI) -> None:
-    assert "256 KiB" in refused(put(app, "alice", b" " * (MAX_BYTES + 1)), 413)
+    most = most_bytes(DIRECTIONS)
+    assert f"larger than {most} bytes" in refused(put(app, "alice", b" " * (most + 1)), 413)
+    refused(put(app, "alice", b" " * most))
+
+
+def test_answers_to_every_item_fit_however_they_are_written(app: FastAPI) -> None:
+    description = "\N{GRINNING FACE}" * MAX_DESCRIPTION
+    body = {"answers": ANSWERS, "description": description}
+    assert put(app, "alice", json.dumps(body, indent=8).encode()).status_code == 201
 
 
 def test_junk_of_many_unknown_items_is_refused_in_few_words(app: FastAPI) -> None:
-    body = {"answers": {f"no{number}": 3 for number in range(15_000)}}
+    body = {"answers": {f"no{number}": 3 for number in range(1500)}}
     assert len(refused(put(app, "alice", body))) < 4000
 
 

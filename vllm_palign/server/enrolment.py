@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,15 @@ from vllm_palign.directions import Directions
 from vllm_palign.errors import DirectionsMissing, PersonaInvalid
 from vllm_palign.persona import STRICT_JSON, Persona
 
-MAX_BYTES = 256 * 1024
-"""Bytes of a body. The answers to 300 items take 4 KiB; JSON is read without letting go of the interpreter, and
-this much of the worst for 20 ms."""
+_AROUND, _FOR_ITEM = 16 * 1024, 64
+"""Bytes for a description, fields and blanks; and, beside twice its id, for an item's answer."""
 MAX_DESCRIPTION = 1000
 """Characters."""
 
 _FIELDS = ("answers", "traits", "description")
 
 BODY = {
-    "description": "Answers to `GET /v1/questionnaire`, or trait values: exactly one of the two. At most 256 KiB.",
+    "description": "Answers to `GET /v1/questionnaire`, or trait values: exactly one of the two.",
     "schema": {
         "type": "object",
         "properties": {
@@ -67,6 +67,14 @@ def require(directions: Directions | None) -> Directions:
             "`palign-fit directions`); start it with them, or PUT a persona file"
         )
     return directions
+
+
+@functools.lru_cache(maxsize=1)
+def most_bytes(directions: Directions) -> int:
+    """The largest body that is read: what answers to every item take, several times over. JSON is read without
+    letting go of the interpreter, so that what is junk for certain should not be read at all."""
+    ids = [item["id"] for item in directions.questionnaire()["data"]]
+    return _AROUND + sum(2 * len(name) + _FOR_ITEM for name in ids)
 
 
 @dataclass(frozen=True)

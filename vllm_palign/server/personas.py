@@ -190,7 +190,7 @@ async def _enrol(
 ) -> tuple[bytes, Outcome]:
     """The same with a persona that is made of what the body says, of which nothing else is kept."""
     directions = enrolment.require(front_end.directions)
-    body = await read_bounded(request, enrolment.MAX_BYTES)
+    body = await read_bounded(request, enrolment.most_bytes(directions))
 
     def make() -> tuple[bytes, Outcome]:
         asked = Enrolment.read(body)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_palign.persona import MAX_FILE_BYTES
-from vllm_palign.server import enrolment, gate
+from vllm_palign.server import gate
 
 PROMPT = {"model": "base", "prompt": "Hello", "max_tokens": 2}
 SECRET = "globex's persona"
@@ -210,7 +210,7 @@ MANAGEMENT = {
         404, "not_found", "PUT", f"{PERSONAS}/..%2fglobex%2fsecret", body={"traits": {"E": 1}}
     ),
     "enrol more than a questionnaire holds": managed(
-        413, "persona_invalid", "PUT", f"{PERSONAS}/x", body=b" " * (enrolment.MAX_BYTES + 1)
+        413, "persona_invalid", "PUT", f"{PERSONAS}/x", body=b" " * (1 << 20)
     ),
     "write the questionnaire": managed(405, "method_not_allowed", "PUT", "/v1/questionnaire", body={}),
     "put a path": managed(404, "not_found", "PUT", f"{PERSONAS}/..%2fglobex%2fsecret", body=b"x"),

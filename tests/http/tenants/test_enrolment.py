@@ -143,7 +143,7 @@ def test_a_deleted_persona_leaves_every_process_memory(tenancy: Tenancy) -> None
     assert held() <= before
 
 
-@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"answers":' + b"{}," * 80_000, b"x" * 200_000])
+@pytest.mark.parametrize("body", [b"[" * 12_000, b'{"answers":[' + b"{}," * 4000, b"x" * 12_000])
 def test_junk_is_refused_while_others_are_answered(tenancy: Tenancy, body: bytes) -> None:
     headers = {"content-type": "application/json"}
 
