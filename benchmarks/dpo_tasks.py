@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from palign_fit.arrays import Mask, Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
 from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import Setting, read_perplexity, read_statements
 from palign_fit.fit import open_fitter
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.pairs import Pairs, read_pairs
-from palign_fit.inputs.scores import deviations
 from palign_fit.methods.pairs.data import margins
 from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
@@ -28,6 +25,9 @@ from palign_fit.model.model import OpenedModel
 from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement
 from palign_fit.model.steer import steered
 
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask, Reals
+from vllm_palign.directions.scores import deviations
 from vllm_palign.persona import Persona
 
 CLEAR = 0.5
@@ -99,7 +99,9 @@ class Person:
         return persona, self.prepared.seconds, seconds
 
     def preferences(self, count: int, seed: int) -> list[dict[str, Turns]]:
-        away = np.where(self.sheet.train, deviations(self.sheet.subject, self.inventory), 0.0)
+        away = np.where(
+            self.sheet.train, deviations(self.sheet.subject.agreement, self.inventory), 0.0
+        )
         sides = [np.flatnonzero(side) for side in (away >= CLEAR, away <= -CLEAR)]
         if min(map(len, sides)) == 0:
             raise SystemExit(f"{self.name}: the answers leave nothing to prefer")

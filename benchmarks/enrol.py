@@ -76,11 +76,11 @@ def main() -> int:
 
 
 def prepare(directions: Path) -> None:
-    demo = [sys.executable, ROOT / "tools" / "demo_model.py", MODEL]
+    demo: list[str | Path] = [sys.executable, ROOT / "tools" / "demo_model.py", MODEL]
     subprocess.run(demo, check=True, stdout=sys.stderr)
     if not directions.exists():
         fit = Path(sys.executable).with_name("palign-fit")
-        making = [fit, "directions", "--model", MODEL, "--out", directions]
+        making: list[str | Path] = [fit, "directions", "--model", MODEL, "--out", directions]
         subprocess.run(making, check=True, stdout=sys.stderr)
 
 

@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers
-from palign_fit.inputs.inventory import Inventory, built_in
-from palign_fit.inputs.traits import TRAITS
+from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.settings import Settings
 from palign_fit.model import prompts
 from palign_fit.model.cache import Cache
@@ -43,6 +42,9 @@ from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Fitted, Job, fit_population
+
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.traits import TRAITS
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / ".demo" / "SmolLM2-135M-Instruct"

@@ -13,12 +13,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from palign_fit.inputs.traits import NAMES, TRAITS
 from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.traits import TraitFitter
 from palign_fit.model import checkpoint
 from palign_fit.model.cache import Cache, default_folder
 from palign_fit.model.model import open_model
+
+from vllm_palign.directions.sliders import of_values, trait_effects, wanted_alpha
+from vllm_palign.directions.traits import NAMES, TRAITS
 
 MODEL = Path(__file__).resolve().parent.parent / ".demo" / "SmolLM2-135M-Instruct"
 DOSES = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
@@ -36,18 +38,23 @@ def main() -> None:
     cache = Cache(default_folder())
     digest = checkpoint.digest(model, cache.folder)
     fitter = TraitFitter(model, given.heads, checkpoint=digest, cache=cache)
+    budget, baseline = fitter.budget, fitter.baseline
+    assert baseline is not None
     effects = np.zeros((len(TRAITS), len(DOSES), len(TRAITS)))
     ratios = np.zeros((len(TRAITS), 2, len(BREAKING)))
     for place, trait in enumerate(TRAITS):
         for side, sign in enumerate((-1.0, 1.0)):
-            heads, unit = fitter.steering(fitter.blind, {trait: sign})
+            heads, disturbance, _ = of_values(fitter.directions.traits, {trait: sign})
+            free, _ = budget.checked(heads, budget.alpha(disturbance), fitter.directions.reach)
+            unit = wanted_alpha(free, {trait: sign})
             for at, dose in enumerate(DOSES):
                 if dose * sign > 0:
-                    found = fitter.response(heads, abs(dose) * unit, {trait: sign})
-                    effects[place, at] = [found.effects[one] for one in TRAITS]
+                    change = baseline.change(heads, abs(dose) * unit, fitter.every)
+                    found = trait_effects(change, fitter.directions.inventory)
+                    effects[place, at] = [found[one] for one in TRAITS]
             for at, dose in enumerate(BREAKING):
                 perplexity = steered_perplexity(model, heads, dose * unit)
-                ratios[place, side, at] = perplexity / fitter.fitter.budget.plain
+                ratios[place, side, at] = perplexity / budget.plain
     own = effects[np.arange(len(TRAITS)), :, np.arange(len(TRAITS))]
     print(f"{model.base_model}, {given.heads} heads\n")
     _table(

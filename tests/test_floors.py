@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 
 SERVING = (
     ("errors", "files", "metrics"),
-    ("persona", "switch", "compat"),
-    ("effect", "config", "tenants"),
+    ("container", "switch", "compat"),
+    ("persona",),
+    ("directions", "effect", "config", "tenants"),
     ("shape", "selection"),
     ("registry", "worker"),
     ("admission", "verify"),
@@ -39,7 +40,9 @@ FITTING = (
 SHARED = {
     "vllm_palign.errors",
     "vllm_palign.files",
+    "vllm_palign.container",
     "vllm_palign.persona",
+    "vllm_palign.directions",
     "vllm_palign.cli.extras",
 }
 """All that ``palign_fit`` takes from the serving side; nothing goes the other way."""
@@ -104,11 +107,13 @@ def test_modules_inside_a_room_import_one_another_in_no_circle(folder: str) -> N
     assert not modules, f"a circle among {sorted(modules)}"
 
 
-def test_fitting_takes_the_file_format_from_serving_and_serving_nothing_from_fitting() -> None:
+def test_fitting_takes_file_formats_and_directions_from_serving_and_serving_nothing_from_fitting() -> (
+    None
+):
     fitting = {
         module
         for _, module in imports(ROOT / "tools/palign_fit")
         if module.startswith("vllm_palign")
     }
-    assert fitting <= SHARED
+    assert {m for m in fitting if not m.startswith("vllm_palign.directions.")} <= SHARED
     assert not [m for _, m in imports(ROOT / "vllm_palign") if m.startswith("palign_fit")]

@@ -17,6 +17,7 @@
     ├── NotOffered               404 not_found             a path that tenants are not offered
     ├── MethodNotOffered         405 method_not_allowed    a method that tenants are not offered there
     └── PalignStartupError       -                         the server must not start; the message says why
+        └── DirectionsInvalid    -                         a directions file that breaks the rules
 
 Each request error carries the HTTP ``status`` and the OpenAI error ``code``. They are
 ``ValueError``s because vLLM answers a ValueError from request processing with a 400 instead of a 500.
@@ -142,6 +143,10 @@ class MethodNotOffered(NotOffered):
 
 class PalignStartupError(PalignError):
     code = "palign_startup"
+
+
+class DirectionsInvalid(PalignStartupError):
+    """Read at start, or by ``palign-fit``: never a client's error."""
 
 
 @functools.cache

@@ -7,8 +7,6 @@ model (before any tensor-parallel split). Needs numpy and safetensors only.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import math
 import os
 import re
@@ -19,9 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
+from vllm_palign.container import (
+    digest_of,
+    header_problems,
+    pack,
+    read_bounded,
+    unpack,
+)
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.files import write_bytes
 
@@ -31,7 +34,6 @@ SUFFIX = ".safetensors"
 MAX_FILE_BYTES = 16 * 1024 * 1024
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-_METADATA_KEY = "palign"
 _TENSORS = {"layers": ("I32", 1), "heads": ("I32", 1), "offsets": ("F32", 2)}
 _HEADER_FIELDS: dict[str, tuple[type, ...]] = {
     "alpha": (int, float),
@@ -128,21 +130,11 @@ class Persona:
 
     def to_bytes(self) -> bytes:
         """The canonical file: the same persona gives the same bytes in every process."""
+        tensors = {"layers": self.layers, "heads": self.heads, "offsets": self.offsets}
         try:
-            header = json.dumps(
-                self.header,
-                sort_keys=True,
-                separators=(",", ":"),
-                ensure_ascii=False,
-                allow_nan=False,
-            )
+            return pack(tensors, self.header)
         except (TypeError, ValueError) as error:
             raise PersonaInvalid(f"persona {self.name!r}: header is not JSON: {error}") from error
-        # One metadata key only: safetensors writes several in hash order, which differs by process.
-        return safetensors.numpy.save(
-            {"layers": self.layers, "heads": self.heads, "offsets": self.offsets},
-            metadata={_METADATA_KEY: header},
-        )
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = "persona file") -> Persona:
@@ -154,17 +146,16 @@ class Persona:
             raise PersonaInvalid(
                 f"{source}: holds {len(data)} bytes, wanted at most {MAX_FILE_BYTES} (16 MiB)"
             )
-        tensors, header = _parse(bytes(data), source)
-        problems = [
-            f"header field {name!r} is missing"
-            if name not in header
-            else f"header field {name!r} is {_kind(header[name])}, wanted "
-            + " or ".join(kind.__name__ for kind in kinds)
-            for name, kinds in _HEADER_FIELDS.items()
-            if name not in header
-            or not isinstance(header[name], kinds)
-            or isinstance(header[name], bool)
-        ]
+        tensors, header = unpack(
+            bytes(data),
+            source,
+            name=FORMAT,
+            version=FORMAT_VERSION,
+            wanted=_TENSORS,
+            error=PersonaInvalid,
+            remedy="upgrade vllm-palign or fit the persona again",
+        )
+        problems = header_problems(header, _HEADER_FIELDS)
         if problems:
             raise PersonaInvalid(f"{source}: " + "; ".join(problems))
         try:
@@ -179,11 +170,6 @@ class Persona:
             raise PersonaInvalid(f"{source}: {error.message}") from None
 
 
-def digest_of(data: bytes) -> str:
-    """sha256 of a persona file's bytes, in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def load(path: str | os.PathLike[str]) -> Persona:
     """Read and check one persona file. Raises PersonaInvalid, naming the file."""
     return Persona.from_bytes(read_bytes(path), source=str(path))
@@ -194,12 +180,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
     Raises PersonaInvalid, naming the file.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise PersonaInvalid(f"{path}: cannot be read: {error.strerror or error}") from error
+    return read_bounded(Path(path), MAX_FILE_BYTES, PersonaInvalid)
 
 
 def save(persona: Persona, path: str | os.PathLike[str]) -> Path:
@@ -264,106 +245,6 @@ def _problems(persona: Persona) -> Iterable[str]:
                 yield f"alpha {persona.alpha} x offsets overflows float32"
 
 
-def _parse(data: bytes, source: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """The tensors and the palign header of safetensors bytes, with names, dtypes and ranks checked."""
-    try:
-        entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
-        size = int.from_bytes(data[:8], "little")
-        metadata = STRICT_JSON.decode(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
-    except Exception as error:  # safetensors raises its own class, json and utf-8 theirs
-        # Only now: a safetensors file may begin with any of these bytes, the header's length decides.
-        known = _known_content(data)
-        if known is not None:
-            raise PersonaInvalid(f"{source}: looks like {known}") from None
-        raise PersonaInvalid(f"{source}: is not a safetensors file: {error}") from error
-    if not isinstance(metadata, dict) or set(metadata) != {_METADATA_KEY}:
-        held = sorted(metadata) if isinstance(metadata, dict) else "none"
-        raise PersonaInvalid(
-            f"{source}: metadata keys are {held}, wanted exactly one, {_METADATA_KEY!r}"
-        )
-    try:
-        header = STRICT_JSON.decode(metadata[_METADATA_KEY])
-    except (ValueError, RecursionError) as error:
-        raise PersonaInvalid(
-            f"{source}: metadata {_METADATA_KEY!r} is not JSON: {error}"
-        ) from error
-    if not isinstance(header, dict):
-        raise PersonaInvalid(
-            f"{source}: metadata {_METADATA_KEY!r} is {_kind(header)}, wanted an object"
-        )
-    if header.get("format") != FORMAT:
-        raise PersonaInvalid(f"{source}: format is {header.get('format')!r}, wanted {FORMAT!r}")
-    version = header.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, (bool, float)):
-        raise PersonaInvalid(
-            f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}; "
-            "upgrade vllm-palign or fit the persona again"
-        )
-    problems = []
-    if set(entries) != set(_TENSORS):
-        problems.append(f"tensors are {sorted(entries)}, wanted {sorted(_TENSORS)}")
-    for name in sorted(set(entries) & set(_TENSORS)):
-        dtype, rank = _TENSORS[name]
-        got = entries[name]
-        if got["dtype"] != dtype or len(got["shape"]) != rank:
-            problems.append(
-                f"tensor {name!r} is {got['dtype']} {got['shape']}, wanted {dtype} of rank {rank}"
-            )
-    if problems:
-        raise PersonaInvalid(f"{source}: " + "; ".join(problems))
-    tensors = {
-        name: np.frombuffer(
-            entries[name]["data"], dtype="<i4" if dtype == "I32" else "<f4"
-        ).reshape(entries[name]["shape"])
-        for name, (dtype, _) in _TENSORS.items()
-    }
-    return tensors, header
-
-
-def _known_content(data: bytes) -> str | None:
-    """What people and tools put in place of a persona file, and what to do, or None."""
-    start = data[:1024].lstrip().lower()
-    if data[:1] == b"\x80":
-        return "a pickle, which is never opened; wanted safetensors (make one with palign-fit)"
-    if data[:4] == b"PK\x03\x04":
-        return (
-            "a zip archive: a torch.save archive is a pickle, which is never opened; a shard of palign-fit "
-            "is taken apart with palign-fit unpack"
-        )
-    if data[:2] == b"\x1f\x8b":
-        return "a gzip file; unpack it first (gunzip)"
-    if start.startswith(b"version https://git-lfs.github.com/"):
-        return "a Git LFS pointer, not the file it stands for; fetch that with git lfs pull"
-    if start.startswith((b"<!doctype html", b"<html")):
-        return (
-            "a web page, such as a login or error page that was saved in place of the download; "
-            "download the file itself (on Hugging Face its URL has /resolve/, not /blob/)"
-        )
-    if start.startswith(b"--") and b"content-disposition: form-data" in start:
-        return (
-            "a form upload (multipart/form-data); send the file's bytes as the body "
-            "(curl --data-binary @FILE, without -F)"
-        )
-    return None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:40]!r} is there twice")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-"""Refuses NaN, Infinity and repeated keys, with a ValueError. Fitting reads by it, too."""
-
-
 def model_name(source: str) -> str:
     """What a model is called that is named, or lies, at ``source``: without its owner or folders.
 
@@ -380,9 +261,3 @@ def _finite_float(value: float) -> float:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def _kind(value: object) -> str:
-    return {"NoneType": "null", "dict": "an object", "list": "a list"}.get(
-        type(value).__name__, f"{type(value).__name__} {str(value)[:40]!r}"
-    )

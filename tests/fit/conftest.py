@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from palign_fit.inputs import traits
-from palign_fit.inputs.inventory import Inventory, built_in
+from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.palign.sentences import denied, statements
 from palign_fit.model import prompts
+
+from vllm_palign.directions.inventory import Inventory
 
 # A loaded machine is slow, not wrong; the same examples every run.
 settings.register_profile("fit", deadline=None, derandomize=True)

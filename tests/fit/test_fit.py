@@ -16,15 +16,10 @@ from palign_fit.cli import app
 from palign_fit.errors import FitError, InputError
 from palign_fit.fit import fit_personas, open_fitter
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory, Item
-from palign_fit.inputs.scores import deviations
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.palign import sentences
-from palign_fit.methods.palign.directions import Directions
 from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
 from palign_fit.methods.pas_reference.alpha import GRID
-from palign_fit.methods.record import effect, is_weak
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel, open_model, wrap
@@ -32,6 +27,12 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.fit.conftest import answer_sheet
+from vllm_palign.directions.basis import Basis
+from vllm_palign.directions.budget import MAX_RATIO
+from vllm_palign.directions.inventory import Inventory, Item
+from vllm_palign.directions.numbers import effect
+from vllm_palign.directions.record import is_weak
+from vllm_palign.directions.scores import deviations
 from vllm_palign.persona import Persona
 
 METHODS = ["palign", "pas-reference"]
@@ -75,7 +76,8 @@ def persona(request: pytest.FixtureRequest, tiny: Any, inventory: Inventory) -> 
 def test_the_record_holds_what_was_measured(persona: Persona, inventory: Inventory) -> None:
     fit = persona.fit
     assert len(persona.layers) == len(fit["scores"]) == 5
-    assert fit["inventory"] == {"digest": inventory.digest, "items": 120, "name": inventory.name}
+    own = {"digest": inventory.digest, "items": 120, "name": inventory.name}
+    assert fit["inventory"] == own | ({"learned": 120} if persona.method == "palign" else {})
     assert (fit["answered"], fit["seed"], fit["dtype"]) == (120, 0, "float32")
     assert (fit["alpha_from"], fit["checked"], fit["max_perplexity_ratio"]) == (
         "perplexity",
@@ -153,7 +155,7 @@ def test_items_nobody_answered_do_not_change_a_persona(tiny: Any) -> None:
 def test_opposite_people_get_opposite_offsets(fitter: PalignFitter, inventory: Inventory) -> None:
     """Mirror the answers around what is usual, and every offset turns round."""
     ann = subject(inventory, 3)
-    mirrored = Subject("not-ann", ann.agreement - 2 * deviations(ann, inventory))
+    mirrored = Subject("not-ann", ann.agreement - 2 * deviations(ann.agreement, inventory))
     one, other = one_fit(fitter, ann), one_fit(fitter, mirrored)
     assert (one.heads == other.heads).all()
     assert np.allclose(one.offsets, -other.offsets, rtol=1e-4, atol=1e-7)
@@ -216,12 +218,12 @@ def test_held_out_answers_never_reach_their_direction(
 ) -> None:
     """The items are test_directions's: a fold's directions is made without their texts and keys as well."""
     ann = subject(inventory, 4)
-    assert (np.sum([~blind.rows for blind in fitter.blind], axis=0) == 1).all()
-    for fold, blind in enumerate(fitter.blind):
-        held = fitter.folds == fold
+    assert (np.sum([~blind.rows for blind in fitter.directions.blind], axis=0) == 1).all()
+    for fold, blind in enumerate(fitter.directions.blind):
+        held = fitter.directions.folds == fold
         assert not (blind.rows & held).any()
         other = Subject("ann", np.where(held, 6 - ann.agreement, ann.agreement))
-        assert (blind.weights(ann) == blind.weights(other)).all()
+        assert (blind.weights(ann.agreement) == blind.weights(other.agreement)).all()
 
 
 def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
@@ -234,9 +236,9 @@ def test_the_figures_are_measured_under_the_direction_of_the_other_folds(
     class Ruler(Baseline):
         def change(self, heads: Any, alpha: float, rows: Any) -> Any:
             measured.append(rows)
-            fold = int(fitter.folds[rows][0])
-            blind = fitter.blind[fold]
-            wanted, _ = blind.steering(blind.weights(ann))
+            fold = int(fitter.directions.folds[rows][0])
+            blind = fitter.directions.blind[fold]
+            wanted, _ = blind.steering(blind.weights(ann.agreement))
             assert (heads.offsets == wanted.offsets).all()
             return super().change(heads, alpha, rows)
 
@@ -334,8 +336,8 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     third = sentences.statements()[::3]
     monkeypatch.setattr(sentences, "statements", lambda: third)
     # As are five typical people of the ten by whom the model's bounds are found.
-    typical = Directions.typical
-    monkeypatch.setattr(Directions, "typical", lambda self: list(typical(self))[::2])
+    typical = Basis.typical
+    monkeypatch.setattr(Basis, "typical", lambda self: list(typical(self))[::2])
     model = open_model(str(demo_model), device="cpu")
     answers = ROOT / "examples" / "answers.json"
     people = read_answers(answers, built_in())
@@ -364,9 +366,11 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
             change = statement_loglik(model, prefix, tokens) - plain
         lean[one.name] = change[:4].mean() - change[4:].mean()
         # The estimate that runs without a check rest on.
-        weights = fitter.directions.weights(person)
-        steering, scale = fitter.directions.steering(weights)
+        weights = fitter.directions.whole.weights(person.agreement)
+        steering, scale = fitter.directions.whole.steering(weights)
         half = one.alpha / 2
-        predicted = fitter.budget.predicted(half, fitter.directions.disturbance(weights, scale))
+        predicted = fitter.budget.predicted(
+            half, fitter.directions.whole.disturbance(weights, scale)
+        )
         assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)
     assert lean["alice"] > 0.1 and lean["bob"] < -0.1, lean

@@ -28,8 +28,8 @@ from vllm_palign import (
     PersonaInvalid,
     PersonaNotFound,
 )
+from vllm_palign.container import digest_of
 from vllm_palign.errors import PersonaCorrupt, RegistryFull, RegistryUnavailable
-from vllm_palign.persona import digest_of
 from vllm_palign.registry import Outcome, Record, Registry
 from vllm_palign.registry.records import MAX_TEXT
 from vllm_palign.registry.schema import metadata

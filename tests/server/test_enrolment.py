@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from prometheus_client import REGISTRY
 
 from tests.directions import tiny_directions
 from tests.server.calls import SHAPE, open_front_end
+from vllm_palign.container import STRICT_JSON
 from vllm_palign.persona import Persona
 from vllm_palign.server import personas, questionnaire
 from vllm_palign.server.enrolment import MAX_DESCRIPTION, most_bytes
@@ -181,6 +183,14 @@ def test_answers_to_every_item_fit_however_they_are_written(app: FastAPI) -> Non
 def test_junk_of_many_unknown_items_is_refused_in_few_words(app: FastAPI) -> None:
     body = {"answers": {f"no{number}": 3 for number in range(1500)}}
     assert len(refused(put(app, "alice", body))) < 4000
+
+
+def test_a_key_twice_among_very_many_is_found_at_once() -> None:
+    keys = "".join(f'"a{number}":1,' for number in range(200_000))
+    began = time.process_time()
+    with pytest.raises(ValueError, match="'z' is there twice"):
+        STRICT_JSON.decode("{" + keys + '"z":1,"z":2}')
+    assert time.process_time() - began < 5
 
 
 _JSON = st.recursive(

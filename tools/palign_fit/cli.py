@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from palign_fit.commands.directions import directions
 from palign_fit.commands.evaluate import evaluate
 from palign_fit.commands.inspect import inspect
 from palign_fit.commands.inventory import inventory, make_template
@@ -21,6 +22,7 @@ _ANSWERS = f"{_MODEL} --answers examples/answers.json"
 
 COMMANDS: dict[Callable[..., None], str] = {
     run: f"run {_ANSWERS} --out personas/",
+    directions: f"directions {_MODEL} --out smollm2.directions.safetensors",
     pairs: f"pairs {_MODEL} --pairs examples/pairs_warm.jsonl --out warm.safetensors",
     traits: f"traits extraversion=+1.5 neuroticism=-0.5 {_MODEL} --out lively.safetensors",
     evaluate: f"evaluate {_ANSWERS} --personas personas/",

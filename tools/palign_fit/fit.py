@@ -8,14 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
-from palign_fit.arrays import Mask
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import METHODS, Settings, check_heads, check_subject
+from palign_fit.methods.settings import METHODS, Settings, check_heads, check_subject, naming
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions import Directions
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask
 from vllm_palign.persona import Persona
 
 
@@ -25,6 +26,20 @@ class Fitter(Protocol):
     def fit(self, subject: Subject) -> Persona:
         """The persona of ``subject``, whom no other changes. Raises InputError for answers that cannot be
         fitted."""
+
+
+class DirectionsFitter:
+    """Fits by a directions file alone, without the model. ``alpha`` None finds it."""
+
+    def __init__(self, directions: Directions, alpha: float | None = None) -> None:
+        self.directions, self.alpha = directions, alpha
+
+    def fit(self, subject: Subject) -> Persona:
+        """As ``Fitter.fit``; figures are first-order estimates."""
+        directions = self.directions
+        with naming(subject):
+            found = directions.fit(subject.id, subject.agreement, self.alpha)
+        return found.persona(directions.model, directions.inventory, listed=True)
 
 
 class Method(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from vllm_palign.config import hub
-from vllm_palign.directions.directions import MAX_FILE_BYTES, Directions, load_directions
+from vllm_palign.directions import Directions, load_directions
+from vllm_palign.directions.file import MAX_FILE_BYTES
 from vllm_palign.errors import PalignStartupError
 from vllm_palign.persona import model_name
 from vllm_palign.shape import ModelShape

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from vllm_palign.container import digest_of
 from vllm_palign.errors import (
     PersonaCorrupt,
     PersonaExists,
@@ -31,7 +32,7 @@ from vllm_palign.errors import (
     PersonaNotFound,
     RegistryUnavailable,
 )
-from vllm_palign.persona import Persona, digest_of
+from vllm_palign.persona import Persona
 from vllm_palign.registry import database
 from vllm_palign.registry.migrate import migrate
 from vllm_palign.registry.records import MAX_TEXT, Outcome, Page, Record, metadata_of

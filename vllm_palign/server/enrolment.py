@@ -8,9 +8,10 @@ from typing import Any
 
 from fastapi import Request
 
+from vllm_palign.container import STRICT_JSON
 from vllm_palign.directions import Directions
 from vllm_palign.errors import DirectionsMissing, PersonaInvalid
-from vllm_palign.persona import STRICT_JSON, Persona
+from vllm_palign.persona import Persona
 
 _AROUND, _FOR_ITEM = 16 * 1024, 64
 """Bytes for a description, fields and blanks; and, beside twice its id, for an item's answer."""

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from palign_fit.cli import app
 from palign_fit.inputs.answers import read_answers
-from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
+from palign_fit.inputs.inventory import built_in, read_inventory
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load, save
 
 COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template"]

@@ -17,13 +17,13 @@ from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory, Item
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import in_rows, perplexity, reader_for
 from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
+from vllm_palign.directions.inventory import Inventory, Item
 from vllm_palign.persona import Persona, load, save
 
 CHEAP = ["--measures", "statements,drift", "--device", "cpu"]

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.cli import app
 from palign_fit.evaluation.judge import QUESTIONS, Rater, judge_messages, parse_rating
-from palign_fit.inputs.inventory import Inventory
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS, answer_sheet
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, save
 
 Reply = tuple[int, str] | str

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.errors import InputError
-from palign_fit.inputs.inventory import Inventory, normalised, parse_inventory, read_inventory
+from palign_fit.inputs.inventory import normalised, parse_inventory, read_inventory
+
+from vllm_palign.directions.inventory import Inventory
 
 GOOD = "id,text,trait,facet,key\na1,Make friends easily.,E,Friendliness,+\na2,hide,E,,-\n"
 

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from palign_fit.errors import InputError
 from palign_fit.inputs import jsons
 from palign_fit.inputs.answers import Answers, read_answers
-from palign_fit.inputs.inventory import Inventory, Item, parse_inventory
+from palign_fit.inputs.inventory import parse_inventory
 from palign_fit.inputs.records import parse_records, read_records
+
+from vllm_palign.directions.inventory import Inventory, Item
 
 INVENTORY = parse_inventory(
     "id,text,trait,facet,key\ni1,talk,E,f,+\ni2,hide,E,f,-\ni3,worry,N,f,+\n",

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.cli import app
 from palign_fit.errors import InputError
-from palign_fit.inputs.inventory import Inventory, parse_inventory
+from palign_fit.inputs.inventory import parse_inventory
 from palign_fit.inputs.wording import common_doubt, doubt, fault, normalised
 from palign_fit.methods.palign.sentences import denied, statements
 from palign_fit.model.prompts import statement
 from typer.testing import CliRunner
+
+from vllm_palign.directions.inventory import Inventory
 
 
 def parse(*texts: str) -> Inventory:

@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods import budget as module
-from palign_fit.methods.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO, Budget
+from palign_fit.methods.budget import TextBudget
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings
-from palign_fit.methods.steering import SteeredHeads
 
 from tests.fit.conftest import answer_sheet
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO
+from vllm_palign.directions.inventory import Inventory
 
 PLAIN = 20.0
 HEADS = SteeredHeads(
@@ -36,7 +37,7 @@ def test_the_rate_is_found_from_passes_and_leads_to_the_target(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, lambda alpha: 0.0007 * 3 * alpha**2)
-    budget = Budget.measure(tiny, [(HEADS, 3.0)] * 3)
+    budget = TextBudget.measure(tiny, [(HEADS, 3.0)] * 3)
     assert (budget.plain, budget.rate) == (PLAIN, pytest.approx(0.0007))
     for disturbance in (0.3, 3.0, 30.0):
         ratio = budget.predicted(budget.alpha(disturbance), disturbance) / PLAIN
@@ -49,7 +50,7 @@ def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, lambda alpha: -0.01 * alpha)
-    budget = Budget.measure(tiny, [(HEADS, 1.0)])
+    budget = TextBudget.measure(tiny, [(HEADS, 1.0)])
     assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA
 
 
@@ -63,7 +64,7 @@ def test_a_checked_alpha_keeps_the_bound_or_is_the_smallest(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         costs(patch, lambda alpha: min(scale * alpha**power, 600.0))
-        alpha, found = Budget(None, PLAIN, 1.0).checked(HEADS, start)  # type: ignore[arg-type]
+        alpha, found = TextBudget(PLAIN, 1.0, None).checked(HEADS, start)  # type: ignore[arg-type]
         assert found == module.steered_perplexity(None, HEADS, alpha)  # type: ignore[arg-type]
     assert MIN_ALPHA <= alpha <= MAX_ALPHA
     assert found <= MAX_RATIO * PLAIN or alpha == MIN_ALPHA
@@ -74,12 +75,12 @@ def test_a_check_that_breaks_the_model_ends_at_the_smallest_alpha(
 ) -> None:
     for broken in (math.nan, math.inf):
         monkeypatch.setattr(module, "steered_perplexity", lambda *_, broken=broken: broken)
-        assert Budget(None, PLAIN, 1.0).checked(HEADS, 3.0)[0] == MIN_ALPHA  # type: ignore[arg-type]
+        assert TextBudget(PLAIN, 1.0, None).checked(HEADS, 3.0)[0] == MIN_ALPHA  # type: ignore[arg-type]
 
 
 def test_text_that_gains_does_not_raise_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
     costs(monkeypatch, lambda alpha: -0.01 * alpha**2)
-    assert Budget(None, PLAIN, 1.0).checked(HEADS, 3.0)[0] == 3.0  # type: ignore[arg-type]
+    assert TextBudget(PLAIN, 1.0, None).checked(HEADS, 3.0)[0] == 3.0  # type: ignore[arg-type]
 
 
 def test_one_correction_brings_a_quadratic_cost_near_the_target(
@@ -88,7 +89,7 @@ def test_one_correction_brings_a_quadratic_cost_near_the_target(
     costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
     right = math.sqrt(math.log(TARGET_RATIO) / 0.01)
     for start in (0.6 * right, right, 1.8 * right):
-        alpha, _ = Budget(None, PLAIN, 1.0).checked(HEADS, start)  # type: ignore[arg-type]
+        alpha, _ = TextBudget(PLAIN, 1.0, None).checked(HEADS, start)  # type: ignore[arg-type]
         assert alpha == pytest.approx(right, rel=0.01)
 
 

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.arrays import significant
 from palign_fit.methods.pas_reference.contrast import (
     Contrast,
     choose_heads,
     direction,
     held_out_accuracy,
 )
-from palign_fit.methods.steering import correlation, random_folds
+from palign_fit.methods.steering import random_folds
+
+from vllm_palign.directions.numbers import correlation, significant
 
 N, L, H, D = 120, 3, 4, 16
 

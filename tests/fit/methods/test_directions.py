@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory, parse_inventory
-from palign_fit.inputs.scores import deviations, trait_scores
-from palign_fit.inputs.traits import TYPICAL
-from palign_fit.methods.discriminant import RIDGE, Discriminant, relative_size
+from palign_fit.inputs.inventory import parse_inventory
+from palign_fit.methods.discriminant import RIDGE, Discriminant, covariance_of
 from palign_fit.methods.heads import Choice, Group, choose, direction
-from palign_fit.methods.palign.directions import Directions
+from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS
+from vllm_palign.directions.basis import Basis, relative_size
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.scores import deviations, trait_scores
+from vllm_palign.directions.traits import TYPICAL
 
 L, H, D, T = 3, 4, 8, 2
 CARRIES, TEMPTS = (1, 2), (0, 1)
@@ -36,6 +37,10 @@ def family(seed: int, sentences: int = 40) -> list[Group]:
 @pytest.fixture(scope="module")
 def sentences(tiny: Any, inventory: Inventory) -> SentenceGradients:
     return SentenceGradients.read(tiny, inventory, np.ones(120, bool))
+
+
+def flat(basis: Basis) -> np.ndarray[Any, Any]:
+    return basis.layers * HEADS + basis.heads
 
 
 def test_the_head_that_carries_over_is_chosen_not_the_one_that_fits_each_family() -> None:
@@ -96,9 +101,9 @@ def test_size_is_measured_by_how_far_the_heads_move_together() -> None:
     covariance = np.zeros((1, 3, 2, 2), np.float32)
     covariance[0, 0] = np.diag([4, 100])
     covariance[0, 2] = np.diag([12, 100])
-    choice = Choice(np.array([0, 2]), np.zeros(2))
-    found = relative_size(np.array([[3.0, 0, 4, 0], [0, 0, 0, 0]]), covariance, choice)
-    assert found.tolist() == pytest.approx([5 / 4, 0])
+    chosen = covariance_of(Choice(np.array([0, 2]), np.zeros(2)), covariance).astype(np.float64)
+    assert relative_size(np.array([[3.0, 0], [4, 0]]), chosen) == pytest.approx(5 / 4)
+    assert relative_size(np.zeros((2, 2)), chosen) == 0
 
 
 def test_agreeing_with_a_minus_keyed_item_lowers_the_trait() -> None:
@@ -107,9 +112,9 @@ def test_agreeing_with_a_minus_keyed_item_lowers_the_trait() -> None:
     )
     rows = np.ones(2, bool)
     for sheet, sign in (([5, 1], 1), ([1, 5], -1)):
-        assert np.sign(trait_scores(Subject("x", np.array(sheet, float)), two, rows)["E"]) == sign
+        assert np.sign(trait_scores(np.array(sheet, float), two, rows)[2]) == sign
     usual = np.array([TYPICAL["E"], 6 - TYPICAL["E"]])
-    assert np.allclose(deviations(Subject("x", usual), two), 0)
+    assert np.allclose(deviations(usual, two), 0)
 
 
 def test_items_outside_the_rows_teach_nothing(
@@ -134,15 +139,15 @@ def test_items_outside_the_rows_teach_nothing(
         ),
     )
     other = dataclasses.replace(sentences, examples=examples, gradients=gradients)
-    one = Directions.of(sentences, inventory, rows, 5)
-    two = Directions.of(other, other_inventory, rows, 5)
+    one = solve(sentences, inventory, rows, 5)
+    two = solve(other, other_inventory, rows, 5)
     for name in ("basis", "quadratic"):
         assert getattr(one, name).tobytes() == getattr(two, name).tobytes()
-    assert (one.choice.flat == two.choice.flat).all()
+    assert (one.layers == two.layers).all() and (one.heads == two.heads).all()
     answers = np.random.default_rng(1).integers(1, 6, 120).astype(float)
     assert (
-        one.weights(Subject("a", answers)).tobytes()
-        == two.weights(Subject("a", np.where(rows, answers, 6 - answers))).tobytes()
+        one.weights(answers).tobytes()
+        == two.weights(np.where(rows, answers, 6 - answers)).tobytes()
     )
     assert not one.basis[5:][~rows].any()
 
@@ -150,13 +155,13 @@ def test_items_outside_the_rows_teach_nothing(
 def test_first_order_figures_are_the_products_of_offsets_and_gradients(
     sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    directions = Directions.of(sentences, inventory, np.ones(120, bool), 5)
+    directions = solve(sentences, inventory, np.ones(120, bool), 5)
     answers = np.random.default_rng(2).integers(1, 6, 120).astype(float)
-    weights = directions.weights(Subject("a", answers))
+    weights = directions.weights(answers)
     offsets, scale = directions.offsets(weights)
     said = (sentences.examples.items >= 0) & ~sentences.examples.denials
     gradients = sentences.gradients[said].reshape(120, LAYERS * HEADS, HEAD_DIM)[
-        :, directions.choice.flat
+        :, flat(directions)
     ]
     wanted = np.einsum("nkd,kd->n", gradients, offsets)
     assert np.allclose(directions.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
@@ -169,11 +174,11 @@ def test_first_order_figures_are_the_products_of_offsets_and_gradients(
 def test_offsets_are_as_long_as_the_heads_move_by_themselves(
     sentences: SentenceGradients, inventory: Inventory
 ) -> None:
-    directions = Directions.of(sentences, inventory, np.ones(120, bool), 5)
+    directions = solve(sentences, inventory, np.ones(120, bool), 5)
     weights = np.zeros(125)
     weights[2] = 0.7
     offsets, _ = directions.offsets(weights)
-    covariance = sentences.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[directions.choice.flat]
+    covariance = sentences.covariance.reshape(-1, HEAD_DIM, HEAD_DIM)[flat(directions)]
     units = offsets / np.linalg.norm(offsets, axis=1, keepdims=True)
     variance = np.einsum("ki,kij,kj->", units, covariance, units)
     assert (offsets**2).sum() == pytest.approx(variance, rel=1e-5)

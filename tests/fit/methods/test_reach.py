@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.arrays import Mask
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory, Item
-from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.palign import reach
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.palign.reach import REACHES, longest
 from palign_fit.methods.settings import Settings
-from palign_fit.methods.steering import SteeredHeads
 from palign_fit.methods.traits import TraitFitter
 from palign_fit.model.cache import Cache
 
 from tests.fit.conftest import answer_sheet
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.inventory import Inventory, Item
+from vllm_palign.directions.numbers import Mask
+from vllm_palign.directions.traits import TRAITS
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ from tests.fit.conftest import answer_sheet
 def test_the_longest_reach_that_carries_about_as_well_as_any(
     carried: Sequence[float], reach: float
 ) -> None:
-    assert longest(carried, 120) == reach
+    assert longest(np.tile(carried, (5, 1)), 120) == reach
 
 
 def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_check(
@@ -49,7 +50,7 @@ def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_chec
     every = np.ones(120, bool)
     first = PalignFitter(tiny, inventory, every, Settings(heads=5), **kept)
     monkeypatch.setattr(reach, "carried", None)
-    monkeypatch.setattr(reach.Budget, "measure", None)
+    monkeypatch.setattr(reach.TextBudget, "measure", None)
     texts = [item.text for item in inventory.items[:40]]
     own = Inventory(
         "own",
@@ -64,7 +65,7 @@ def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_chec
         (own, np.ones(40, bool), Settings(heads=5, check=False)),
     ):
         again = PalignFitter(tiny, other, used, settings, **kept)
-        assert (again.reach, again.budget) == (first.reach, first.budget)
+        assert (again.directions.reach, again.budget) == (first.directions.reach, first.budget)
     TraitFitter(tiny, 5, **kept)
     with pytest.raises(TypeError):
         PalignFitter(tiny, inventory, every, Settings(heads=4), **kept)
@@ -80,7 +81,7 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
 
     class Bent:
         def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> np.ndarray:
-            for blind in whole.blind:
+            for blind in whole.directions.blind:
                 for someone in blind.typical():
                     if (someone.steering.offsets == heads.offsets).all():
                         part = alpha / whole.budget.alpha(someone.disturbance)
@@ -89,13 +90,13 @@ def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inv
             raise AssertionError("none of the typical people")
 
     bent: Any = Bent()
-    carried = reach.carried(bent, whole.budget, whole.blind, whole.folds)
-    assert len(carried) == len(REACHES) and carried[2] == pytest.approx(1)
-    assert max(carried[:2]) < 0.6
+    carried = reach.carried(bent, whole.budget, whole.directions.blind, whole.directions.folds)
+    assert carried.shape == (5, len(REACHES)) and carried[:, 2] == pytest.approx(np.ones(5))
+    assert carried[:, :2].max() < 0.6
     quarter = copy.copy(whole)
-    quarter.reach = longest(carried, 120)
-    assert quarter.reach == 0.25
-    whole.reach = 1.0
+    quarter.directions = dataclasses.replace(whole.directions, reach=longest(carried, 120))
+    assert quarter.directions.reach == 0.25
+    whole.directions = dataclasses.replace(whole.directions, reach=1.0)
     ann = Subject(
         "ann", np.array([np.nan if v is None else v for v in answer_sheet(inventory, 1).values()])
     )
@@ -112,6 +113,6 @@ def test_who_gives_alpha_does_not_wait_for_what_would_choose_it(
     monkeypatch.setattr(reach, "carried", None)
     every = np.ones(120, bool)
     given = Settings(heads=5, alpha=2.0)
-    assert PalignFitter(tiny, inventory, every, given).reach == 1.0
+    assert PalignFitter(tiny, inventory, every, given).directions.reach == 1.0
     with pytest.raises(TypeError):
         PalignFitter(tiny, inventory, every, Settings(heads=5))

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from palign_fit.inputs.inventory import Inventory, Item, built_in
+from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.palign import sentence_gradients as module
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.model.cache import Cache, ModelCache
 from palign_fit.model.continuations import BATCH
 from palign_fit.progress import Tick
+
+from vllm_palign.directions.inventory import Inventory, Item
 
 EVERY = np.ones(120, bool)
 

@@ -6,15 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from palign_fit.inputs import traits
-from palign_fit.inputs.inventory import Inventory, parse_inventory
-from palign_fit.inputs.traits import TRAITS
+from palign_fit.inputs.inventory import parse_inventory
 from palign_fit.methods.palign.directions import PARTS, _families
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
-from palign_fit.methods.palign.sentences import (
-    Examples,
-    Kind,
-    denied,
-)
+from palign_fit.methods.palign.sentences import Examples, Kind, denied
+
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.traits import TRAITS
 
 
 @pytest.mark.parametrize(

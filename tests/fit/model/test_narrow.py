@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.model import narrow
 from palign_fit.model.model import OpenedModel, model_dtype, open_model
+
+from vllm_palign.directions.inventory import Inventory
 
 
 @pytest.fixture

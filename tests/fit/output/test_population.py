@@ -14,7 +14,6 @@ import pytest
 from palign_fit.cli import app
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.output import shards
 from palign_fit.output.folder import InUse
 from palign_fit.output.population import Fitted
@@ -22,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
 from tests.fit.output.populations import Stub, answers, fit
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from palign_fit.cli import app
 from palign_fit.errors import InputError
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.reporting import samples, sources
 from palign_fit.reporting.charts import Axis
 from palign_fit.reporting.evaluated import read_evaluation
@@ -25,6 +24,7 @@ from palign_fit.reporting.page import overview, render
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS, answer_sheet
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load, save
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import typer
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
-from palign_fit.inputs.inventory import Inventory, built_in, read_inventory
+from palign_fit.inputs.inventory import built_in, read_inventory
 from palign_fit.model.cache import Cache, default_folder
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask
 from vllm_palign.errors import PalignError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -72,6 +75,16 @@ def inventory_of(path: Path | None) -> Inventory:
     for note in inventory.notes:
         typer.echo(f"palign-fit: {note}", err=True)
     return inventory
+
+
+def learned_items(path: Path | None, inventory: Inventory) -> Mask:
+    """Items that directions are made with, bool [N]: --train-items, or all. Raises InputError."""
+    if path is None:
+        return np.ones(len(inventory.items), bool)
+    from palign_fit.evaluation.split import read_train_items
+
+    listed = read_train_items(path, inventory)
+    return np.array([item.id in listed for item in inventory.items])
 
 
 def check_file(option: str, path: Path) -> None:

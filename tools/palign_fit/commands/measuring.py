@@ -16,9 +16,9 @@ from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.inputs.answers import Subject, read_answers
 from palign_fit.inputs.files import write_text
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import MIN_ANSWERED
 from palign_fit.progress import Progress
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.scores import MIN_ANSWERED
 from vllm_palign.persona import Persona, load
 
 if TYPE_CHECKING:

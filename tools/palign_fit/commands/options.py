@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from palign_fit.errors import InputError
 
 
 class Device(StrEnum):
@@ -60,6 +63,22 @@ Out = Annotated[Path | None, typer.Option("--out", help="File to write; default:
 Personas = Annotated[
     Path | None, typer.Option("--personas", help="Folder of ID.safetensors, one a subject.")
 ]
+Directions = Annotated[
+    Path | None,
+    typer.Option(
+        "--directions",
+        help="What palign-fit directions wrote, in place of --model: no model is opened.",
+    ),
+]
+ModelOrDirections = Annotated[
+    str | None,
+    typer.Option("--model", help="Hugging Face name or checkpoint folder; or give --directions."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Deals items into folds.")]
+Memory = Annotated[
+    float | None,
+    typer.Option("--memory", help="GB the run may take, refused beyond; default: what is free."),
+]
 TrainItems = Annotated[
     Path | None,
     typer.Option(
@@ -81,3 +100,29 @@ ApiKey = Annotated[
 ]
 PersonaFile = Annotated[Path, typer.Option("--out", help="The persona file to write.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name to record; default: the file's.")]
+
+
+def directions_or_model(
+    context: typer.Context, model: str | None, directions: Path | None, of_a_model: Sequence[str]
+) -> Path | None:
+    """``directions``, or None for ``model``. Raises InputError unless exactly one is given, and for any of the
+    options ``of_a_model`` beside directions, which were made with theirs."""
+    if (model is None) == (directions is None):
+        got = "both" if model is not None else "neither"
+        raise InputError(
+            f"--model, --directions: got {got}, wanted one: a model to open, or what palign-fit directions "
+            "made of it"
+        )
+    if directions is None:
+        return None
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in of_a_model
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)}: not beside --directions, which were made with theirs; leave out, or give "
+            "--model"
+        )
+    return directions

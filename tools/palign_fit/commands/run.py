@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
@@ -13,28 +15,39 @@ from palign_fit.commands.common import (
     alpha_of,
     check_description,
     inventory_of,
+    learned_items,
     open_cache,
     quiet_transformers,
     with_exit_codes,
 )
 from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
-from palign_fit.fit import Fitter, open_fitter
+from palign_fit.fit import DirectionsFitter, Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.methods.palign.sentences import shipped
-from palign_fit.methods.settings import METHODS, Settings, check_subject
+from palign_fit.methods.settings import METHODS, Settings, check_subject, shared_digest
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, Output, fit_population, run_inputs
 from palign_fit.output.shards import ShardOutput
 from palign_fit.progress import show_progress
+from vllm_palign.directions import Directions, load_directions
+
+_OF_A_MODEL = (
+    "inventory", "train_items", "method", "heads", "seed", "base_model", "device", "dtype", "memory",
+    "cache", "no_cache",
+)  # fmt: skip
+"""Options that say how a model is read: directions were made with theirs."""
 
 
 @with_exit_codes
 def run(
-    model: options.Model,
+    context: typer.Context,
     answers: options.Answers,
     out: Annotated[Path, typer.Option(help="Folder, or NAME.safetensors for one subject.")],
+    model: options.ModelOrDirections = None,
+    directions: options.Directions = None,
     inventory: options.Inventory = None,
+    train_items: options.TrainItems = None,
     method: Annotated[
         str, typer.Option(help=f"How directions are found: {' or '.join(METHODS)}.")
     ] = next(iter(METHODS)),
@@ -45,7 +58,7 @@ def run(
             help="auto: as far as neutral text stays fluent and statements follow; or a number above 0, at most 100."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Deals items into folds.")] = 0,
+    seed: options.Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name to record (one subject).")] = None,
     description: options.Description = "",
     base_model: options.BaseModel = None,
@@ -60,10 +73,7 @@ def run(
     shards: Annotated[
         int | None, typer.Option(help="Write zip shards of so many personas, not single files.")
     ] = None,
-    memory: Annotated[
-        float | None,
-        typer.Option(help="GB the run may take, refused beyond; default: what is free."),
-    ] = None,
+    memory: options.Memory = None,
     cache: options.Cache = None,
     no_cache: options.NoCache = False,
     allow_weak: options.AllowWeak = False,
@@ -74,6 +84,8 @@ def run(
 ) -> None:
     """Fit one persona per subject. Started again, it goes on where it was stopped.
 
+    With --directions no model is opened, and nothing is measured by forward passes.
+
     Exit 2: the input is at fault, nothing was done.
     Exit 1: some subjects were skipped, or the fit failed.
     Exit 3: a persona is weak: its held-out alignment could be chance.
@@ -82,52 +94,80 @@ def run(
     number = alpha_of(alpha)
     settings = Settings(method=method, heads=heads, alpha=number, seed=seed, check=check)
     check_description(description)
-    items = inventory_of(inventory)
+    given = options.directions_or_model(context, model, directions, _OF_A_MODEL)
+    made = load_directions(given) if given else None
+    items = made.inventory if made else inventory_of(inventory)
     people = read_answers(answers, items)
     if name is not None and len(people) > 1:
         raise InputError(f"--name: the answers hold {len(people)} subjects, each has its own id")
     output = _output(out, shards, len(people))
     for note in people.notes:
         typer.echo(f"palign-fit: {note}", err=True)
-    # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.model import checkpoint
-    from palign_fit.model.model import open_model
-
     refused = _refused(people)
-    quiet_transformers()
     started = perf_counter()
-    kept = open_cache(cache, no_cache)
-    with show_progress() as progress, progress(f"opening {model}", None):
-        opened = open_model(
-            model,
-            base_model=base_model,
-            device=device.value,
-            dtype=dtype.value,
-            texts=sum(map(len, shipped())) + 2 * int(people.used.sum()),
-            memory=memory,
-        )
-        content = checkpoint.digest(opened, kept.folder)
-    job = Job(
-        run=run_inputs(opened, content, items, people.used, settings),
-        name=name,
-        description=description,
-        refused=refused,
-    )
     tally = Tally(len(people), as_json=as_json)
-    with show_progress() as progress, progress("personas", len(people)) as done:
+    with show_progress() as progress:
+        if made is not None:
+            work = _of_directions(made, number)
+        else:
+            # torch and transformers take seconds to import: only after everything cheap was checked.
+            from palign_fit.model import checkpoint
+            from palign_fit.model.model import open_model
 
-        def prepare() -> Fitter:
-            return open_fitter(
-                opened, items, people.used, settings,
-                checkpoint=content, cache=kept, progress=progress,
-            )  # fmt: skip
+            quiet_transformers()
+            used = learned_items(train_items, items)
+            kept = open_cache(cache, no_cache)
+            with progress(f"opening {model}", None):
+                opened = open_model(
+                    str(model),
+                    base_model=base_model,
+                    device=device.value,
+                    dtype=dtype.value,
+                    texts=sum(map(len, shipped())) + 2 * int(used.sum()),
+                    memory=memory,
+                )
+                content = checkpoint.digest(opened, kept.folder)
 
-        for outcome in fit_population(people, prepare, job, output):
-            tally.add(outcome)
-            done(1, free=tally.last_was_kept)
-    head = {"method": method, "model": opened.base_model}
+            def prepare() -> Fitter:
+                return open_fitter(
+                    opened, items, used, settings,
+                    checkpoint=content, cache=kept, progress=progress,
+                )  # fmt: skip
+
+            shared = shared_digest(opened, content, items, used, settings)
+            work = _Work(prepare, shared, opened.base_model, check)
+        job = Job(
+            run=run_inputs(work.made_with, alpha=number, check=work.check),
+            name=name,
+            description=description,
+            refused=refused,
+        )
+        with progress("personas", len(people)) as done:
+            for outcome in fit_population(people, work.prepare, job, output):
+                tally.add(outcome)
+                done(1, free=tally.last_was_kept)
+    head = {"method": method, "model": work.base_model}
     tally.tell(head, seconds=perf_counter() - started, out=out)
     tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What fits, and what a run is known by."""
+
+    prepare: Callable[[], Fitter]
+    made_with: str
+    base_model: str
+    check: bool
+
+
+def _of_directions(directions: Directions, alpha: float | None) -> _Work:
+    return _Work(
+        lambda: DirectionsFitter(directions, alpha),
+        directions.made_with,
+        directions.base_model,
+        check=False,
+    )
 
 
 def _output(out: Path, shards: int | None, subjects: int) -> Output:

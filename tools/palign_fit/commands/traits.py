@@ -14,16 +14,22 @@ from palign_fit.inputs.sliders import parse_sliders
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings
 from palign_fit.progress import show_progress
+from vllm_palign.directions import load_directions
+
+_OF_A_MODEL = ("heads", "base_model", "device", "dtype", "cache", "no_cache")
+"""Options that say how a model is read: directions were made with theirs."""
 
 
 @with_exit_codes
 def traits(
+    context: typer.Context,
     values: Annotated[
         list[str],
         typer.Argument(help="TRAIT=VALUE in standard deviations, -3 to 3; names or O C E A N."),
     ],
-    model: options.Model,
     out: options.PersonaFile,
+    model: options.ModelOrDirections = None,
+    directions: options.Directions = None,
     heads: options.Heads = 24,
     name: options.Name = None,
     description: options.Description = "",
@@ -32,6 +38,9 @@ def traits(
     dtype: options.InDtype = options.Dtype.auto,
     cache: options.Cache = None,
     no_cache: options.NoCache = False,
+    check: Annotated[
+        bool, typer.Option(help="Measure the persona by forward passes; without, estimate.")
+    ] = True,
     allow_weak: options.AllowWeak = False,
     as_json: options.Json = False,
 ) -> None:
@@ -44,26 +53,33 @@ def traits(
     sliders = parse_sliders(values)
     called = name_for(out, name, description)
     Settings(heads=heads)
-    # torch and transformers take seconds to import: only after everything cheap was checked.
-    from palign_fit.methods.traits import TraitFitter
-    from palign_fit.model import checkpoint
-    from palign_fit.model.model import open_model
-
-    quiet_transformers()
-    kept = open_cache(cache, no_cache)
-    with show_progress() as progress:
-        with progress(f"opening {model}", None):
-            opened = open_model(
-                model,
-                base_model=base_model,
-                device=device.value,
-                dtype=dtype.value,
-                texts=sum(map(len, shipped())),
-            )
-            content = checkpoint.digest(opened, kept.folder)
+    given = options.directions_or_model(context, model, directions, _OF_A_MODEL)
+    if given is not None:
         started = perf_counter()
-        fitter = TraitFitter(opened, heads, checkpoint=content, cache=kept, progress=progress)
-        persona = fitter.fit(called, sliders, description)
+        persona = load_directions(given).from_traits(called, sliders, description)
+    else:
+        # torch and transformers take seconds to import: only after everything cheap was checked.
+        from palign_fit.methods.traits import TraitFitter
+        from palign_fit.model import checkpoint
+        from palign_fit.model.model import open_model
+
+        quiet_transformers()
+        kept = open_cache(cache, no_cache)
+        with show_progress() as progress:
+            with progress(f"opening {model}", None):
+                opened = open_model(
+                    str(model),
+                    base_model=base_model,
+                    device=device.value,
+                    dtype=dtype.value,
+                    texts=sum(map(len, shipped())),
+                )
+                content = checkpoint.digest(opened, kept.folder)
+            started = perf_counter()
+            fitter = TraitFitter(
+                opened, heads, check=check, checkpoint=content, cache=kept, progress=progress
+            )
+            persona = fitter.fit(called, sliders, description)
     fit = persona.fit
     effects = ", ".join(f"{trait} {value:+.3f}" for trait, value in fit["effects"].items())
     write_and_tell(

@@ -10,7 +10,7 @@ import numpy as np
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Setting
-from palign_fit.inputs.inventory import Inventory
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona
 
 PLAIN = "plain"

@@ -16,10 +16,10 @@ from palign_fit.evaluation.readings import Plan, read_all
 from palign_fit.evaluation.split import Sheet, split_all, trait_masks
 from palign_fit.evaluation.tasks import Backend
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.model.cache import Cache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona
 
 FORMAT, FORMAT_VERSION = "palign.evaluation", 1

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
 from palign_fit.evaluation.intervals import (
@@ -19,7 +18,8 @@ from palign_fit.evaluation.intervals import (
 )
 from palign_fit.evaluation.readings import Readings
 from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_answers
-from palign_fit.inputs.inventory import Inventory
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Reals
 
 MEASURE_TEXT = {
     "alignment": "correlation of the change in log-likelihood of unseen statements with the answers "

@@ -14,14 +14,14 @@ from palign_fit.errors import InputError
 from palign_fit.evaluation.split import Sheet
 from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import Settings, check_subject
+from palign_fit.methods.settings import Settings, check_subject, shared_digest
 from palign_fit.model import checkpoint
 from palign_fit.model.cache import Cache, key_digest
 from palign_fit.model.model import OpenedModel
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, fit_population, run_inputs
 from palign_fit.progress import Progress
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load
 
 
@@ -59,7 +59,11 @@ def fit_learners(
     settings = Settings(method=method, heads=min(Settings.heads, most), seed=seed)
     content = checkpoint.digest(model, cache.folder)
     job = Job(
-        run=run_inputs(model, content, inventory, learners.used, settings),
+        run=run_inputs(
+            shared_digest(model, content, inventory, learners.used, settings),
+            alpha=settings.alpha,
+            check=settings.check,
+        ),
         name=None,
         description="",
         refused={},

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.tasks import Setting, Speech, Task
@@ -14,6 +13,7 @@ from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered
 from palign_fit.progress import Tick
+from vllm_palign.directions.numbers import Reals
 
 
 class HuggingFaceBackend:

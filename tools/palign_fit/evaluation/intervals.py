@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Reals, short
+from vllm_palign.directions.numbers import Reals, short
 
 RESAMPLES = 2000
 LEVEL = 0.95

@@ -14,8 +14,8 @@ from palign_fit.errors import InputError
 from palign_fit.evaluation.client import base_url, open_client, run_all
 from palign_fit.evaluation.texts import describe
 from palign_fit.inputs.files import strict_json
-from palign_fit.inputs.traits import TRAITS, TYPICAL, trait_name
 from palign_fit.progress import Tick
+from vllm_palign.directions.traits import TRAITS, TYPICAL, trait_name
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

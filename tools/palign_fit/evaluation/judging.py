@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, Personas, settings
 from palign_fit.evaluation.evaluating import head
@@ -26,9 +25,10 @@ from palign_fit.evaluation.judge import (
 )
 from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Backend, Setting, Speech
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.traits import TRAITS
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Reals
+from vllm_palign.directions.traits import TRAITS
 
 FORMAT, FORMAT_VERSION = "palign.judgement", 1
 DEFAULT_CONDITIONS = (PLAIN, "personality-prompt", PALIGN)

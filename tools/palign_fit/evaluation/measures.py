@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Mask, Reals
+from vllm_palign.directions.numbers import Mask, Reals
 
 MIN_COMMON = 3
 """Fewest items two subjects must share to be told apart."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
 from palign_fit.evaluation.split import Sheet
@@ -19,9 +18,10 @@ from palign_fit.evaluation.tasks import (
     read_perplexity,
     read_statements,
 )
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.model.prompts import OPENINGS
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Reals
 
 MEASURES = ("statements", "letters", "texts", "drift")
 """What can be asked for: statement alignment and identification, absolute error of the answers by

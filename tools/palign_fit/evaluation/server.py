@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.errors import InputError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
 from palign_fit.evaluation.tasks import Setting, Speech, Task
 from palign_fit.progress import Tick
+from vllm_palign.directions.numbers import Reals
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Mask, Reals
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.files import read_text, strict_json
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.traits import TRAITS, TYPICAL
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask, Reals
+from vllm_palign.directions.traits import TRAITS, TYPICAL
 from vllm_palign.persona import Persona
 
 MIN_HELD_OUT = 10

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
-from palign_fit.inputs.traits import TRAITS
+from vllm_palign.directions.traits import TRAITS
 
 Rows = list[list[str]]
 

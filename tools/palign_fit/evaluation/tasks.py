@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Reals
 from palign_fit.evaluation import texts
-from palign_fit.inputs.inventory import Item
 from palign_fit.model.prompts import NEUTRAL_TEXT, statement
 from palign_fit.progress import Tick
+from vllm_palign.directions.inventory import Item
+from vllm_palign.directions.numbers import Reals
 from vllm_palign.persona import Persona
 
 

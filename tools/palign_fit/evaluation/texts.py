@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palign_fit.inputs.inventory import Item
-from palign_fit.inputs.traits import ADJECTIVES, TRAITS, TYPICAL
+from palign_fit.inputs.traits import ADJECTIVES
 from palign_fit.model.prompts import continuation, rendered
+from vllm_palign.directions.inventory import Item
+from vllm_palign.directions.traits import TRAITS, TYPICAL
 
 OPTIONS = (
     "Very inaccurate",

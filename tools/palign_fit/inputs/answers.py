@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from palign_fit.errors import refuse
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.records import SHEET, answer_files, parse_records, read_records
 from palign_fit.inputs.rows import Row
 from palign_fit.inputs.scale import suspicions
 from palign_fit.inputs.sheets import Sheets
+from vllm_palign.directions.inventory import Inventory
 
 _ADVICE = (
     'Answers look like {"id": "alice", "answers": {"q1": 4, "q2": null}}, a list of such objects, one '

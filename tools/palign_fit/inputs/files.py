@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from palign_fit.errors import InputError
+from vllm_palign.container import STRICT_JSON
 from vllm_palign.files import write_bytes as replace_bytes
-from vllm_palign.persona import STRICT_JSON
 
 MAX_BYTES = 64 * 1024 * 1024
 LOOKED_AT = 512

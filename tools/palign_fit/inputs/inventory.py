@@ -1,13 +1,9 @@
-"""Questionnaires: items that complete "I ...", their traits and keyings."""
+"""Reading a questionnaire, and the one that comes with the tool."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,13 +11,11 @@ from typing import Any
 from palign_fit.errors import InputError, refuse
 from palign_fit.inputs.files import read_text, strict_json
 from palign_fit.inputs.rows import csv_rows
-from palign_fit.inputs.traits import TRAITS
 from palign_fit.inputs.wording import common_doubt, doubt, fault, normalised
+from vllm_palign.directions.inventory import COLUMNS, MAX_ITEMS, MAX_TEXT, Inventory, Item
+from vllm_palign.directions.traits import TRAITS
 from vllm_palign.persona import ID_PATTERN
 
-COLUMNS = ("id", "text", "trait", "facet", "key")
-MAX_ITEMS = 2000
-MAX_TEXT = 300
 _DOUBTS_SHOWN = 12
 
 _BUILT_IN = "palign-ocean-120"
@@ -29,51 +23,6 @@ _ADVICE = (
     "An inventory is a CSV file with the columns id,text,trait,facet,key (or a JSON list of such "
     'objects); palign-fit inventory prints one. Example row: q1,"enjoy meeting new people",E,Friendliness,+'
 )
-
-
-@dataclass(frozen=True)
-class Item:
-    """One statement. ``text`` completes "I ..."; ``sign`` is +1 or -1, how agreeing moves ``trait``."""
-
-    id: str
-    text: str
-    trait: str
-    facet: str
-    sign: int
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """Items in file order; ``digest`` is the sha256 of their content, whatever the file looked like.
-
-    ``notes`` are what its user should know about how the file was read.
-    """
-
-    name: str
-    items: tuple[Item, ...]
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def digest(self) -> str:
-        return sha256(self.to_csv().encode()).hexdigest()
-
-    def to_csv(self) -> str:
-        """The inventory as the CSV file it can be read from again."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(self._rows())
-        return text.getvalue()
-
-    def to_json(self) -> str:
-        """The inventory as the JSON file it can be read from again."""
-        return json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in self._rows()])
-
-    def _rows(self) -> list[list[str]]:
-        return [
-            [item.id, item.text, item.trait, item.facet, "+" if item.sign > 0 else "-"]
-            for item in self.items
-        ]
 
 
 def built_in() -> Inventory:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.rows import Row
-from vllm_palign.persona import STRICT_JSON
+from vllm_palign.container import STRICT_JSON
 
 WINDOW = 1 << 20
 MAX_RECORD = 4 * WINDOW

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from palign_fit.errors import InputError
-from palign_fit.inputs.inventory import Inventory
+from vllm_palign.directions.inventory import Inventory
 
 ITEMS = tuple(f"i{number}" for number in range(1, 301))
 _OWN = frozenset({"case", "sex", "age", "country"})

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, TextIO
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
 from palign_fit.inputs.files import strict_json
-from palign_fit.inputs.inventory import MAX_ITEMS
 from palign_fit.inputs.jsons import json_records
 from palign_fit.inputs.rows import (
     Form,
@@ -26,6 +25,7 @@ from palign_fit.inputs.rows import (
     parse_rows,
     read_rows,
 )
+from vllm_palign.directions.inventory import MAX_ITEMS
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".arrow", ".feather")
 """What is read out of a folder; a single file is known by its content, whatever its name."""

@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
 from palign_fit.errors import InputError
-from palign_fit.inputs.files import (
-    LOOKED_AT,
-    MAX_BYTES,
-    not_text,
-    refuse_unreadable,
-    unreadable,
-)
+from palign_fit.inputs.files import LOOKED_AT, MAX_BYTES, not_text, refuse_unreadable, unreadable
 
 MAX_LINE = 1 << 20
 _MAX_CELL = 10_000

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.traits import TRAITS
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.traits import TRAITS
 
 MIN_REVERSED = 0.5
 """Mean correlation of plus- and minus-keyed items from which answers must be scores: over 150

@@ -7,9 +7,9 @@ from typing import Any
 
 from palign_fit.errors import InputError
 from palign_fit.inputs import papi
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.inputs.rows import Row
 from palign_fit.inputs.scale import OffScale
+from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import is_persona_id
 
 MAX_CELLS = 400_000_000

@@ -6,10 +6,7 @@ import math
 from collections.abc import Sequence
 
 from palign_fit.errors import refuse
-from palign_fit.inputs.traits import NAMES, TRAITS
-
-MAX_VALUE = 3.0
-"""In standard deviations over people: beyond it nobody is left."""
+from vllm_palign.directions.traits import MAX_VALUE, NAMES, TRAITS, letter_of
 
 _ADVICE = (
     "Wanted NAME=VALUE such as extraversion=+1.5: NAME one of "
@@ -27,7 +24,7 @@ def parse_sliders(arguments: Sequence[str]) -> dict[str, float]:
     problems = []
     for argument in arguments:
         name, _, text = argument.partition("=")
-        letter = _letter(name.strip())
+        letter = letter_of(name.strip())
         value = _number(text)
         shown = repr(argument[:60])
         if letter is None:
@@ -43,12 +40,6 @@ def parse_sliders(arguments: Sequence[str]) -> dict[str, float]:
     if problems:
         raise refuse("traits", problems, _ADVICE)
     return {trait: given[trait] for trait in TRAITS if given.get(trait)}
-
-
-def _letter(name: str) -> str | None:
-    if name.upper() in tuple(TRAITS):
-        return name.upper()
-    return dict(zip(NAMES, TRAITS, strict=True)).get(name.lower())
 
 
 def _number(text: str) -> float:

@@ -1,25 +1,6 @@
-"""The Big Five: letters, names, what is usual, and adjectives of both poles. Another model of traits
-is another table here."""
+"""Adjectives of both poles of the Big Five (``vllm_palign.directions.traits``)."""
 
 from __future__ import annotations
-
-TRAITS = "OCEAN"
-"""Openness, Conscientiousness, Extraversion, Agreeableness, Neuroticism."""
-
-
-NAMES = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
-"""In the order of ``TRAITS``."""
-
-
-def trait_name(trait: str) -> str:
-    """``Openness`` of O, and so on."""
-    return NAMES[TRAITS.index(trait)].capitalize()
-
-
-TYPICAL = {"O": 3.6, "C": 3.5, "E": 3.3, "A": 3.6, "N": 2.9}
-"""What people usually score on each trait, 1..5: means of 150 IPIP-NEO-300 respondents of the PAPI
-data set, rounded. Without them everybody would look agreeable, conscientious and open."""
-
 
 ADJECTIVES: dict[str, tuple[str, str]] = {
     "O": (

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.arrays import Mask, Reals
 from palign_fit.errors import FitError
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.steering import SteeredHeads
 from palign_fit.model import prompts
 from palign_fit.model.likelihood import Reader, perplexity, reader_for, statement_loglik
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered_by
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask, Reals
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.arrays import Activations, Reals, within
+from palign_fit.arrays import Activations, within
 from palign_fit.methods.heads import Choice, Group
+from vllm_palign.directions.numbers import Reals
 
 RIDGE = 5.0
 """Ridge as a multiple of the mean variance of a coordinate's noise. Between 2 and 20 it matters
@@ -58,17 +59,7 @@ def take(values: Activations, choice: Choice) -> Activations:
     )
 
 
-def relative_size(directions: Reals, covariance: Activations, choice: Choice) -> Reals:
-    """Length of each of ``directions`` [M, K * D] beside how far the heads move by themselves: [M].
-
-    That is the root of the summed variances of the heads' outputs along their parts (the published
-    scale, PAlign/pas.py ``get_interventions_dict``, head by head lets one silent head decide).
-    ``covariance`` float32 [L, H, D, D].
-    """
+def covariance_of(choice: Choice, covariance: Activations) -> Activations:
+    """The chosen heads of ``covariance`` float32 [L, H, D, D]: [K, D, D]."""
     size = covariance.shape[-1]
-    parts = directions.reshape(len(directions), -1, size)
-    length = np.linalg.norm(parts, axis=2)
-    units = parts / np.maximum(length, 1e-30)[..., None]
-    chosen = covariance.reshape(-1, size, size)[choice.flat].astype(np.float64)
-    variance = np.einsum("mki,kij,mkj->mk", units, chosen, units, optimize=True).sum(1)
-    return np.asarray(np.sqrt((length**2).sum(1) / np.maximum(variance, 1e-30)))
+    return np.ascontiguousarray(covariance.reshape(-1, size, size)[choice.flat])

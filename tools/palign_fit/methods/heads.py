@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations, Reals, within
-from palign_fit.methods.steering import TINY
+from palign_fit.arrays import Activations, within
+from vllm_palign.directions.numbers import TINY, Reals
 
 _FEWEST = 8
 """Smallest questionnaire that can tell how well a head carries over."""

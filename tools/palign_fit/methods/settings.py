@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
-
-if TYPE_CHECKING:
-    from palign_fit.model.model import OpenedModel
+from palign_fit.model import prompts
+from palign_fit.model.cache import key_digest
+from palign_fit.model.model import OpenedModel, model_dtype
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask
+from vllm_palign.directions.record import tool
+from vllm_palign.directions.scores import check_agreement
+from vllm_palign.errors import PersonaInvalid
 
 METHODS = {
     "palign": "palign_fit.methods.palign.fitter:PalignFitter",
@@ -20,9 +25,6 @@ METHODS = {
 }
 """What ``--method`` may be, the default first, and where its fitter is (``fit.Method``). A method is added here;
 fitters know their settings, so that settings name fitters without importing them."""
-
-MIN_ANSWERED = 6
-"""Fewest answers that leave two in every held-out fold. So few make a weak fit, and it says so."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,35 @@ def check_heads(count: int, model: OpenedModel) -> None:
 
 def check_subject(subject: Subject) -> None:
     """Refuse answers that say nothing about a person. Raises InputError."""
-    values = subject.agreement[np.isfinite(subject.agreement)]
-    if len(values) < MIN_ANSWERED:
-        raise InputError(
-            f"subject {subject.id!r}: {len(values)} answers, wanted at least {MIN_ANSWERED}, and 60 "
-            "or more for a fit worth having; answer more items"
-        )
-    if (values == values[0]).all():
-        raise InputError(
-            f"subject {subject.id!r}: all {len(values)} answers are {values[0]:g}, which describes "
-            "nobody; wanted different answers to different items"
-        )
+    with naming(subject):
+        check_agreement(subject.agreement)
+
+
+@contextmanager
+def naming(subject: Subject) -> Iterator[None]:
+    """Say whose answers cannot be fitted: PersonaInvalid becomes an InputError with the name."""
+    try:
+        yield
+    except PersonaInvalid as error:
+        raise InputError(f"subject {subject.id!r}: {error.message}") from error
+
+
+def shared_digest(
+    model: OpenedModel, checkpoint: str, inventory: Inventory, used: Mask, settings: Settings
+) -> str:
+    """sha256 in hex of everything that all subjects of a fit share. ``checkpoint`` is the digest of the model's
+    content; ``used`` bool [N]: items that directions are made with."""
+    return key_digest(
+        {
+            "base_model": model.base_model,
+            "checkpoint": checkpoint,
+            "dtype": model_dtype(model),
+            "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
+            "inventory": [inventory.name, inventory.digest],
+            "used": np.flatnonzero(used).tolist(),
+            "method": settings.method,
+            "heads": settings.heads,
+            "seed": settings.seed,
+            "tool": tool(),
+        }
+    )

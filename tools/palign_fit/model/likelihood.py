@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.model.continuations import Prefix, batches
 from palign_fit.model.token_tree import KNOWN_LAYERS, Tokens, layer_kinds, packed
+from vllm_palign.directions.numbers import Reals
 
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel

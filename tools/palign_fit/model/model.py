@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from palign_fit.errors import FitError, InputError
 from palign_fit.model.memory import refuse_too_large
 from palign_fit.model.narrow import narrower
+from vllm_palign.directions.record import ModelFacts
 from vllm_palign.persona import model_name
 
 if TYPE_CHECKING:
@@ -136,6 +137,17 @@ def model_dtype(model: OpenedModel) -> str:
     """What the model computes in, such as "bfloat16", or "float32, gradients bfloat16"."""
     own = str(model.model.dtype).removeprefix("torch.")
     return f"{own}, gradients {model.gradient_dtype}" if model.gradient_dtype else own
+
+
+def model_facts(model: OpenedModel) -> ModelFacts:
+    """What a persona says of ``model``."""
+    return ModelFacts(
+        base_model=model.base_model,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        head_dim=model.head_dim,
+        dtype=model_dtype(model),
+    )
 
 
 def find_projections(model: Any) -> list[tuple[int, Any]]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Reals
 from palign_fit.model.model import OpenedModel
+from vllm_palign.directions.numbers import Reals
 
 Tokens = Sequence[int]
 

@@ -12,19 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from hashlib import sha256
-from importlib.metadata import version
 from typing import Any, Protocol
 
-import numpy as np
-
-from palign_fit.arrays import Mask
 from palign_fit.fit import Fitter, fit_or_refuse
 from palign_fit.inputs.answers import Answers, Refusal, Subject
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.methods.settings import Settings
-from palign_fit.model import prompts
 from palign_fit.model.cache import key_digest
-from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.persona import Persona
 
 
@@ -97,21 +89,9 @@ class Job:
         return key_digest(self.run)
 
 
-def run_inputs(
-    model: OpenedModel, content: str, inventory: Inventory, used: Mask, settings: Settings
-) -> dict[str, Any]:
-    """``Job.run`` of a fit on ``model``, whose checkpoint has the digest ``content``. ``used`` bool [N]: items
-    with an answer by anybody; directions are made without the others."""
-    return {
-        "base_model": model.base_model,
-        "checkpoint": content,
-        "dtype": model_dtype(model),
-        "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
-        "inventory": [inventory.name, inventory.digest],
-        "used": np.flatnonzero(used).tolist(),
-        "settings": asdict(settings),
-        "tool": version("vllm-palign"),
-    }
+def run_inputs(made_with: str, *, alpha: float | None, check: bool) -> dict[str, Any]:
+    """``Job.run`` of a fit under what ``made_with`` says is shared (``settings.shared_digest``)."""
+    return {"made_with": made_with, "alpha": alpha, "check": check}
 
 
 class Output(Protocol):

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from palign_fit.arrays import short
+from vllm_palign.directions.numbers import short
 from vllm_palign.persona import Persona
 
 TOP_HEADS = 10
@@ -49,7 +49,7 @@ def card(persona: Persona) -> RenderableType:
         parts += [Text(), _alphas(persona, trials)]
     parts += [Text(), _heads(persona)]
     for warning in _list(persona.fit.get("warnings")):
-        parts += [Text(), Text(f"warning: {_plain(warning)}", style="bold yellow")]
+        parts += [Text(), Text(f"warning: {plain(warning)}", style="bold yellow")]
     return Group(*parts)
 
 
@@ -85,7 +85,7 @@ def _facts(persona: Persona) -> Table:
     }
     for name, value in lines.items():
         if value:
-            table.add_row(Text(name, style="bold"), escape(_plain(value)))
+            table.add_row(Text(name, style="bold"), escape(plain(value)))
     return table
 
 
@@ -135,7 +135,7 @@ def _alphas(persona: Persona, trials: list[dict[str, Any]]) -> Table:
 
 def _heads(persona: Persona) -> Table:
     rows = sorted(head_rows(persona), key=lambda row: -(row[3] if row[3] is not None else row[2]))
-    kind = _plain(persona.fit.get("score", "score"))
+    kind = plain(persona.fit.get("score", "score"))
     title = f"Top {min(TOP_HEADS, len(rows))} of {len(rows)} heads"
     table = Table(title=title, title_justify="left")
     for name in ("layer", "head", escape(kind), "norm of alpha x offset"):
@@ -155,7 +155,7 @@ def _number(value: object) -> str:
     return f"{value:.3g}"
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Text from a file as one short line: control characters must not reach the terminal."""
     text = str(value)[:_MAX_TEXT]
     return "".join(character if character.isprintable() else " " for character in text)

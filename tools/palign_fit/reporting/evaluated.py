@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from palign_fit.errors import refuse
 from palign_fit.evaluation.evaluating import FORMAT, FORMAT_VERSION
 from palign_fit.inputs.files import read_text, strict_json
-from palign_fit.inputs.traits import TRAITS
 from palign_fit.reporting.record import text
+from vllm_palign.directions.traits import TRAITS
 
 SOURCES = ("from_statements", "from_texts", "from_letters")
 """How a condition's trait scores were read, what a radar shows first; docs/evaluation.md."""

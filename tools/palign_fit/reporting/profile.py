@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
-from palign_fit.inputs.traits import TRAITS, trait_name
 from palign_fit.reporting.charts import Radar
 from palign_fit.reporting.evaluated import SOURCES, Evaluation
 from palign_fit.reporting.sources import Entry
+from vllm_palign.directions.traits import TRAITS, trait_name
 
 _OWN = [key for key in MEASURE_TEXT if key not in ("positive", "identification", "rating")]
 """Measures that a single person has."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations, Reals
+from palign_fit.arrays import Activations
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.pairs import Pair
 from palign_fit.model.continuations import Prefix
@@ -17,6 +17,7 @@ from palign_fit.model.gradients import read_gradients
 from palign_fit.model.likelihood import Reader, statement_loglik
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.narrow import computing_in
+from vllm_palign.directions.numbers import Reals
 
 MIN_PAIRS = 10
 MAX_USED = 1000

@@ -14,20 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.arrays import Activations, Mask, Reals, short
+from palign_fit.arrays import Activations
 from palign_fit.errors import InputError
 from palign_fit.inputs.pairs import Pairs
 from palign_fit.methods.baseline import steered_perplexity
-from palign_fit.methods.budget import Budget
-from palign_fit.methods.discriminant import Discriminant, relative_size, take
+from palign_fit.methods.budget import TextBudget
+from palign_fit.methods.discriminant import Discriminant, covariance_of, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
-from palign_fit.methods.record import costly, new_persona, stopped
 from palign_fit.methods.settings import check_heads, number_problems
-from palign_fit.methods.steering import SteeredHeads
+from palign_fit.methods.steering import steered_heads
 from palign_fit.model.likelihood import reader_for
-from palign_fit.model.model import OpenedModel
+from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.model.steer import steered_by
+from vllm_palign.directions.basis import SteeredHeads, relative_size
+from vllm_palign.directions.numbers import Mask, Reals, short
+from vllm_palign.directions.record import costly, new_persona, stopped
 from vllm_palign.persona import Persona
 
 METHOD = "palign-pairs"
@@ -117,7 +119,7 @@ def fit_pairs(
     data = read_pair_data(model, lines, settings.seed, tick)
     everything = np.ones(len(lines), bool)
     steering, disturbance = steer_towards(model, data, everything, settings.heads)
-    budget = Budget.measure(model, [(steering, disturbance)])
+    budget = TextBudget.measure(model, [(steering, disturbance)])
     if settings.alpha is None:
         alpha, perplexity = budget.checked(steering, budget.alpha(disturbance))
     else:
@@ -125,7 +127,7 @@ def fit_pairs(
         perplexity = steered_perplexity(model, steering, alpha)
     held = held_out(model, data, settings.heads, alpha, tick)
     return new_persona(
-        model,
+        model_facts(model),
         steering,
         name=settings.name,
         description=settings.description,
@@ -164,9 +166,11 @@ def steer_towards(
     groups = [group for family in families for group in family]
     discriminant = Discriminant.of(groups, heads)
     raw = discriminant(take(direction(groups), heads).astype(np.float64))
-    scale = max(float(relative_size(raw, data.covariance, heads)[0]), 1e-30)
-    offsets = (raw[0] / scale).reshape(-1, model.head_dim)
-    steering = SteeredHeads.of(heads.flat, offsets, heads.scores, model.num_heads)
+    parts = raw[0].reshape(-1, model.head_dim)
+    covariance = covariance_of(heads, data.covariance).astype(np.float64)
+    scale = max(relative_size(parts, covariance), 1e-30)
+    offsets = parts / scale
+    steering = steered_heads(heads.flat, offsets, heads.scores, model.num_heads)
     return steering, float(discriminant.disturbance(raw / scale)[0])
 
 

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
-from palign_fit.arrays import Mask
-from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory, built_in
-from palign_fit.inputs.scores import deviations
+from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.baseline import Baseline, steered_perplexity
-from palign_fit.methods.palign.directions import Directions
-from palign_fit.methods.palign.reach import FOLDS, REACHES, Bounds
+from palign_fit.methods.palign.directions import solve
+from palign_fit.methods.palign.reach import REACHES, Bounds
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
-from palign_fit.methods.record import Fit, Trial, effect
-from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.methods.steering import correlation, random_folds
+from palign_fit.methods.settings import Settings, naming, shared_digest
+from palign_fit.methods.steering import random_folds
 from palign_fit.model.cache import Cache, ModelCache
-from palign_fit.model.model import OpenedModel
+from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions import Directions
+from vllm_palign.directions.directions import FOLDS
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask, correlation, effect
+from vllm_palign.directions.people import best_items
+from vllm_palign.directions.record import Fit, Trial, tool
+from vllm_palign.directions.scores import deviations
+from vllm_palign.directions.traits import TRAITS
 from vllm_palign.persona import Persona
 
 
 class PalignFitter:
-    """Everything that no subject changes, prepared; subjects then cost a few small products each.
+    """Everything that no subject changes, prepared: ``directions``; subjects then cost a few small products
+    each.
 
-    The constructor takes the method's steps in the order of docs/fitting.md; ``fit`` goes through the last
-    four once more, for one person.
+    The constructor takes the method's steps in the order of docs/fitting.md; the last four are taken once
+    more for each person, by the directions alone or, with ``settings.check``, by forward passes too.
     """
-
-    name: ClassVar[str] = "palign"
-    score_name: ClassVar[str] = "correlation on other questionnaires"
 
     def __init__(
         self,
@@ -46,82 +46,82 @@ class PalignFitter:
         progress: Progress = no_progress,
     ) -> None:
         """As ``fit.Method``."""
-        self.model, self.inventory, self.settings = model, inventory, settings
+        self.model, self.settings = model, settings
         kept = ModelCache.of(model, checkpoint, cache)
         # 1 Examples, 2 Effects: what steering does to sentences of known keying.
-        self.sentences = SentenceGradients.read(model, inventory, used, kept, progress)
+        sentences = SentenceGradients.read(model, inventory, used, kept, progress)
+        count = settings.heads
         # 3 Heads, 4 Direction, 5 Scale.
-        self.directions = Directions.of(self.sentences, inventory, used, settings.heads)
+        whole = solve(sentences, inventory, used, count)
         # The same without the items of each fold, for 7.
-        self.folds = random_folds(len(inventory.items), settings.seed, FOLDS)
-        self.blind = [
-            Directions.of(self.sentences, inventory, used & (self.folds != fold), settings.heads)
-            for fold in range(FOLDS)
+        folds = random_folds(len(inventory.items), settings.seed, FOLDS).astype(np.int32)
+        blind = [
+            solve(sentences, inventory, used & (folds != fold), count) for fold in range(FOLDS)
         ]
         # 6 Alpha: what neutral text bears and how far statements follow, matters of the model alone.
         default = inventory.digest == built_in().digest and bool(used.all())
-        bounds = Bounds(model, settings.heads, kept, progress, self.sentences if default else None)
+        bounds = Bounds(model, count, kept, progress, sentences if default else None)
         self.budget = bounds.budget
         # Whoever gives alpha does not wait for what would choose it.
-        self.reach = REACHES[0] if settings.alpha is not None else bounds.reach
+        given = settings.alpha is not None
+        self.directions = Directions(
+            model=model_facts(model),
+            made_with=shared_digest(model, checkpoint, inventory, used, settings),
+            whole=whole,
+            blind=tuple(blind),
+            traits=solve(sentences, inventory, np.zeros_like(used), count, alone=True),
+            folds=folds,
+            budget=bounds.budget,
+            reach=REACHES[0] if given else bounds.reach,
+            doses=REACHES,
+            followed=np.full((len(TRAITS), len(REACHES)), np.nan) if given else bounds.followed,
+            order=tuple(best_items(whole)),
+            seed=settings.seed,
+            tool=tool(),
+        )
         self.baseline = Baseline.measure(model, inventory, used) if settings.check else None
         # 7 Held-out figures: of each person, in ``fit``.
 
     def fit(self, subject: Subject) -> Persona:
         """As ``fit.Fitter``."""
-        check_subject(subject)
-        return self._fit(subject).persona(self.model, self.inventory, self.settings)
+        directions = self.directions
+        with naming(subject):
+            found = directions.fit(subject.id, subject.agreement, self.settings.alpha)
+        if self.baseline is not None:
+            found = self._measured(found, self.baseline)
+        return found.persona(directions.model, directions.inventory, listed=True)
 
-    def _fit(self, subject: Subject) -> Fit:
-        directions, budget = self.directions, self.budget
-        weights = directions.weights(subject)
-        steering, scale = directions.steering(weights)
-        if scale == 0:
-            raise InputError(
-                f"subject {subject.id!r}: the answers differ from the usual ones nowhere, or "
-                "everywhere by the same amount; there is nothing to steer towards"
-            )
-        disturbance = directions.disturbance(weights, scale)
-        given = self.settings.alpha
-        alpha = budget.alpha(disturbance, self.reach) if given is None else given
-        if self.baseline is None:
-            perplexity = budget.predicted(alpha, disturbance)
-        elif given is None:
-            alpha, perplexity = budget.checked(steering, budget.alpha(disturbance), self.reach)
+    def _measured(self, found: Fit, baseline: Baseline) -> Fit:
+        """``found``, which is of first order, with alpha and figures by forward passes: every answered item under
+        the directions of the other folds."""
+        agreement, budget, directions = found.agreement, self.budget, self.directions
+        if found.given:
+            alpha = found.chosen.alpha
+            perplexity = steered_perplexity(self.model, found.heads, alpha)
         else:
-            perplexity = steered_perplexity(self.model, steering, alpha)
-        chosen = self._trial(subject, alpha, perplexity)
-        return Fit(
-            subject=subject,
-            method=self.name,
-            heads=steering,
-            score=self.score_name,
-            trials=[chosen],
-            chosen=chosen,
-            checked=self.baseline is not None,
-            plain_perplexity=budget.plain,
-            most=self.budget.most(self.reach),
-            reach=self.reach,
-        )
-
-    def _trial(self, subject: Subject, alpha: float, perplexity: float) -> Trial:
-        """Every answered item under the direction of the other folds, measured or to first order."""
-        answered = np.isfinite(subject.agreement)
-        change = np.zeros(len(answered))
-        for fold, blind in enumerate(self.blind):
-            rows = answered & (self.folds == fold)
-            weights = blind.weights(subject)
-            steering, scale = blind.steering(weights)
-            if scale == 0 or not rows.any():
-                continue
-            if self.baseline is None:
-                change[rows] = alpha * blind.change(weights, scale)[rows]
-            else:
-                change[rows] = self.baseline.change(steering, alpha, rows)
-        wanted = deviations(subject, self.inventory)[answered]
-        return Trial(
+            weights = directions.whole.weights(agreement)
+            _, scale = directions.whole.offsets(weights)
+            start = budget.alpha(directions.whole.disturbance(weights, scale))
+            alpha, perplexity = budget.checked(found.heads, start, found.reach * found.share)
+        change = np.zeros(len(agreement))
+        for rows, blind in directions.held_out(agreement):
+            steering, size = blind.steering(blind.weights(agreement))
+            if size > 0:
+                change[rows] = baseline.change(steering, alpha, rows)
+        answered = np.isfinite(agreement)
+        away = deviations(agreement, directions.inventory)[answered]
+        trial = Trial(
             alpha=alpha,
-            effect=effect(change[answered], wanted),
-            alignment=correlation(change[answered], wanted),
+            effect=effect(change[answered], away),
+            alignment=correlation(change[answered], away),
             perplexity=perplexity,
+        )
+        return directions.record(
+            found.name,
+            agreement,
+            found.heads,
+            trial,
+            given=found.given,
+            share=found.share,
+            checked=True,
         )

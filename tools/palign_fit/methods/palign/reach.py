@@ -7,6 +7,7 @@ their language suffers (docs/experiments/alpha.md); perplexity alone would steer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
@@ -14,17 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from palign_fit.inputs.inventory import built_in
-from palign_fit.inputs.traits import TRAITS
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.budget import Budget
-from palign_fit.methods.palign.directions import Directions
+from palign_fit.methods.budget import TextBudget
+from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import shipped
-from palign_fit.methods.record import is_weak
-from palign_fit.methods.steering import correlation, random_folds
+from palign_fit.methods.steering import random_folds
 from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.basis import Basis
+from vllm_palign.directions.budget import Budget
+from vllm_palign.directions.directions import FOLDS
+from vllm_palign.directions.numbers import Reals, correlation
+from vllm_palign.directions.record import is_weak
+from vllm_palign.directions.traits import TRAITS
 
 REACHES = (1.0, 0.5, 0.25)
 """Parts of the alpha that perplexity allows, tried on every model."""
@@ -33,23 +38,21 @@ ENOUGH = 0.95
 """The longest reach is taken that carries this part of what the best one does: a persona twice as strong is worth
 more than a correlation of 0.31 instead of 0.30 (docs/experiments/alpha.md)."""
 
-FOLDS = 3
-"""Each third of the items under a direction that knows neither their answers nor their texts."""
-
 
 def carried(
     baseline: Baseline,
     budget: Budget,
-    blind: Sequence[Directions],
-    folds: npt.NDArray[np.int64],
+    blind: Sequence[Basis],
+    folds: npt.NDArray[np.int32],
     tick: Callable[[int], None] = lambda _: None,
-) -> list[float]:
-    """How well held-out items follow typical people at each of REACHES: correlation of the real
-    change of each fold's items, under a direction that knows none of them, with their keying.
+) -> Reals:
+    """How well held-out items follow typical people of each trait at each of REACHES: correlation of the real
+    change of each fold's items, under directions that know none of them, with their keying; mean over folds
+    and ends of the trait. float64 [5, R], NaN for a trait that these directions do not move.
 
-    ``folds`` int64 [N] of the items; ``blind`` directions without each fold.
+    ``folds`` int32 [N] of the items; ``blind`` directions without each fold.
     """
-    found: list[list[float]] = [[] for _ in REACHES]
+    found: list[list[list[float]]] = [[[] for _ in REACHES] for _ in TRAITS]
     for fold, directions in enumerate(blind):
         rows = folds == fold
         items = [item for item, row in zip(directions.inventory.items, rows, strict=True) if row]
@@ -57,21 +60,24 @@ def carried(
             trait = TRAITS[someone.trait]
             keys = np.array([someone.sign * item.sign * (item.trait == trait) for item in items])
             whole = budget.alpha(someone.disturbance)
-            for correlations, reach in zip(found, REACHES, strict=True):
+            for correlations, reach in zip(found[someone.trait], REACHES, strict=True):
                 change = baseline.change(someone.steering, reach * whole, rows)
                 correlations.append(correlation(change, keys.astype(np.float64)))
                 tick(1)
-    return [float(np.mean(correlations)) if correlations else 0.0 for correlations in found]
+    return np.array(
+        [[float(np.mean(one)) if one else math.nan for one in trait] for trait in found]
+    )
 
 
-def longest(carried: Sequence[float], items: int) -> float:
-    """One of REACHES, by how well ``items`` held-out statements follow each of them, correlations. The whole
-    alpha where even the best could be chance."""
-    best = max(carried)
-    if is_weak(best, items):
+def longest(carried: Reals, items: int) -> float:
+    """One of REACHES, by how well ``items`` held-out statements follow typical people at each of them,
+    correlations [5, R]. The whole alpha where even the best could be chance."""
+    known = carried[np.isfinite(carried).all(1)]
+    means = known.mean(0) if len(known) else np.zeros(len(REACHES))
+    if is_weak(float(means.max()), items):
         return REACHES[0]
     return next(
-        reach for reach, value in zip(REACHES, carried, strict=True) if value >= ENOUGH * best
+        reach for reach, value in zip(REACHES, means, strict=True) if value >= ENOUGH * means.max()
     )
 
 
@@ -106,34 +112,39 @@ class Bounds:
         )
 
     @cached_property
-    def budget(self) -> Budget:
+    def budget(self) -> TextBudget:
         """What neutral text bears. Raises FitError where it has no finite perplexity."""
 
         def compute() -> Arrays:
-            whole = Directions.of(self.sentences, self.inventory, self.every, self.count)
+            whole = solve(self.sentences, self.inventory, self.every, self.count)
             typical = [(someone.steering, someone.disturbance) for someone in whole.typical()]
             with self.progress("budget", None) as tick:
-                found = Budget.measure(self.model, typical, tick)
+                found = TextBudget.measure(self.model, typical, tick)
             return {"budget": np.array([found.plain, found.rate])}
 
         # The number rises when directions are found in another way, here and below.
         plain, rate = self.kept.load_or_compute("budget 2", self._known_by, compute)["budget"]
-        return Budget(self.model, float(plain), float(rate))
+        return TextBudget(float(plain), float(rate), self.model)
 
     @cached_property
-    def reach(self) -> float:
-        """How much of the alpha that neutral text bears statements follow."""
+    def followed(self) -> Reals:
+        """How well statements follow typical people of each trait, at each of REACHES: see ``carried``."""
 
         def compute() -> Arrays:
-            folds = random_folds(len(self.every), 0, FOLDS)
+            folds = random_folds(len(self.every), 0, FOLDS).astype(np.int32)
             blind = [
-                Directions.of(self.sentences, self.inventory, folds != fold, self.count)
+                solve(self.sentences, self.inventory, folds != fold, self.count)
                 for fold in range(FOLDS)
             ]
             total = len(REACHES) * sum(len(list(each.typical())) for each in blind)
             baseline = Baseline.measure(self.model, self.inventory, self.every)
             with self.progress("reach", total) as tick:
-                return {"carried": np.array(carried(baseline, self.budget, blind, folds, tick))}
+                return {"carried": carried(baseline, self.budget, blind, folds, tick)}
 
-        found = self.kept.load_or_compute("reach 2", self._known_by, compute)["carried"]
-        return longest(found.tolist(), len(self.every))
+        found = self.kept.load_or_compute("reach 3", self._known_by, compute)["carried"]
+        return np.asarray(found, np.float64)
+
+    @property
+    def reach(self) -> float:
+        """How much of the alpha that neutral text bears statements follow."""
+        return longest(self.followed, len(self.every))

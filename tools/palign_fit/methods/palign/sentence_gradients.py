@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from palign_fit.arrays import Activations, within
 from palign_fit.errors import FitError
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
@@ -21,6 +20,7 @@ from palign_fit.model.gradients import read_gradients
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.narrow import computing_in
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.inventory import Inventory
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from palign_fit.inputs import traits
-from palign_fit.inputs.inventory import Inventory, Item, built_in
-from palign_fit.inputs.traits import TRAITS
+from palign_fit.inputs.inventory import built_in
 from palign_fit.model import prompts
+from vllm_palign.directions.inventory import Inventory, Item
+from vllm_palign.directions.traits import TRAITS
 
 
 class Kind(IntEnum):

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
-from palign_fit.inputs.scores import deviations
 from palign_fit.methods.baseline import Baseline, steered_perplexity
-from palign_fit.methods.budget import MAX_RATIO
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
-from palign_fit.methods.record import Trial, effect
-from palign_fit.methods.steering import SteeredHeads, correlation, random_folds
+from palign_fit.methods.steering import random_folds
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.budget import MAX_RATIO
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import correlation, effect
+from vllm_palign.directions.record import Trial
+from vllm_palign.directions.scores import deviations
 
 GRID = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 HELD_OUT_FOLDS = 3
@@ -41,7 +43,7 @@ def search_alpha(
     blind = [
         method.fit(subject, answered & (folds != fold), count) for fold in range(HELD_OUT_FOLDS)
     ]
-    wanted = deviations(subject, inventory)[answered]
+    wanted = deviations(subject.agreement, inventory)[answered]
     trials = []
     for alpha in grid:
         change = np.zeros(len(answered))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations, Mask, Reals, significant
-from palign_fit.methods.steering import TINY, SteeredHeads
+from palign_fit.arrays import Activations
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.numbers import TINY, Mask, Reals, significant
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from palign_fit.arrays import Mask
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
-from palign_fit.methods.record import Fit
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
-from palign_fit.model.model import OpenedModel
+from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask
+from vllm_palign.directions.record import Fit
 from vllm_palign.persona import Persona
 
 
@@ -42,7 +42,7 @@ class ReferenceFitter:
         """As ``fit.Fitter``."""
         check_subject(subject)
         self.method.check(subject)
-        return self._fit(subject).persona(self.model, self.inventory, self.settings)
+        return self._fit(subject).persona(model_facts(self.model), self.inventory, listed=True)
 
     def _fit(self, subject: Subject) -> Fit:
         """Directions and heads from all answers, then the alpha that held-out items ask for."""
@@ -53,7 +53,8 @@ class ReferenceFitter:
             self.baseline, method, self.inventory, subject, heads, grid=grid, seed=settings.seed
         )
         return Fit(
-            subject=subject,
+            name=subject.id,
+            agreement=subject.agreement,
             method=method.name,
             heads=heads,
             score=method.score_name,
@@ -62,4 +63,6 @@ class ReferenceFitter:
             checked=True,
             plain_perplexity=plain,
             most=GRID[-1],
+            seed=settings.seed,
+            given=settings.alpha is not None,
         )

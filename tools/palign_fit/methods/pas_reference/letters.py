@@ -14,15 +14,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from palign_fit.arrays import Activations, Mask
+from palign_fit.arrays import Activations
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
-from palign_fit.inputs.inventory import Inventory
 from palign_fit.methods.pas_reference.contrast import Contrast, choose_heads
-from palign_fit.methods.steering import SteeredHeads, random_folds
+from palign_fit.methods.steering import random_folds
 from palign_fit.model import prompts
 from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel
+from vllm_palign.directions.basis import SteeredHeads
+from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Mask
 
 MIN_DECIDED = 10
 """Fewest answers off the scale's middle that give every fold both labels."""

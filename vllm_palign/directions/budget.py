@@ -1,0 +1,48 @@
+"""How strongly to steer: as far as neutral text stays as probable as it should."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+TARGET_RATIO = 1.03
+"""Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
+top: the logarithm of the ratio grows with its square, so that strength 2 is still within 1.15. Aiming
+higher does not carry the person better (docs/experiments/alpha.md): likelihood follows less and less linearly."""
+
+MAX_RATIO = 1.15
+"""Most that a checked alpha may cost; beyond it language starts to break."""
+
+MIN_ALPHA, MAX_ALPHA = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``plain`` perplexity of the neutral text; ``rate``: log ratio per alpha² and unit of disturbance.
+
+    A small offset changes perplexity by a quadratic form, whose shape directions know; ``rate`` ties it to
+    real passes.
+    """
+
+    plain: float
+    rate: float
+
+    def predicted(self, alpha: float, disturbance: float) -> float:
+        """Perplexity expected at ``alpha``, given the disturbance at alpha 1."""
+        return self.plain * math.exp(min(self.rate * disturbance * alpha**2, 50.0))
+
+    def alpha(self, disturbance: float, reach: float = 1.0, ratio: float = TARGET_RATIO) -> float:
+        """``reach`` of the alpha expected to cost ``ratio``, three significant digits, within
+        bounds."""
+        cost = self.rate * disturbance
+        whole = math.sqrt(math.log(ratio) / cost) if cost > 0 else MAX_ALPHA
+        return rounded(reach * min(whole, MAX_ALPHA))
+
+    def most(self, reach: float = 1.0) -> float:
+        """The largest alpha that is chosen, whatever text bears."""
+        return rounded(reach * MAX_ALPHA)
+
+
+def rounded(alpha: float) -> float:
+    """``alpha`` as it is chosen: three significant digits, within MIN_ALPHA and MAX_ALPHA."""
+    return float(f"{min(max(alpha, MIN_ALPHA), MAX_ALPHA):.3g}")
