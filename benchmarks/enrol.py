@@ -4,8 +4,8 @@
 
 For each database a server of the demo model is started, and
 - 16 clients enrol as fast as they are answered, and then 300 a second between them: the whole server on one core;
-- 16 steered requests are answered all the time, in turns alone and beside 50 enrolments a second: the engine on
-  one core, the API server and this client on the other;
+- 16 steered requests are answered all the time, in turns alone, beside 50 enrolments a second and beside 50 bodies
+  of junk: the engine on one core, the API server and this client on the other;
 - a persona enrolled a moment ago, one never used before and one in use are asked in turn for a token;
 - personas are enrolled until there are N, in tenths.
 
@@ -25,12 +25,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import numpy as np
 import psutil
 from store import ENVIRONMENT, MODEL, ROOT, database, percentiles, say, server
 
@@ -89,6 +90,7 @@ class Clients:
 
     def __init__(self, web: aiohttp.ClientSession, items: list[str]) -> None:
         self._web, self._items = web, items
+        self._most = sum(2 * len(item) + 64 for item in items) + (16 << 10) - 64
         self._numbers = itertools.count()
         self._rng = random.Random(0)
 
@@ -104,6 +106,14 @@ class Clients:
         headers = {"content-type": "application/json"}
         async with self._web.put(f"/v1/personas/{name}", data=body, headers=headers) as reply:
             assert reply.status == 201, await reply.text()
+            await reply.read()
+
+    async def junk(self) -> None:
+        """The longest body that is read, and takes longest to be refused."""
+        headers = {"content-type": "application/json"}
+        body = b'{"answers": [' + b"[]," * (self._most // 3)
+        async with self._web.put("/v1/personas/junk", data=body, headers=headers) as reply:
+            assert reply.status == 400, await reply.text()
             await reply.read()
 
     async def ask(self, persona: str, tokens: int) -> None:
@@ -128,8 +138,8 @@ async def measure(base: str, personas: int) -> dict[str, Any]:
         say("as fast as they are answered")
         result["closed"] = await as_fast_as_possible(clients, list(itertools.islice(people, 6000)))
         say(f"{RATE} a second")
-        paced = list(itertools.islice(people, RATE * SECONDS))
-        result["paced"] = percentiles(await at_a_rate(clients, paced, RATE))
+        paced = [clients.enrol(*person) for person in itertools.islice(people, RATE * SECONDS)]
+        result["paced"] = percentiles(await at_a_rate(paced, RATE))
         pin(family, engine=SERVER_CORE, front=CLIENT_CORE)
         result["busy"] = await beside_answers(clients, people)
         result["first_use"] = await first_uses(clients, people)
@@ -173,48 +183,61 @@ async def as_fast_as_possible(
     return {"rate": len(people) / (time.perf_counter() - began), **percentiles(found)}
 
 
-async def at_a_rate(clients: Clients, people: list[tuple[str, bytes]], rate: float) -> list[float]:
-    """Milliseconds of each, sent when its time has come, if need be while ``CLIENTS`` others are waiting: waiting
-    for one of these to be answered counts."""
+async def at_a_rate(calls: list[Coroutine[Any, Any, None]], rate: float) -> list[float]:
+    """Milliseconds of each of ``calls``, made when its time has come, ``CLIENTS`` at once at most: to wait until one
+    of these is answered counts."""
     free = asyncio.Semaphore(CLIENTS)
 
-    async def one(person: tuple[str, bytes]) -> None:
+    async def one(call: Coroutine[Any, Any, None]) -> None:
         async with free:
-            await clients.enrol(*person)
+            await call
 
     began = time.perf_counter()
     sent = []
-    for number, person in enumerate(people):
+    for number, call in enumerate(calls):
         await asyncio.sleep(began + number / rate - time.perf_counter())
-        sent.append(asyncio.create_task(milliseconds(one(person))))
+        sent.append(asyncio.create_task(milliseconds(one(call))))
     return list(await asyncio.gather(*sent))
 
 
 async def beside_answers(clients: Clients, people: Iterator[tuple[str, bytes]]) -> dict[str, Any]:
-    """Tokens a second of ``CLIENTS`` steered requests at a time, in turns alone and beside enrolments."""
+    """Tokens a second of ``CLIENTS`` steered requests at a time: in turns alone, beside enrolments, and beside as
+    much junk."""
     asked = list(itertools.islice(people, CLIENTS))
     for person in asked:
         await clients.enrol(*person)
-    rates: dict[str, list[float]] = {"alone": [], "beside": []}
+    rates: dict[str, list[float]] = {"alone": [], "enrolments": [], "junk": []}
     latencies: list[float] = []
     for block in range(BUSY_BLOCKS):
-        for kind in ("alone", "beside") if block % 2 else ("beside", "alone"):
-            enrolling = list(itertools.islice(people, BUSY_RATE * BUSY_SECONDS))
+        kinds = list(rates)
+        for kind in kinds[block % 3 :] + kinds[: block % 3]:
             stop = asyncio.Event()
             load = asyncio.create_task(answered(clients, asked, stop))
-            if kind == "beside":
-                latencies += await at_a_rate(clients, enrolling, BUSY_RATE)
-            else:
+            if kind == "alone":
                 await asyncio.sleep(BUSY_SECONDS)
+            elif kind == "junk":
+                junk = [clients.junk() for _ in range(BUSY_RATE * BUSY_SECONDS)]
+                await at_a_rate(junk, BUSY_RATE)
+            else:
+                some = list(itertools.islice(people, BUSY_RATE * BUSY_SECONDS))
+                latencies += await at_a_rate([clients.enrol(*person) for person in some], BUSY_RATE)
             stop.set()
             rates[kind].append(await load)
         say(f"beside answers: turn {block + 1} of {BUSY_BLOCKS}")
-    ratios = [beside / alone for alone, beside in zip(rates["alone"], rates["beside"], strict=True)]
     return {
         "tokens_per_second": {kind: statistics.median(found) for kind, found in rates.items()},
-        "of_alone": [min(ratios), statistics.median(ratios), max(ratios)],
+        "of_alone": {
+            kind: quartiles(
+                [one / alone for one, alone in zip(rates[kind], rates["alone"], strict=True)]
+            )
+            for kind in ("enrolments", "junk")
+        },
         "enrolment_ms": percentiles(latencies),
     }
+
+
+def quartiles(values: list[float]) -> list[float]:
+    return [float(value) for value in np.quantile(values, (0.25, 0.5, 0.75))]
 
 
 async def answered(clients: Clients, people: list[tuple[str, bytes]], stop: asyncio.Event) -> float:
@@ -277,9 +300,12 @@ def table(result: dict[str, Any]) -> str:
         f"{CLIENTS} steered requests, tokens/s": lambda found: (
             f"{found['busy']['tokens_per_second']['alone']:.1f}"
         ),
-        f"of that beside {BUSY_RATE} enrolments/s (range)": lambda found: (
-            "{1:.3f} ({0:.3f} to {2:.3f})".format(*found["busy"]["of_alone"])
-        ),
+        **{
+            f"of that beside {BUSY_RATE} {kind}/s (quartiles)": lambda found, kind=kind: (  # type: ignore[misc]
+                "{1:.3f} ({0:.3f} to {2:.3f})".format(*found["busy"]["of_alone"][kind])
+            )
+            for kind in ("enrolments", "junk")
+        },
         "these enrolments, ms": lambda found: both(found["busy"]["enrolment_ms"]),
         **{
             f"answer of 1 token, {kind}, ms": lambda found, kind=kind: both(
