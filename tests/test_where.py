@@ -24,10 +24,14 @@ ELSEWHERE = {
         "store_url": "tests/registry/test_registry.py",
     },
     "vllm_palign": {
+        "container": "tests/test_persona.py",
         "effect shape": "tests/test_selection.py",
         "endpoint": "tests/engine/test_drift.py",
         "errors": "tests/http/test_server.py",
         "switch": "tests/plugin/test_plugin.py",
+    },
+    "vllm_palign/directions": {
+        "basis budget inventory numbers record scores sheet sliders traits": "tests/directions/test_directions.py"
     },
     "vllm_palign/plugin": {"command_line wraps": "tests/plugin/test_plugin.py"},
     "vllm_palign/registry": {
@@ -71,11 +75,11 @@ ELSEWHERE = {
     },
     "tools/palign_fit/inputs": {
         "files jsons": "tests/fit/inputs/test_records.py",
-        "papi scale scores sheets": "tests/fit/inputs/test_answers.py",
+        "papi scale sheets": "tests/fit/inputs/test_answers.py",
         "sliders traits": "tests/fit/methods/test_traits.py",
     },
     "tools/palign_fit/methods": {
-        "baseline record settings": "tests/fit/test_fit.py",
+        "baseline settings": "tests/fit/test_fit.py",
         "discriminant heads steering": "tests/fit/methods/test_directions.py",
     },
     "tools/palign_fit/methods/pairs": {"data fitter": "tests/fit/methods/test_pairs.py"},
@@ -93,6 +97,7 @@ ELSEWHERE = {
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
+        "directions_card": "tests/fit/commands/test_directions.py",
         "charts evaluated layers page profile record samples sources": (
             "tests/fit/reporting/test_report.py"
         ),

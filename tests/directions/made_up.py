@@ -69,7 +69,7 @@ def tiny_directions(
         blind=tuple(basis(every & (folds != fold), 5 + items) for fold in range(FOLDS)),
         traits=basis(~every, 5),
         folds=folds,
-        budget=Budget(plain=20.0, rate=0.01),
+        budget=Budget(plain=20.0, rate=10.0),
         reach=1.0,
         doses=(1.0, 0.5),
         followed=np.full((5, 2), 0.6),
