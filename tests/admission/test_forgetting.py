@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,18 @@ def test_nothing_of_it_is_left_in_sqlites_files(tmp_path: Path, way: str) -> Non
         put(registry, "alice-of-all-names", 99, replace=True)
     assert not in_the_files(tmp_path, needle)
     assert registry.registered({persona.digest}) == set()
+
+
+def test_nothing_is_left_when_many_delete_at_once(tmp_path: Path) -> None:
+    registry = Registry(f"sqlite:///{tmp_path / 'r.sqlite'}")
+    registry.migrate()
+    names = [f"gone{number}" for number in range(60)]
+    needles = [put(registry, name, seed).offsets[0].tobytes() for seed, name in enumerate(names)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda name: registry.delete(Tenant(), name), names))
+    Forgetting(Resolver(registry, SHAPE, max_strength=3.0, cache_bytes=1 << 20)).look()
+    assert not any(in_the_files(tmp_path, needle) for needle in needles)
+    assert not in_the_files(tmp_path, b"gone")
 
 
 def test_what_a_reader_kept_in_the_log_leaves_it_at_the_next_look(tmp_path: Path) -> None:

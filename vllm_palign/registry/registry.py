@@ -251,8 +251,16 @@ class Registry:
     def scrub(self) -> None:
         """Let nothing of what was removed stay in SQLite's write-ahead log. Does nothing while somebody reads or
         writes there: whoever follows up on it calls again. PostgreSQL has its own time for that (vacuum)."""
-        if self._left_over and self._engine.dialect.name == "sqlite":
-            self._left_over = not database.empty_log(self._engine)
+        if not self._left_over or self._engine.dialect.name != "sqlite":
+            return
+        self._left_over, emptied = (
+            False,
+            False,
+        )  # before: who removes something meanwhile says so again
+        try:
+            emptied = database.empty_log(self._engine)
+        finally:
+            self._left_over = self._left_over or not emptied
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
