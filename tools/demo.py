@@ -1,4 +1,5 @@
-"""The demo: one model, one server, one question, three personalities in one batch.
+"""The demo: one model, one server, one question, four answers in one batch; one of the three people joins while
+the server runs.
 
     python tools/demo.py                     fit, serve, ask, stop
     python tools/demo.py --serve --port N    fit, serve, leave the server running
@@ -32,10 +33,14 @@ MODEL = HOME / "SmolLM2-135M-Instruct"
 MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SERVED = "SmolLM2"
 PERSONAS = HOME / "personas"
+DIRECTIONS = HOME / "smollm2.directions.safetensors"
 LOG = HOME / "server.log"
 PID = HOME / "server.pid"
 BIN = Path(sys.executable).parent
 START_SECONDS = 600
+
+CAROL = {"O": 5, "C": 2, "E": 4, "A": 5, "N": 1}
+"""How far Carol is described by statements of each trait, 1 to 5: dreamy, untidy, sociable, kind, calm."""
 
 QUESTIONS = (
     "A friend invites you to a big party. How do you feel?",
@@ -71,6 +76,10 @@ def main() -> int:
         BIN / "palign-fit", "run", "--model", MODEL, "--base-model", MODEL_NAME,
         "--answers", ROOT / "examples" / "answers.json", "--out", PERSONAS,
     )  # fmt: skip
+    run(
+        BIN / "palign-fit", "directions", "--model", MODEL, "--base-model", MODEL_NAME,
+        "--out", DIRECTIONS,
+    )  # fmt: skip
     port = options.port or free_port()
     command = serve_command(port)
     step(3, "serve", " ".join(str(part) for part in shown(command)))
@@ -78,12 +87,15 @@ def main() -> int:
     if options.serve:
         PID.write_text(str(server.pid))
         console.print(
-            f"\nServing on http://127.0.0.1:{port}/v1, model {SERVED}, personas alice and bob."
+            f"\nServing on http://127.0.0.1:{port}/v1, model {SERVED}, personas alice and bob; "
+            "python examples/enrol.py makes one of yourself."
         )
         console.print(f"Log: {LOG.relative_to(ROOT)}. Stop it with: make stop")
         return 0
     try:
-        step(4, "ask", "plain, alice and bob at once, through the OpenAI client")
+        step(4, "enrol", "carol answers the thirty questions that tell most, over HTTP")
+        enrol(port)
+        step(5, "ask", "plain, alice, bob and carol at once, through the OpenAI client")
         for question in QUESTIONS:
             show(question, asyncio.run(ask(port, question)))
     finally:
@@ -97,7 +109,7 @@ def main() -> int:
 def serve_command(port: int) -> list[str | Path]:
     return [
         BIN / "vllm", "serve", MODEL, "--served-model-name", SERVED, "--plugin", "palign",
-        "--palign-personas", PERSONAS, "--max-model-len", "2048", "--max-num-seqs", "16",
+        "--palign-personas", PERSONAS, "--palign-directions", DIRECTIONS, "--max-model-len", "2048", "--max-num-seqs", "16",
         "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
 
@@ -133,8 +145,29 @@ def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
     return server
 
 
+def enrol(port: int) -> None:
+    """Carol's answers to the server's own short form, made a persona there and then."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60) as web:
+        form = web.get("/questionnaire").raise_for_status().json()
+        items = {item["id"]: item for item in form["data"]}
+        answers = {
+            one: CAROL[items[one]["trait"]]
+            if items[one]["key"] == "+"
+            else 6 - CAROL[items[one]["trait"]]
+            for one in form["short"]["30"]
+        }
+        began = time.monotonic()
+        reply = web.put("/personas/carol", json={"answers": answers}).raise_for_status().json()
+        seconds = time.monotonic() - began
+    console.print(
+        f"carol@{reply['digest'][:12]}: alpha {reply['alpha']:g}, expected alignment "
+        f"{reply['fit']['expected_alignment']:.2f}; {seconds * 1000:.0f} ms",
+        highlight=False,
+    )
+
+
 async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
-    """(who, answer, reply header or nothing) of three requests sent at once, so that one batch holds them."""
+    """(who, answer, reply header or nothing) of four requests sent at once, so that one batch holds them."""
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
 
         async def one(persona: str | None) -> tuple[str, str, str]:
@@ -145,7 +178,7 @@ async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
             text = raw.parse().choices[0].message.content or ""
             return persona or "plain", text.strip(), raw.headers.get("x-palign-persona", "")
 
-        return list(await asyncio.gather(one(None), one("alice"), one("bob")))
+        return list(await asyncio.gather(one(None), one("alice"), one("bob"), one("carol")))
 
 
 def show(question: str, answers: list[tuple[str, str, str]]) -> None:
@@ -199,7 +232,7 @@ def stop(pid: int) -> None:
 
 
 def step(number: int, name: str, what: str) -> None:
-    console.print(f"\n[bold][{number}/4] {name}[/bold]: {what}", highlight=False)
+    console.print(f"\n[bold][{number}/5] {name}[/bold]: {what}", highlight=False)
 
 
 def shown(command: list[str | Path]) -> list[str]:

@@ -100,7 +100,8 @@ def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
     ann = Subject("ann", np.array(list(answer_sheet(inventory, 1).values()), float))
     for alpha, said in ((None, True), (MAX_ALPHA, False)):
         fitter = PalignFitter(tiny, inventory, every, Settings(heads=5, alpha=alpha, check=False))
-        fitter.budget, fitter.reach = replace(fitter.budget, rate=0.0), 1.0
+        free = replace(fitter.budget, rate=0.0)
+        fitter.directions = replace(fitter.directions, budget=free, reach=1.0)
         persona = fitter.fit(ann)
         assert persona.alpha == MAX_ALPHA
         assert any("alpha stops at 20" in text for text in persona.fit["warnings"]) is said

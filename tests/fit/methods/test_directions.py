@@ -164,7 +164,7 @@ def test_first_order_figures_are_the_products_of_offsets_and_gradients(
         :, flat(directions)
     ]
     wanted = np.einsum("nkd,kd->n", gradients, offsets)
-    assert np.allclose(directions.change(weights, scale), wanted, rtol=1e-6, atol=1e-9)
+    assert np.allclose(directions.change(weights, scale), wanted, rtol=1e-4, atol=1e-6)
     assert directions.disturbance(weights, scale) > 0
     assert directions.disturbance(-weights, scale) == pytest.approx(
         directions.disturbance(weights, scale)
