@@ -45,6 +45,11 @@ BUSY_BLOCKS, BUSY_SECONDS = 6, 20
 TOKENS = 64
 FIRST_USES = 300
 TENTHS = 10
+WARM_UP, CLOSED = 500, 6000
+FEWEST = (
+    WARM_UP + CLOSED + RATE * SECONDS + CLIENTS
+    + BUSY_BLOCKS * BUSY_RATE * BUSY_SECONDS + 2 * FIRST_USES + 1000
+)  # fmt: skip
 SERVER_CORE, CLIENT_CORE = sorted(os.sched_getaffinity(0))[:2]
 
 
@@ -61,6 +66,8 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object to stdout")
     options = parser.parse_args()
+    if options.personas < FEWEST:
+        parser.error(f"--personas must be at least {FEWEST}: the turns before take most of them")
     prepare(options.directions)
     os.environ.update(ENVIRONMENT)
     result = {}
@@ -134,15 +141,19 @@ async def measure(base: str, personas: int) -> dict[str, Any]:
         result: dict[str, Any] = {"items": len(items)}
         pin(family, engine=SERVER_CORE, front=SERVER_CORE)
         people = clients.people()
-        await as_fast_as_possible(clients, list(itertools.islice(people, 500)))  # warm up
+        await as_fast_as_possible(clients, list(itertools.islice(people, WARM_UP)))  # warm up
         say("as fast as they are answered")
-        result["closed"] = await as_fast_as_possible(clients, list(itertools.islice(people, 6000)))
+        result["closed"] = await as_fast_as_possible(
+            clients, list(itertools.islice(people, CLOSED))
+        )
         say(f"{RATE} a second")
         paced = [clients.enrol(*person) for person in itertools.islice(people, RATE * SECONDS)]
         result["paced"] = percentiles(await at_a_rate(paced, RATE))
         pin(family, engine=SERVER_CORE, front=CLIENT_CORE)
+        say(json.dumps(result))
         result["busy"] = await beside_answers(clients, people)
         result["first_use"] = await first_uses(clients, people)
+        say(json.dumps(result))
         pin(family, engine=SERVER_CORE, front=SERVER_CORE)
         enrolled = int(next(people)[0][4:])
         result["until"] = await until(clients, people, personas - enrolled, family[0])
