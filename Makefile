@@ -1,5 +1,5 @@
 # make setup | demo | serve | play | stop | pictures | test | check | compatibility | matrix | soak | clean
-#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits
+#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | bench-enrol
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
 
@@ -14,7 +14,7 @@ READY   := $(VENV)/.ready-$(BACKEND)
 CHROMIUM = command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update \
 	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium > /dev/null; }
 
-.PHONY: setup demo serve play pictures stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits soak clean
+.PHONY: setup demo serve play pictures stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits bench-enrol soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -105,6 +105,9 @@ bench-store: setup
 
 bench-traits: setup
 	$(BIN)/python benchmarks/traits.py
+
+bench-enrol: setup
+	$(BIN)/python benchmarks/enrol.py
 
 soak: setup
 	$(BIN)/python -m tests.soak

@@ -163,7 +163,7 @@ def made(rng: np.random.Generator, index: int) -> bytes:
 
 
 @contextmanager
-def server(url: str, model: Path) -> Iterator[tuple[str, dict[str, float]]]:
+def server(url: str, model: Path, *options: str) -> Iterator[tuple[str, dict[str, float]]]:
     """A running server's URL, and the seconds and resident MiB (API server, all processes) it took."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -174,7 +174,7 @@ def server(url: str, model: Path) -> Iterator[tuple[str, dict[str, float]]]:
             [Path(sys.executable).with_name("vllm"), "serve", model, "--served-model-name", "base",
              "--host", "127.0.0.1", "--port", str(port), "--plugin", "palign", "--palign-store", url,
              "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", str(CONCURRENCY),
-             "--disable-uvicorn-access-log", "--distributed-executor-backend", ONE_PROCESS],
+             "--disable-uvicorn-access-log", "--distributed-executor-backend", ONE_PROCESS, *options],
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         base = f"http://127.0.0.1:{port}"

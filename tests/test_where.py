@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 ELSEWHERE = {
     # Serving.
     "vllm_palign/admission": {
+        "directions": "tests/plugin/test_plugin.py",
         "front_end handoff": "tests/test_selection.py",
         "outage": "tests/admission/test_resolver.py",
     },
@@ -42,6 +43,7 @@ ELSEWHERE = {
         "asgi": "tests/server/test_middleware.py",
         "body forms served": "tests/server/test_middleware.py",
         "gauges": "tests/http/tenants/test_metrics.py",
+        "questionnaire routes": "tests/server/test_enrolment.py",
     },
     "vllm_palign/tenants": {
         "authenticator caller strict_yaml tenant": "tests/tenants/test_file.py"

@@ -5,14 +5,16 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+from vllm_palign.admission.forgetting import Forgetting
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.compat.hooks import absent, require
 from vllm_palign.compat.versions import include_instead
 from vllm_palign.errors import PalignStartupError
-from vllm_palign.server import audit, models, personas, served
+from vllm_palign.server import audit, models, personas, questionnaire, served
 from vllm_palign.server.gate import Gate
 from vllm_palign.server.gauges import ScrapedGauges
 from vllm_palign.server.middleware import PersonaMiddleware
+from vllm_palign.tenants.tenant import Tenant
 
 _READS = (
     "openai_serving_models.base_model_paths",
@@ -33,6 +35,7 @@ class PalignEndpoint:
     def attach_router(self, app: Any) -> None:
         """Inside vLLM's own authentication, which is added after plugins and so runs before them."""
         app.include_router(personas.router)
+        app.include_router(questionnaire.router)
         include_instead(app, models.router)  # vLLM has a GET /v1/models too
         app.add_middleware(PersonaMiddleware)
         app.add_middleware(Gate)  # added later, so it runs before
@@ -51,6 +54,7 @@ class PalignEndpoint:
         audit.start()
         if front_end.tenants is not None:
             front_end.tenants.follow()
+        Forgetting(front_end.resolver).follow()
         served.names(state)
         state.palign = front_end
         state.palign_gauges = _gauges(engine_client, front_end)
@@ -62,6 +66,6 @@ def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
         return dict(first)
 
     async def registered() -> int:
-        return sum((await front_end.manage(front_end.resolver.registry.counts)).values())
+        return sum((await front_end.manage(front_end.resolver.registry.counts, Tenant())).values())
 
     return ScrapedGauges(slots, registered)

@@ -9,6 +9,7 @@
     ├── PersonaExists            409 persona_exists        the name is taken by other bytes
     ├── PersonaTooLarge          413 persona_invalid       an upload over the limit
     ├── PersonaCorrupt           500 persona_corrupt       registered bytes no longer match their digest
+    ├── DirectionsMissing        501 directions_missing    a server that was given no directions
     ├── RegistryUnavailable      503 registry_unavailable  the registry does not answer; try again
     ├── RegistryFull             507 registry_full         the registry has no room for more
     ├── KeyInvalid               401 invalid_api_key       no API key, or one that no tenant has
@@ -93,6 +94,12 @@ class PersonaTooLarge(PersonaInvalid):
 
 class PersonaCorrupt(PalignError):
     code = "persona_corrupt"
+    type = "server_error"
+
+
+class DirectionsMissing(PalignError):
+    status = 501
+    code = "directions_missing"
     type = "server_error"
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from prometheus_client import Counter, Gauge, Histogram
 
 Source = Literal["cache", "store"]
+Enrolled = Literal["created", "unchanged", "replaced", "refused", "failed"]
 Outcome = Literal["ok", "missing", "corrupt", "unavailable"]
 
 _requests = Counter(
@@ -49,6 +50,17 @@ _host_cache_personas = Gauge(
     "palign_host_cache_personas",
     "Personas held in host memory by all API server processes.",
     multiprocess_mode="livesum",
+)
+_enrolments = Counter(
+    "palign_enrolments",
+    "Personas asked for by answers or trait values; outcome is created, unchanged, replaced, refused (the client's "
+    "to mend) or failed.",
+    ("outcome",),
+)
+_enrolment_seconds = Histogram(
+    "palign_enrolment_seconds",
+    "Time from a whole body of answers to its persona in the registry, waiting for a thread included.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15),
 )
 _registry_personas = Gauge(
     "palign_registry_personas",
@@ -97,6 +109,12 @@ def fetched(source: Source, outcome: Outcome, seconds: float) -> None:
     """One persona's content was looked up in ``source``, which took ``seconds``."""
     _fetches.labels(source, outcome).inc()
     _fetch_seconds.labels(source).observe(seconds)
+
+
+def enrolled(outcome: Enrolled, seconds: float) -> None:
+    """One body of answers came to ``outcome``, ``seconds`` after it was read."""
+    _enrolments.labels(outcome).inc()
+    _enrolment_seconds.observe(seconds)
 
 
 def host_cache(*, size: int, personas: int) -> None:

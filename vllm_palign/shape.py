@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from vllm_palign.directions import Directions
 from vllm_palign.effect import Effect
-from vllm_palign.errors import PersonaIncompatible
+from vllm_palign.errors import PalignStartupError, PersonaIncompatible
 from vllm_palign.persona import Persona, model_name
 
 MAX_OFFSET = 10_000.0
@@ -73,6 +74,23 @@ class ModelShape:
                 f"persona {name!r} is too strong: alpha {persona.alpha:g} x its largest offset is "
                 f"{persona.peak:g}, wanted at most {MAX_OFFSET:g} (activations of a model are around 1); "
                 "fit it again, or with a smaller --alpha"
+            )
+
+    def check_directions(self, directions: Directions) -> None:
+        """Raises PalignStartupError, with every number that differs from what personas of the served model have."""
+        problems = [
+            f"{field} is {getattr(directions, field)}, the served model has {getattr(self, field)}"
+            for field in ("num_layers", "num_heads", "head_dim")
+            if getattr(directions, field) != getattr(self, field)
+        ]
+        without = sorted(set(directions.layers.tolist()) - self.attention_layers)
+        if without and not problems:
+            problems.append(f"they steer layers {without}, which have no self-attention here")
+        if problems:
+            raise PalignStartupError(
+                f"directions of {directions.base_model[:80]!r} do not fit: "
+                + "; ".join(problems)
+                + "; make the served model's with palign-fit directions"
             )
 
     def check_range(self, effect: Effect) -> None:

@@ -77,13 +77,21 @@ CODE = """
 import json, sys
 from vllm_palign import PalignStartupError, load
 from vllm_palign.config import hub
-from vllm_palign.config.sources import parse_personas
+from vllm_palign.config.sources import parse_directions, parse_personas
 def attempt(work):
     try:
         return work()
     except PalignStartupError as error:
         return "refused: " + error.message
 out = {name: attempt(lambda: parse_personas([value])) for name, value in json.load(sys.stdin).items()}
+out["directions"] = parse_directions("hf://palign/team@v1/more/carol.safetensors")
+out["a path"] = parse_directions("directions.safetensors")
+out["no directions"] = attempt(lambda: parse_directions("hf://palign/nothing"))
+try:
+    hub.download("hf://palign/team/alice.safetensors", most_bytes=10)
+    out["bounded"] = "downloaded"
+except PalignStartupError as error:
+    out["bounded"] = error.message
 out["digest"] = load(hub.download("hf://palign/team/alice.safetensors")).digest
 out["large"] = attempt(lambda: hub.download("hf://palign/team/model/weights.safetensors"))
 print("RESULT " + json.dumps(out))
@@ -112,6 +120,10 @@ def test_hub_personas_are_pinned_bounded_and_cached(
     assert "wanted hf://owner/repo" in out["form"]
     assert out["digest"] == sha256(FILES[NEW]["alice.safetensors"]).hexdigest()
     assert f"holds {LARGE} bytes" in out["large"]
+    assert out["directions"] == f"{team}@{OLD}/more/carol.safetensors"
+    assert out["a path"] == "directions.safetensors"
+    assert out["no directions"].startswith("refused: --palign-directions: hf://palign/nothing")
+    assert "wanted at most 10" in out["bounded"]
     hub.shutdown()
     pinned = f"hf://palign/team@{NEW}/alice.safetensors"
     code = f"import json; from vllm_palign import load; from vllm_palign.config import hub; print('RESULT ' + json.dumps(load(hub.download({pinned!r})).digest))"

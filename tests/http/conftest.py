@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY_SERVER, Server, start_server, stop_server
+from tests.directions import tiny_directions
+from tests.personas import SMOLLM2
 from vllm_palign import Persona
+from vllm_palign.directions import to_bytes
 
 
 @pytest.fixture(scope="package")
@@ -17,11 +20,13 @@ def server(
     smol_personas: tuple[Path, dict[str, Persona]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """SmolLM2, bfloat16, torch.compile and prefix caching on, 8 personas."""
+    """SmolLM2, bfloat16, torch.compile and prefix caching on, 8 personas, made-up directions."""
     log = tmp_path_factory.mktemp("server") / "server.log"
+    directions = log.with_name("directions.safetensors")
+    directions.write_bytes(to_bytes(tiny_directions(**SMOLLM2)))
     running = start_server(
         demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
-        "--max-model-len", "1024", "--max-num-seqs", "16",
+        "--palign-directions", str(directions), "--max-model-len", "1024", "--max-num-seqs", "16",
     )  # fmt: skip
     yield running
     stop_server(running)

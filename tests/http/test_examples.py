@@ -26,7 +26,11 @@ AGAINST_A_SERVER = {
         "x-palign-persona: bob@",
         '"code": "persona_not_found"',
     ],
+    "enrol.py": ["How well does it describe you?", "made "],
+    "enrol.sh": ["# ten items", '"expected_alignment"', "x-palign-persona: me@"],
 }
+TYPED = "5\n1\n4\n2\n5\n1\n4\n2\n5\n1\n"
+"""Answers to ten questions, where an example asks any."""
 
 
 @pytest.mark.parametrize("name", AGAINST_A_SERVER)
@@ -34,7 +38,7 @@ def test_an_example_runs_against_a_server(server: Server, name: str) -> None:
     command = [sys.executable] if name.endswith(".py") else ["bash"]
     done = subprocess.run(
         [*command, EXAMPLES / name], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"},
+        env={**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"}, input=TYPED,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -148,7 +148,10 @@ def world(
         with _page(made, folder) as process:
             yield made
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
         assert not made.foreign.exists(), made.foreign.read_text()
         for key in keys.values():
             assert key not in made.log.read_text()

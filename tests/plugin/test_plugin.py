@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.personas import random_persona
+from tests.conftest import TINY
+from tests.directions import tiny_directions
+from tests.personas import SMOLLM2, random_persona
 from tests.warm import run_vllm
 from vllm_palign import PalignStartupError, Persona, save
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.sources import parse_personas
 from vllm_palign.config.store_url import StoreUrl, private_store
+from vllm_palign.directions import to_bytes
 from vllm_palign.plugin.refusals import refuse_front_ends
 from vllm_palign.registry import Registry
 
@@ -42,6 +45,7 @@ def test_help_documents_the_flags() -> None:
     for flag in (
         "--plugin NAME",
         "--palign-personas NAME=PATH|DIR",
+        "--palign-directions FILE",
         "--palign-store URL",
         "--palign-store-timeout SECONDS",
         "--palign-cache-mib N",
@@ -69,6 +73,12 @@ print("RESULT " + json.dumps(results))
 """
 
 
+def directions_file(folder: Path, **shape: int) -> str:
+    path = folder / "directions.safetensors"
+    path.write_bytes(to_bytes(tiny_directions(**shape)))
+    return str(path)
+
+
 def newer_store() -> str:
     """A registry that a later release has migrated."""
     url = private_store()
@@ -94,7 +104,7 @@ def newer_store() -> str:
     "--kv-sharing-fast-prefill",
     note="--kv-sharing-fast-prefill runs layers on part of the tokens",
 )
-def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
+def test_the_server_refuses_to_start_and_says_why(tiny_model: Path, tmp_path: Path) -> None:
     on = ["--model", str(tiny_model), "--plugin", "palign"]
     cases = {
         "need --plugin palign": ["--palign-personas", "a=x.safetensors"],
@@ -107,6 +117,11 @@ def test_the_server_refuses_to_start_and_says_why(tiny_model: Path) -> None:
         "unable to open database file": [*on, "--palign-store", "sqlite:////no/such/folder/r.sqlite"],
         "the registry's schema has version '9999'": [*on, "--palign-store", newer_store()],
         "max_strength": [*on, "--palign-max-strength", "nan"],
+        "--palign-directions nowhere: ": [*on, "--palign-directions", "nowhere"],
+        "hf://palign: wanted hf://": [*on, "--palign-directions", "hf://palign"],
+        "num_layers is 30, the served model has 3; num_heads is 9": [
+            *on, "--palign-directions", directions_file(tmp_path, **SMOLLM2),
+        ],
         "persona: Extra inputs": [*on, "--additional-config", '{"palign": {"persona": {}}}'],
         "given both as --palign option": [
             *on, "--palign-max-strength", "2", "--additional-config", '{"palign": {"max_strength": 1}}',
@@ -230,6 +245,36 @@ def test_personas_are_named_by_argument_or_by_their_file(
     for wrong in (["plain.safetensors"], [str(tmp_path / "empty")], ["a=x", "a=y"], ["bad name=x"]):
         with pytest.raises(PalignStartupError, match="--palign-personas"):
             parse_personas(wrong)
+
+
+OFFLINE = """
+import json, sys
+from vllm.engine.arg_utils import EngineArgs
+from vllm.usage.usage_lib import UsageContext
+model, directions = json.loads(sys.stdin.read())
+def make(usage):
+    config = {"palign": {"directions": directions}}
+    return EngineArgs(model=model, additional_config=config).create_engine_config(usage)
+try:
+    make(UsageContext.LLM_CLASS); said = "started"
+except ValueError as error:
+    said = f"{type(error).__name__}: {error}"
+from vllm_palign.admission.front_end import FrontEnd
+served = make(UsageContext.OPENAI_API_SERVER)
+print("RESULT " + json.dumps([said, FrontEnd.of(served).directions.digest]))
+"""
+
+
+def test_directions_are_for_servers_where_answers_can_be_put(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    path = directions_file(tmp_path, **TINY)
+    said, digest = run_vllm(
+        OFFLINE, stdin=json.dumps([str(tiny_model), path]), VLLM_PLUGINS="palign"
+    )
+    assert said.startswith("PalignStartupError: directions make personas of answers")
+    assert "palign-fit run --directions" in said
+    assert digest == tiny_directions(**TINY).digest
 
 
 def test_files_that_are_hidden_in_a_folder_are_no_personas(tmp_path: Path) -> None:

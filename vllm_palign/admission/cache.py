@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -57,6 +57,18 @@ class PersonaCache:
             self._fill(digest, coming)
             metrics.fetched("store", _outcome(coming), time.perf_counter() - began)
         return coming.result()
+
+    def held(self) -> set[str]:
+        """The digests in memory."""
+        with self._lock:
+            return set(self._held)
+
+    def drop(self, digests: Set[str]) -> None:
+        """Forget the content of ``digests``."""
+        with self._lock:
+            for digest in digests & self._held.keys():
+                self._bytes -= _size(self._held.pop(digest))
+            metrics.host_cache(size=self._bytes, personas=len(self._held))
 
     def _fill(self, digest: str, coming: Future[Persona]) -> None:
         try:
@@ -117,6 +129,17 @@ class EffectCache:
             while self._bytes > self.most_bytes:
                 _, gone = self._held.popitem(last=False)
                 self._bytes -= _size(gone)
+
+    def held(self) -> set[str]:
+        """The digests in memory, at whatever scale."""
+        with self._lock:
+            return {digest for digest, _ in self._held}
+
+    def drop(self, digests: Set[str]) -> None:
+        """Forget the effects of ``digests``."""
+        with self._lock:
+            for key in [key for key in self._held if key[0] in digests]:
+                self._bytes -= _size(self._held.pop(key))
 
 
 def _size(content: Persona | Effect) -> int:

@@ -7,15 +7,18 @@ import logging
 import os
 import signal
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from vllm_palign.admission import armed, conversations
+from vllm_palign.admission.directions import open_directions
 from vllm_palign.admission.handoff import PLAIN, Granted, Handoff
 from vllm_palign.admission.resolver import Chosen, Resolver
+from vllm_palign.admission.turns import Turns
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
+from vllm_palign.directions import Directions
 from vllm_palign.effect import is_packed, salted
 from vllm_palign.errors import PalignStartupError, PersonaInvalid, RegistryUnavailable
 from vllm_palign.registry import Registry
@@ -65,8 +68,11 @@ class FrontEnd:
         """Set when an engine was found that does not steer; no steered request is let in from then on."""
         self.tenants: Authenticator | None = None
         """Set when callers are told apart by their keys."""
+        self.directions: Directions | None = None
+        """Set when personas can be made of answers."""
         self._resolvers = ThreadPoolExecutor(RESOLVERS, "palign-resolve")
         self._managers = ThreadPoolExecutor(MANAGERS, "palign-manage")
+        self._turns = Turns(MANAGERS)
 
     def attach(self, vllm_config: Any) -> None:
         """Beside the config, not on it: vLLM copies configs field by field and knows no field of ours."""
@@ -111,27 +117,31 @@ class FrontEnd:
                 os.kill(os.getpid(), signal.SIGTERM)
             raise
 
-    async def manage(self, work: Callable[[], T]) -> T:
-        """Run what may block beside the event loop. Raises RegistryUnavailable when it takes too long; it
-        may be done all the same."""
-        return await self._off_loop(self._managers, work)
+    async def manage(self, work: Callable[[], T], tenant: Tenant) -> T:
+        """Run what may block beside the event loop, for ``tenant``, of whom only as much waits for a thread as there
+        are threads. Raises RegistryUnavailable when it takes too long; it may be done all the same."""
+
+        async def in_turn() -> T:
+            async with self._turns.of(tenant.name):
+                return await _off_loop(self._managers, work)
+
+        return await self._in_time(in_turn())
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
         """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises, and
         PalignStartupError when an engine does not steer."""
         if self.unarmed is not None:
             raise self.unarmed
-        chosen = await self._off_loop(
-            self._resolvers, lambda: self.resolver.resolve(selection, tenant)
+        chosen = await self._in_time(
+            _off_loop(self._resolvers, lambda: self.resolver.resolve(selection, tenant))
         )
         return chosen, self.handoff.put(_granted(chosen, tenant))
 
-    async def _off_loop(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    async def _in_time(self, answer: Awaitable[T]) -> T:
         # A connection found dead and one tried in its place wait ``timeout`` seconds each.
-        patience = 3 * self.resolver.registry.timeout
-        running = asyncio.get_running_loop().run_in_executor(threads, work)
         try:
-            return await asyncio.wait_for(running, patience)
+            async with asyncio.timeout(3 * self.resolver.registry.timeout):
+                return await answer
         except TimeoutError:
             raise RegistryUnavailable("the persona registry takes too long; try again") from None
 
@@ -194,6 +204,10 @@ def refuse_unadmitted(params: Any) -> None:
         )
 
 
+def _off_loop(threads: ThreadPoolExecutor, work: Callable[[], T]) -> Awaitable[T]:
+    return asyncio.get_running_loop().run_in_executor(threads, work)
+
+
 def _granted(chosen: Chosen, tenant: Tenant) -> Granted:
     return Granted(chosen.effect, chosen.scope, tenant.kv_scope(chosen.owners))
 
@@ -227,6 +241,13 @@ def open_front_end(
     front_end = FrontEnd(
         resolver, str(model_config.model), over_http=over_http, keyed_by_salt=keyed_by_salt
     )
+    if config.directions is not None:
+        if not over_http:
+            raise PalignStartupError(
+                "directions make personas of answers that are PUT to a server, which this is not; make them with "
+                "palign-fit run --directions and give the files as personas"
+            )
+        front_end.directions = open_directions(config.directions, shape, front_end.model)
     if config.tenants is not None:
         front_end.tenants = _open_authenticator(config.tenants, over_http=over_http)
     return front_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Set
 from dataclasses import dataclass
 
 from vllm_palign.admission.cache import EffectCache, PersonaCache
@@ -90,6 +91,20 @@ class Resolver:
             owners={name: owner for name, (owner, _) in found.items()},
             effect=self._compose(parts) if parts else None,
         )
+
+    def held(self) -> set[str]:
+        """Digests of all persona content that this process remembers."""
+        return self.cache.held() | self._effects.held()
+
+    def forget(self, digests: Set[str]) -> None:
+        """Drop the content of ``digests`` and the names that had it. Running requests keep their own."""
+        if not digests:
+            return
+        self.cache.drop(digests)
+        self._effects.drop(digests)
+        with self._lock:
+            for name in [name for name, (_, digest) in self._known.items() if digest in digests]:
+                del self._known[name]
 
     def _compose(self, parts: list[tuple[Persona, float]]) -> Effect:
         """Raises PersonaIncompatible for offsets beyond the model's dtype."""

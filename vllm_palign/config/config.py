@@ -32,6 +32,9 @@ class PalignConfig(BaseModel):
     """Most MiB of persona content that each front-end process keeps in memory."""
     tenants: str | None = None
     """Path of the tenants file; None: one tenant, everybody."""
+    directions: str | None = None
+    """Path or ``hf://owner/repo[@revision][/file]`` of what the served model needs to make personas of answers;
+    None: only persona files are taken."""
     max_strength: float = Field(default=MAX_STRENGTH, gt=0, le=1000, allow_inf_nan=False)
     """Bound of |strength| and of sum |strength x weight|; beyond it a request is refused."""
     scope: Scope = SCOPE
@@ -46,6 +49,11 @@ class PalignConfig(BaseModel):
         return {
             name: str(path) if isinstance(path, Path) else path for name, path in personas.items()
         }
+
+    @field_validator("directions", mode="before")
+    @classmethod
+    def _path(cls, directions: Any) -> Any:
+        return str(directions) if isinstance(directions, Path) else directions
 
     @field_validator("personas")
     @classmethod

@@ -1,4 +1,4 @@
-"""Persona files from the Hugging Face hub: ``hf://owner/repo[@revision][/file]``.
+"""Files from the Hugging Face hub, of personas or directions: ``hf://owner/repo[@revision][/file]``.
 
 Everything is pinned to the commit that the revision (``main`` unless given) names when the server starts.
 """
@@ -76,8 +76,11 @@ def pin(url: str) -> str:
     return reference.at(info.sha, reference.file or files[0])
 
 
-def download(url: str) -> Path:
-    """The file that ``url`` names, in the hub's local cache. Raises PalignStartupError."""
+def download(url: str, *, most_bytes: int = MAX_FILE_BYTES) -> Path:
+    """The file that ``url`` names, in the hub's local cache; nothing over ``most_bytes`` is fetched.
+
+    Raises PalignStartupError.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     reference = _Reference.parse(pin(url))
@@ -86,9 +89,9 @@ def download(url: str) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     sizes = {entry.rfilename: entry.size for entry in _info(reference, url).siblings}
-    if (sizes.get(file) or 0) > MAX_FILE_BYTES:
+    if (sizes.get(file) or 0) > most_bytes:
         raise PalignStartupError(
-            f"{url}: holds {sizes[file]} bytes, wanted at most {MAX_FILE_BYTES} (16 MiB)"
+            f"{url}: holds {sizes[file]} bytes, wanted at most {most_bytes} ({most_bytes >> 20} MiB)"
         )
     try:
         return Path(hf_hub_download(reference.repo, file, revision=revision))

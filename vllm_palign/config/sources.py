@@ -1,4 +1,5 @@
-"""What ``--palign-personas`` names: files, folders, and repositories of the Hugging Face hub."""
+"""What ``--palign-personas`` and ``--palign-directions`` name: files, folders, and repositories of the
+Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -29,6 +30,14 @@ def parse_personas(values: list[str]) -> dict[str, str]:
     if problems:
         raise PalignStartupError("--palign-personas: " + "; ".join(problems))
     return personas
+
+
+def parse_directions(value: str) -> str:
+    """``FILE`` as it is, ``hf://owner/repo[@revision][/file]`` with the commit it has now. Raises PalignStartupError."""
+    try:
+        return hub.pin(value) if hub.is_hub(value) else value
+    except PalignStartupError as error:
+        raise PalignStartupError(f"--palign-directions: {error.message}") from None
 
 
 def _sources(value: str) -> dict[str, str]:

@@ -74,9 +74,17 @@ class Basis:
         At alpha 1 they are as long as the heads' own movement along them (``relative_size``). All
         zeros, and 0, where there is nothing to steer towards.
         """
-        raw = (weights @ self._basis).reshape(self.basis.shape[1:])
+        known = np.flatnonzero(weights)
+        raw = (weights[known] @ self._basis[known]).reshape(self.basis.shape[1:])
         scale = float(relative_size(raw, self._covariance))
         return (raw / scale if scale > 0 else raw * 0), scale
+
+    def size(self, weights: Reals) -> float:
+        """What ``offsets`` would be divided by, summed in float32: for figures, at half the traffic."""
+        known = np.flatnonzero(weights)
+        flat = self.basis.reshape(len(self.basis), -1)
+        raw = (weights[known].astype(np.float32) @ flat[known]).reshape(self.basis.shape[1:])
+        return relative_size(raw, self.covariance)
 
     def steering(self, weights: Reals) -> tuple[SteeredHeads, float]:
         """As ``offsets``, rounded as a persona keeps them, with their heads."""
@@ -138,12 +146,12 @@ class Typical:
     disturbance: float
 
 
-def relative_size(parts: Reals, covariance: Reals) -> float:
+def relative_size(parts: Reals | FloatArray, covariance: Reals | FloatArray) -> float:
     """Length of offsets [K, D] beside how far the heads move by themselves.
 
     That is the root of the summed variances of the heads' outputs along their parts (the published
     scale, PAlign/pas.py ``get_interventions_dict``, head by head lets one silent head decide).
-    ``covariance`` float64 [K, D, D].
+    ``covariance`` [K, D, D].
     """
     length = np.sqrt(np.einsum("kd,kd->k", parts, parts))
     units = parts / np.maximum(length, 1e-30)[:, None]

@@ -137,7 +137,7 @@ class Directions:
         change = np.zeros(len(agreement))
         for rows, blind in self.held_out(agreement):
             own = blind.weights(agreement)
-            size = blind.offsets(own)[1]
+            size = blind.size(own)
             if size > 0:
                 change[rows] = chosen * blind.change(own, size)[rows]
         answered = np.isfinite(agreement)

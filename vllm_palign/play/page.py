@@ -248,7 +248,8 @@ def serve(server: Server, port: int) -> None:
     # What people upload lies in a folder that nobody else may read, until it is read or this ends.
     with tempfile.TemporaryDirectory(prefix="palign-play-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        # Request lines are nobody's business.
+        # Request lines are nobody's business. A tab that is left open must not keep the page from ending.
         uvicorn.run(
-            application(server), host=HOST, port=port, log_level="warning", access_log=False
-        )
+            application(server), host=HOST, port=port, log_level="warning", access_log=False,
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip

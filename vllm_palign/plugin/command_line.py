@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_palign.compat.hooks import Hook
 from vllm_palign.config.config import CACHE_MIB, MAX_STRENGTH, SCOPE, STORE_TIMEOUT
-from vllm_palign.config.sources import parse_personas
+from vllm_palign.config.sources import parse_directions, parse_personas
 from vllm_palign.config.store_url import StoreUrl, private_store
 from vllm_palign.effect import SCOPES
 from vllm_palign.errors import PalignStartupError
@@ -26,7 +26,9 @@ class _EnablePlugin(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
 
 
-_OPTIONS = ("personas", "store", "store_timeout", "cache_mib", "max_strength", "tenants", "scope")
+_OPTIONS = (
+    "personas", "directions", "store", "store_timeout", "cache_mib", "max_strength", "tenants", "scope",
+)  # fmt: skip
 
 
 def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,6 +55,14 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             help="Personas to register at start: files under a name or their own, or every .safetensors file "
             "of a folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
             "on the Hugging Face hub.",
+        )
+        group.add_argument(
+            "--palign-directions",
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="What this model needs to make personas of a questionnaire's answers, without being run again: "
+            "PUT /v1/personas/ID takes answers as JSON then. Made with `palign-fit directions`; "
+            "hf://owner/repo[@revision][/file] stands for a file on the Hugging Face hub.",
         )
         group.add_argument(
             "--palign-store",
@@ -146,6 +156,8 @@ def _configured(additional: Any, given: dict[str, Any], *, own_store: bool) -> A
         )
     if "personas" in given:
         given = {**given, "personas": parse_personas(given["personas"])}
+    if "directions" in given:
+        given = {**given, "directions": parse_directions(given["directions"])}
     config[NAME] = {**entry, **given}
     if own_store and "store" not in config[NAME]:
         config[NAME]["store"] = StoreUrl(private_store())

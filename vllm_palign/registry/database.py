@@ -102,6 +102,19 @@ def writing(engine: Engine) -> Iterator[Connection]:
             yield connection
 
 
+def empty_log(engine: Engine) -> bool:
+    """Bring SQLite's write-ahead log into the database and leave it empty. Returns whether that was possible at once;
+    others that read or write are not waited for. Raises RegistryUnavailable."""
+    with reading(engine) as connection:
+        patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience)}")
+    return not busy
+
+
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     # The driver would begin a transaction by itself, and too late for a write lock: see _begin_sqlite.
     connection.isolation_level = None
@@ -109,6 +122,8 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA foreign_keys = ON")
     # An acknowledged PUT must survive a power cut, which WAL with NORMAL does not promise.
     cursor.execute("PRAGMA synchronous = FULL")
+    # What was deleted is overwritten, not only unlinked.
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
+    Table,
     and_,
     bindparam,
     delete,
@@ -22,7 +25,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vllm_palign.container import digest_of
-from vllm_palign.errors import PersonaCorrupt, PersonaExists, PersonaForbidden, PersonaNotFound
+from vllm_palign.errors import (
+    PersonaCorrupt,
+    PersonaExists,
+    PersonaForbidden,
+    PersonaNotFound,
+    RegistryUnavailable,
+)
 from vllm_palign.persona import Persona
 from vllm_palign.registry import database
 from vllm_palign.registry.migrate import migrate
@@ -32,8 +41,9 @@ from vllm_palign.shape import ModelShape
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
+_DIGESTS_AT_ONCE = 500
 
-# What every steered request, or the first of a persona, looks up. Built once: to build a statement takes longer than to run it.
+# Built once: to build a statement takes longer than to run it. First what requests and their first use look up.
 _IS_OWN = and_(
     personas.c.tenant == bindparam("tenant"),
     personas.c.name.in_(bindparam("names", expanding=True)),
@@ -44,7 +54,16 @@ _IS_SHARED = and_(
 _OWN = select(personas).where(_IS_OWN)
 _OWN_AND_SHARED = select(personas).where(_IS_OWN | _IS_SHARED)
 _WITH_BLOB = select(personas, blobs.c.data).join(blobs, blobs.c.digest == personas.c.digest)
+_KEPT = select(blobs.c.digest).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
 _BLOB = select(blobs.c.data).where(blobs.c.digest == bindparam("digest"))
+
+_OWN_ONE = select(personas).where(
+    personas.c.tenant == bindparam("tenant"), personas.c.name == bindparam("name")
+)
+_INSERT = insert(personas)
+_DROP_UNUSED = delete(blobs).where(
+    blobs.c.digest == bindparam("unused"), ~exists().where(personas.c.digest == bindparam("unused"))
+)
 
 
 class Registry:
@@ -56,7 +75,10 @@ class Registry:
     def __init__(self, url: str, *, timeout: float = 5.0, connections: int = 8) -> None:
         self.timeout = timeout
         self._engine = database.connect(url, timeout=timeout, connections=connections)
-        self._insert = (
+        self._write_lock = threading.Lock()
+        self._left_over = True
+        """Whether the log may hold what was removed, by a process before this one perhaps."""
+        self._keep_blob = _keep_blob(
             postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
         )
 
@@ -107,6 +129,15 @@ class Registry:
             raise PersonaNotFound(f"no persona with digest {digest} is registered")
         return _verified(data, digest)
 
+    def registered(self, digests: Set[str]) -> set[str]:
+        """Those of ``digests`` whose bytes are kept."""
+        wanted, found = sorted(digests), set[str]()
+        for start in range(0, len(wanted), _DIGESTS_AT_ONCE):
+            some = wanted[start : start + _DIGESTS_AT_ONCE]
+            with database.reading(self._engine) as connection:
+                found |= set(connection.execute(_KEPT, {"digests": some}).scalars())
+        return found
+
     def page(
         self, tenant: Tenant, *, limit: int, after: str = "", shape: ModelShape | None = None
     ) -> Page:
@@ -144,7 +175,7 @@ class Registry:
         RegistryFull.
         """
         record = _record(tenant, name, persona, data)
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             old = _own(connection, tenant, name)
             if old is None:
                 _check_quota(connection, tenant)
@@ -155,13 +186,14 @@ class Registry:
                 )
             self._keep_blobs(connection, [(record, data)])
             if old is None:
-                connection.execute(insert(personas), asdict(record))
+                connection.execute(_INSERT, vars(record))
                 return record, Outcome.CREATED
             if old.digest == record.digest:
                 return old, Outcome.UNCHANGED
-            connection.execute(update(personas).where(_is(record)), asdict(record))
+            connection.execute(update(personas).where(_is(record)), vars(record))
             _drop_unused_blob(connection, old.digest)
-            return record, Outcome.REPLACED
+        self._removed()
+        return record, Outcome.REPLACED
 
     def add_missing(
         self, tenant: Tenant, items: Sequence[tuple[str, Persona, bytes]]
@@ -174,7 +206,7 @@ class Registry:
         wanted = {
             name: (_record(tenant, name, persona, data), data) for name, persona, data in items
         }
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             rows = connection.execute(
                 select(personas).where(
                     personas.c.tenant == tenant.name, personas.c.name.in_(wanted)
@@ -186,19 +218,19 @@ class Registry:
                 del wanted[old.name]
             if wanted:
                 self._keep_blobs(connection, wanted.values())
-                connection.execute(
-                    insert(personas), [asdict(record) for record, _ in wanted.values()]
-                )
+                connection.execute(_INSERT, [vars(record) for record, _ in wanted.values()])
         return kept
 
     def delete(self, tenant: Tenant, name: str) -> Record:
         """Remove the tenant's own ``name``. Raises PersonaNotFound, or PersonaForbidden for a shared one."""
-        with database.writing(self._engine) as connection:
+        with self._writing() as connection:
             old = _own(connection, tenant, name)
             if old is not None:
                 connection.execute(delete(personas).where(_is(old)))
                 _drop_unused_blob(connection, old.digest)
-                return old
+        if old is not None:
+            self._removed()
+            return old
         if name in self.lookup(tenant, [name]):
             raise PersonaForbidden(
                 f"persona {name!r} is shared with you; only its owner removes it"
@@ -216,6 +248,37 @@ class Registry:
         with database.reading(self._engine) as connection:
             connection.execute(select(personas.c.name).limit(1))
 
+    def scrub(self) -> None:
+        """Let nothing of what was removed stay in SQLite's write-ahead log. Does nothing while somebody reads or
+        writes there: whoever follows up on it calls again. PostgreSQL has its own time for that (vacuum)."""
+        if not self._left_over or self._engine.dialect.name != "sqlite":
+            return
+        self._left_over, emptied = (
+            False,
+            False,
+        )  # before: who removes something meanwhile says so again
+        try:
+            emptied = database.empty_log(self._engine)
+        finally:
+            self._left_over = self._left_over or not emptied
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """One writer of this process at a time asks for the lock of all processes: SQLite looks whether it is free
+        only every few milliseconds, and writers who wait in PostgreSQL hold a connection each."""
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise RegistryUnavailable("the persona registry is busy; try again")
+        try:
+            with database.writing(self._engine) as connection:
+                yield connection
+        finally:
+            self._write_lock.release()
+
+    def _removed(self) -> None:
+        self._left_over = True
+        with contextlib.suppress(RegistryUnavailable):  # what was asked for is done
+            self.scrub()
+
     def close(self) -> None:
         """Drop all connections. The next call opens new ones."""
         self._engine.dispose()
@@ -224,15 +287,17 @@ class Registry:
         rows = [
             {"digest": record.digest, "size": record.size, "data": data} for record, data in items
         ]
-        statement = self._insert(blobs)
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["digest"],
-                set_={"data": statement.excluded.data},
-                where=blobs.c.data != statement.excluded.data,
-            ),
-            rows,
-        )
+        connection.execute(self._keep_blob, rows)
+
+
+def _keep_blob(insert: Callable[[Table], postgresql.Insert | sqlite.Insert]) -> Executable:
+    """Keeps bytes under their digest, and mends those that are there and have changed."""
+    statement = insert(blobs)
+    return statement.on_conflict_do_update(
+        index_elements=["digest"],
+        set_={"data": statement.excluded.data},
+        where=blobs.c.data != statement.excluded.data,
+    )
 
 
 def _visible(tenant: Tenant, names: Iterable[str]) -> tuple[bool, dict[str, Any]]:
@@ -279,8 +344,8 @@ def _is(record: Record) -> ColumnElement[bool]:
 
 
 def _own(connection: Connection, tenant: Tenant, name: str) -> Record | None:
-    query = select(personas).where(personas.c.tenant == tenant.name, personas.c.name == name)
-    row = connection.execute(query).mappings().one_or_none()
+    parameters = {"tenant": tenant.name, "name": name}
+    row = connection.execute(_OWN_ONE, parameters).mappings().one_or_none()
     return None if row is None else Record(**row)
 
 
@@ -296,5 +361,4 @@ def _check_quota(connection: Connection, tenant: Tenant) -> None:
 
 
 def _drop_unused_blob(connection: Connection, digest: str) -> None:
-    used = exists().where(personas.c.digest == digest)
-    connection.execute(delete(blobs).where(blobs.c.digest == digest, ~used))
+    connection.execute(_DROP_UNUSED, {"unused": digest})

@@ -41,6 +41,7 @@ _OFFERED: tuple[tuple[re.Pattern[str], dict[str, Role | None]], ...] = (
     (re.compile(r"/v1/messages/count_tokens|/tokenize|/detokenize"), {"POST": "use"}),
     (re.compile(r"/v1/models"), {"GET": None}),
     (re.compile(r"/v1/personas"), {"GET": None}),
+    (re.compile(r"/v1/questionnaire"), {"GET": None}),
     (_PERSONA, {"GET": None, "PUT": "manage", "DELETE": "manage"}),
 )
 """Path -> method -> the role it needs, None for any key. Matched against the whole path."""

@@ -160,6 +160,8 @@ def _account(
             "action": action[0],
             "persona": name if is_persona_id(name) else None,
             "digest": scope.get("palign_digest"),
+            "outcome": scope.get("palign_outcome"),
+            "made_of": scope.get("palign_made_of"),
             "code": code,
         },
     )

@@ -42,7 +42,7 @@ async def _usable(front_end: FrontEnd) -> tuple[Record, ...]:
         return ()
     try:
         page = await front_end.manage(
-            lambda: resolver.registry.page(tenant, limit=MAX_LISTED, shape=resolver.shape)
+            lambda: resolver.registry.page(tenant, limit=MAX_LISTED, shape=resolver.shape), tenant
         )
     except RegistryUnavailable as error:
         logging.getLogger("vllm.palign").warning(

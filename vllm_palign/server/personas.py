@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
 
+from vllm_palign import metrics
 from vllm_palign.admission.front_end import FrontEnd
-from vllm_palign.errors import (
-    MethodNotOffered,
-    NotOffered,
-    PalignError,
-    PersonaInvalid,
-    PersonaTooLarge,
-)
+from vllm_palign.errors import MethodNotOffered, NotOffered, PalignError, PersonaInvalid
 from vllm_palign.persona import ID_PATTERN, MAX_FILE_BYTES, Persona, is_persona_id
 from vllm_palign.registry import Outcome, Record
+from vllm_palign.server import enrolment
+from vllm_palign.server.enrolment import Enrolment
 from vllm_palign.server.json_text import members
+from vllm_palign.server.routes import Route, errors, read_bounded, who
 from vllm_palign.shape import is_foreign, warn_foreign
-from vllm_palign.tenants import caller
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 MAX_LIMIT = 1000
@@ -71,42 +64,7 @@ class PersonaList(BaseModel):
     has_more: bool
 
 
-class ErrorInfo(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | int | None
-
-
-class Error(BaseModel):
-    """OpenAI's error object."""
-
-    error: ErrorInfo
-
-
-class _Route(APIRoute):
-    """Turns our errors, and FastAPI's about parameters, into OpenAI error objects."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handle = super().get_route_handler()
-
-        async def handler(request: Request) -> Response:
-            try:
-                try:
-                    return await handle(request)
-                except RequestValidationError as error:
-                    raise _invalid(error) from None
-            except PalignError as error:
-                return JSONResponse(error.to_openai(), error.status, error.headers)
-
-        return handler
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Error} for status in (*statuses, 500, 503)}
-
-
-router = APIRouter(prefix="/v1/personas", tags=["personas"], route_class=_Route)
+router = APIRouter(prefix="/v1/personas", tags=["personas"], route_class=Route)
 Id = Annotated[
     str,
     Path(
@@ -114,16 +72,27 @@ Id = Annotated[
         json_schema_extra={"pattern": f"^{ID_PATTERN.pattern}$"},
     ),
 ]
-_FILE = {
+_BODIES = {
     "requestBody": {
         "required": True,
-        "description": "A persona file, at most 16 MiB.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "A persona file, at most 16 MiB; or, as JSON, what a persona is to be made of.",
+        "content": {
+            "application/octet-stream": {
+                "schema": {"type": "string", "format": "binary"},
+                "examples": {
+                    "file": {
+                        "summary": "The bytes of a file that palign-fit wrote",
+                        "value": "(the bytes of alice.safetensors)",
+                    }
+                },
+            },
+            "application/json": enrolment.BODY,
+        },
     }
 }
 
 
-@router.get("", summary="List personas", responses=_errors(400))
+@router.get("", summary="List personas", responses=errors(400))
 async def list_personas(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
@@ -136,11 +105,11 @@ async def list_personas(
     ] = "",
 ) -> PersonaList:
     """The caller's own personas and those shared with it, sorted by id."""
-    front_end, tenant = _who(request)
+    front_end, tenant = who(request)
     if after:
         _check_id(after, "after")
     page = await front_end.manage(
-        lambda: front_end.resolver.registry.page(tenant, limit=limit, after=after)
+        lambda: front_end.resolver.registry.page(tenant, limit=limit, after=after), tenant
     )
     data = [PersonaSummary(**_facts(record, tenant)) for record in page.records]
     return PersonaList(
@@ -155,11 +124,11 @@ async def list_personas(
     "/{persona_id}",
     summary="Read one persona's metadata",
     response_model=PersonaObject,
-    responses=_errors(400, 404),
+    responses=errors(400, 404),
 )
 async def get_persona(request: Request, persona_id: Id) -> Response:
     """Its metadata and digest."""
-    front_end, tenant = _who(request)
+    front_end, tenant = who(request)
     _check_id(persona_id, "id")
     registry = front_end.resolver.registry
 
@@ -168,19 +137,19 @@ async def get_persona(request: Request, persona_id: Id) -> Response:
         request.scope["palign_digest"] = record.digest
         return _whole(record, Persona.from_bytes(data), data, tenant)
 
-    return Response(await front_end.manage(read), media_type="application/json")
+    return Response(await front_end.manage(read, tenant), media_type="application/json")
 
 
 @router.put(
     "/{persona_id}",
-    summary="Register a persona file",
+    summary="Register a persona file, or make a persona of answers",
     response_model=PersonaObject,
     responses={
-        **_errors(400, 403, 409, 413, 507),
+        **errors(400, 403, 409, 413, 501, 507),
         200: {"description": "The same bytes as before, or replaced."},
         201: {"model": PersonaObject, "description": "Registered."},
     },
-    openapi_extra=_FILE,
+    openapi_extra=_BODIES,
 )
 async def put_persona(
     request: Request,
@@ -190,39 +159,95 @@ async def put_persona(
     ] = False,
 ) -> Response:
     """201: new. 200: the same bytes again, or replaced. Served by every server of this registry at once;
-    requests that are running finish with the bytes they began with."""
-    front_end, tenant = _who(request)
+    requests that are running finish with the bytes they began with. The same answers make the same bytes."""
+    front_end, tenant = who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
-    data = await _read_bounded(request)
-    resolver = front_end.resolver
-
-    def put() -> tuple[bytes, Outcome]:
-        persona = Persona.from_bytes(data, source=f"persona {persona_id!r}")
-        resolver.shape.check(persona, persona_id)
-        record, outcome = resolver.registry.put(tenant, persona_id, persona, data, replace=replace)
-        if outcome is not Outcome.UNCHANGED and is_foreign(persona, front_end.model):
-            warn_foreign({persona_id: persona.base_model}, front_end.model)
-        request.scope["palign_digest"] = record.digest
-        return _whole(record, persona, data, tenant), outcome
-
-    answer, outcome = await front_end.manage(put)
+    bring = _enrol if enrolment.is_json(request) else _upload
+    answer, outcome = await bring(request, persona_id, front_end, tenant, replace)
     status = 201 if outcome is Outcome.CREATED else 200
     return Response(answer, status, media_type="application/json")
+
+
+async def _upload(
+    request: Request, name: str, front_end: FrontEnd, tenant: Tenant, replace: bool
+) -> tuple[bytes, Outcome]:
+    """Register the file that is the body as ``name``. Returns the reply's JSON."""
+    data = await read_bounded(request, MAX_FILE_BYTES)
+
+    def put() -> tuple[bytes, Outcome]:
+        persona = Persona.from_bytes(data, source=f"persona {name!r}")
+        answer, outcome = _register(request, name, front_end, tenant, replace, persona, data)
+        if outcome is not Outcome.UNCHANGED and is_foreign(persona, front_end.model):
+            warn_foreign({name: persona.base_model}, front_end.model)
+        return answer, outcome
+
+    return await front_end.manage(put, tenant)
+
+
+async def _enrol(
+    request: Request, name: str, front_end: FrontEnd, tenant: Tenant, replace: bool
+) -> tuple[bytes, Outcome]:
+    """The same with a persona that is made of what the body says, of which nothing else is kept."""
+    directions = enrolment.require(front_end.directions)
+    body = await read_bounded(request, enrolment.most_bytes(directions))
+
+    def make() -> tuple[bytes, Outcome]:
+        asked = Enrolment.read(body)
+        request.scope["palign_made_of"] = asked.made_of
+        persona = asked.persona(directions, name)
+        data = persona.to_bytes()
+        return _register(request, name, front_end, tenant, replace, persona, data)
+
+    began = time.perf_counter()
+    done: metrics.Enrolled = "failed"
+    try:
+        answer, outcome = await front_end.manage(make, tenant)
+        done = outcome.value
+        return answer, outcome
+    except PalignError as error:
+        done = "refused" if error.status < 500 else "failed"
+        raise
+    finally:
+        metrics.enrolled(done, time.perf_counter() - began)
+
+
+def _register(
+    request: Request,
+    name: str,
+    front_end: FrontEnd,
+    tenant: Tenant,
+    replace: bool,
+    persona: Persona,
+    data: bytes,
+) -> tuple[bytes, Outcome]:
+    resolver = front_end.resolver
+    resolver.shape.check(persona, name)
+    record, outcome = resolver.registry.put(tenant, name, persona, data, replace=replace)
+    request.scope.update({"palign_digest": record.digest, "palign_outcome": outcome.value})
+    return _whole(record, persona, data, tenant), outcome
 
 
 @router.delete(
     "/{persona_id}",
     summary="Remove a persona",
     status_code=204,
-    responses=_errors(400, 403, 404),
+    responses=errors(400, 403, 404),
 )
 async def delete_persona(request: Request, persona_id: Id) -> Response:
     """Requests that are running finish with it, later ones get 404."""
-    front_end, tenant = _who(request)
+    front_end, tenant = who(request)
     tenant.require("manage")
     _check_id(persona_id, "id")
-    record = await front_end.manage(lambda: front_end.resolver.registry.delete(tenant, persona_id))
+    resolver = front_end.resolver
+
+    def remove() -> Record:
+        record = resolver.registry.delete(tenant, persona_id)
+        # Other processes drop it within half a minute, see ``admission/forgetting.py``.
+        resolver.forget({record.digest})
+        return record
+
+    record = await front_end.manage(remove, tenant)
     request.scope["palign_digest"] = record.digest
     return Response(status_code=204)
 
@@ -247,11 +272,6 @@ async def no_such_path() -> None:
     raise NotOffered("there is no such path; a persona is at /v1/personas/{id}")
 
 
-def _who(request: Request) -> tuple[FrontEnd, Tenant]:
-    front_end: FrontEnd = request.app.state.palign
-    return front_end, caller.current(tenants=front_end.tenants is not None)
-
-
 def _check_id(name: str, param: str) -> None:
     if not is_persona_id(name):
         raise PersonaInvalid(
@@ -259,25 +279,6 @@ def _check_id(name: str, param: str) -> None:
             "beginning with a letter or digit",
             param=param,
         )
-
-
-async def _read_bounded(request: Request) -> bytes:
-    """The body, refused as soon as it is known to be too large."""
-    announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isascii() and announced.isdigit() else 0
-    body = bytearray()
-    if size <= MAX_FILE_BYTES:
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                size = len(body)
-                if size > MAX_FILE_BYTES:
-                    break
-        except ClientDisconnect:  # nobody reads the answer, but the audit log does
-            raise PersonaInvalid(f"the upload broke off after {len(body)} bytes") from None
-    if size > MAX_FILE_BYTES:
-        raise PersonaTooLarge(f"the body is larger than {MAX_FILE_BYTES} bytes (16 MiB)")
-    return bytes(body)
 
 
 def _facts(record: Record, tenant: Tenant) -> dict[str, Any]:
@@ -312,9 +313,3 @@ def _fit(data: bytes) -> bytes:
     header = json.loads(data[8 : 8 + size])["__metadata__"]["palign"].encode()
     place = next(member for member in members(header) if member.name == "fit")
     return bytes(header[place.value : place.end])
-
-
-def _invalid(error: RequestValidationError) -> PersonaInvalid:
-    first = error.errors()[0]
-    param = str(first["loc"][-1])
-    return PersonaInvalid(f"{param}: {first['msg']}", param=param)

@@ -165,6 +165,9 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], int, str]] = {
     "limit too large": ("GET", "", {"params": {"limit": 10**9}}, 400, "persona_invalid"),
     "limit of words": ("GET", "", {"params": {"limit": "many"}}, 400, "persona_invalid"),
     "after what": ("GET", "", {"params": {"after": "a b"}}, 400, "persona_invalid"),
+    "answers, without directions": (
+        "PUT", "/x", {"json": {"traits": {"E": 1}}}, 501, "directions_missing",
+    ),
     "unknown": ("GET", "/nobody", {}, 404, "persona_not_found"),
     "other method": ("PATCH", "/x", {}, 405, "method_not_allowed"),
     "other method of the list": ("POST", "", {}, 405, "method_not_allowed"),
@@ -195,7 +198,8 @@ def test_the_openapi_document_shows_the_routes(service: Server) -> None:
         "/v1/personas/{persona_id}": ["delete", "get", "put"],
     }
     body = document["paths"]["/v1/personas/{persona_id}"]["put"]["requestBody"]
-    assert "application/octet-stream" in body["content"]
+    assert set(body["content"]) == {"application/octet-stream", "application/json"}
+    assert list(document["paths"]["/v1/questionnaire"]) == ["get"]
 
 
 def test_every_api_server_process_sees_a_change_at_once(

@@ -39,8 +39,9 @@ class Attempt:
             return text
 
         body = fill(json.dumps(self.body)).encode() if isinstance(self.body, dict) else self.body
-        headers = [("content-type", "application/json")]
-        headers += [(header, fill(value)) for header, value in self.headers]
+        headers = [(header, fill(value)) for header, value in self.headers]
+        if "content-type" not in dict(headers):
+            headers.append(("content-type", "application/json"))
         if self.who is not None:
             headers.append(("authorization", f"Bearer {keys[self.who]}"))
         return {
@@ -66,6 +67,7 @@ def managed(status: int, code: str | None, method: str, path: str, **options: An
     return Attempt(status, code, options.pop("body", None), method, path, **options)
 
 
+FILE = (("content-type", "application/octet-stream"),)
 MISSING, INVALID = (404, "persona_not_found"), (400, "persona_invalid")
 
 NAMES = {
@@ -198,10 +200,27 @@ MANAGEMENT = {
     "put with a key that may only ask": managed(
         403, "persona_forbidden", "PUT", f"{PERSONAS}/x", body=b"x", who="acme-use"
     ),
+    "enrol with a key that may only ask": managed(
+        403, "persona_forbidden", "PUT", f"{PERSONAS}/x", body={"traits": {"E": 1}}, who="acme-use"
+    ),
+    "enrol over a shared one's owner": managed(
+        *INVALID, "PUT", f"{PERSONAS}/x", body={"traits": {"E": 1}, "tenant": "globex"}
+    ),
+    "enrol with a path in the name": managed(
+        404, "not_found", "PUT", f"{PERSONAS}/..%2fglobex%2fsecret", body={"traits": {"E": 1}}
+    ),
+    "enrol more than a questionnaire holds": managed(
+        413, "persona_invalid", "PUT", f"{PERSONAS}/x", body=b" " * (1 << 20)
+    ),
+    "write the questionnaire": managed(405, "method_not_allowed", "PUT", "/v1/questionnaire", body={}),
     "put a path": managed(404, "not_found", "PUT", f"{PERSONAS}/..%2fglobex%2fsecret", body=b"x"),
-    "put a file that is none": managed(*INVALID, "PUT", f"{PERSONAS}/x", body=b"x"),
-    "put a pickle": managed(*INVALID, "PUT", f"{PERSONAS}/x", body=b"\x80\x04cos\nsystem\n."),
-    "put too much": managed(413, "persona_invalid", "PUT", f"{PERSONAS}/x", body=b"x" * (MAX_FILE_BYTES + 1)),
+    "put a file that is none": managed(*INVALID, "PUT", f"{PERSONAS}/x", body=b"x", headers=FILE),
+    "put a pickle": managed(
+        *INVALID, "PUT", f"{PERSONAS}/x", body=b"\x80\x04cos\nsystem\n.", headers=FILE
+    ),
+    "put too much": managed(
+        413, "persona_invalid", "PUT", f"{PERSONAS}/x", body=b"x" * (MAX_FILE_BYTES + 1), headers=FILE
+    ),
     "put over an own one": managed(*INVALID, "PUT", f"{PERSONAS}/own?replace=perhaps", body=b"x"),
     "a page too large": managed(*INVALID, "GET", f"{PERSONAS}?limit=1001"),
     "a page of nothing": managed(*INVALID, "GET", f"{PERSONAS}?limit=-1"),
@@ -220,6 +239,7 @@ KEYS = {
             ("GET", "/v1/models"),
             ("GET", PERSONAS),
             ("PUT", f"{PERSONAS}/x"),
+            ("GET", "/v1/questionnaire"),
             ("GET", "/anything"),
         )
     },

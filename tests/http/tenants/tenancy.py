@@ -14,9 +14,11 @@ import openai
 from typer.testing import CliRunner
 
 from tests.conftest import TINY, TINY_SERVER, Server, start_server, stop_server
+from tests.directions import tiny_directions
 from tests.personas import random_persona
 from vllm_palign import Persona
 from vllm_palign.cli.main import app
+from vllm_palign.directions import to_bytes
 
 RIGHTS = """\
 shared: {lent: {}, open: {share_kv: true}, kept: {}}
@@ -84,9 +86,11 @@ def running_tenancy(model: Path, folder: Path) -> Iterator[Tenancy]:
         f"p{seed}": random_persona(seed, **TINY, steered=6, scale=0.5, name=f"p{seed}")
         for seed in range(8)
     }
+    directions = folder / "directions.safetensors"
+    directions.write_bytes(to_bytes(tiny_directions(**TINY)))
     server = start_server(
         model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(file),
-        "--api-server-count", "2", *TINY_SERVER,
+        "--palign-directions", str(directions), "--api-server-count", "2", *TINY_SERVER,
     )  # fmt: skip
     tenancy = Tenancy(server, file, keys, personas)
     try:

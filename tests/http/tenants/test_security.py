@@ -101,7 +101,9 @@ def test_the_management_routes_keep_what_their_openapi_says(tenancy: Tenancy) ->
     headers = {"authorization": f"Bearer {tenancy.keys['acme']}"}
     schema = schemathesis.openapi.from_url(f"{tenancy.server.url}/openapi.json")
     tried = 0
-    for operation in schema.include(path_regex=r"^/v1/(personas|models)").get_all_operations():
+    for operation in schema.include(
+        path_regex=r"^/v1/(personas|models|questionnaire)"
+    ).get_all_operations():
         case_strategy = operation.ok().as_strategy()
 
         @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))  # fmt: skip
@@ -113,7 +115,7 @@ def test_the_management_routes_keep_what_their_openapi_says(tenancy: Tenancy) ->
 
         conforms()
         tried += 1
-    assert tried == 5
+    assert tried == 6
 
 
 def test_a_management_call_is_an_audit_line_with_its_tenant_and_digest(tenancy: Tenancy) -> None:
