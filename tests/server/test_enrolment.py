@@ -80,6 +80,17 @@ def test_answers_become_a_persona_with_the_name_it_is_put_under(app: FastAPI) ->
     assert call(app, "GET", "/v1/personas/alice").json() == said
 
 
+def test_the_file_is_for_whoever_may_replace_it(app: FastAPI) -> None:
+    made = put(app, "alice", {"answers": ANSWERS}).json()
+    as_file = {"accept": "application/octet-stream"}
+    reply = call(app, "GET", "/v1/personas/alice", headers=as_file)
+    assert reply.headers["content-type"] == "application/octet-stream"
+    assert Persona.from_bytes(reply.content).digest == made["digest"]
+    for accept in ("*/*", "application/json", "application/json, */*"):
+        assert call(app, "GET", "/v1/personas/alice", headers={"accept": accept}).json() == made
+    refused(call(app, "GET", "/v1/personas/bob", headers=as_file), 404, "persona_not_found")
+
+
 def test_the_same_answers_again_change_nothing_and_others_need_leave(app: FastAPI) -> None:
     first = put(app, "alice", {"answers": ANSWERS})
     again = put(app, "alice", {"description": None, "traits": None, "answers": ANSWERS})

@@ -11,7 +11,13 @@ from pydantic import BaseModel
 
 from vllm_palign import metrics
 from vllm_palign.admission.front_end import FrontEnd
-from vllm_palign.errors import MethodNotOffered, NotOffered, PalignError, PersonaInvalid
+from vllm_palign.errors import (
+    MethodNotOffered,
+    NotOffered,
+    PalignError,
+    PersonaForbidden,
+    PersonaInvalid,
+)
 from vllm_palign.persona import ID_PATTERN, MAX_FILE_BYTES, Persona, is_persona_id
 from vllm_palign.registry import Outcome, Record
 from vllm_palign.server import enrolment
@@ -72,12 +78,13 @@ Id = Annotated[
         json_schema_extra={"pattern": f"^{ID_PATTERN.pattern}$"},
     ),
 ]
+_FILE = "application/octet-stream"
 _BODIES = {
     "requestBody": {
         "required": True,
         "description": "A persona file, at most 16 MiB; or, as JSON, what a persona is to be made of.",
         "content": {
-            "application/octet-stream": {
+            _FILE: {
                 "schema": {"type": "string", "format": "binary"},
                 "examples": {
                     "file": {
@@ -122,22 +129,39 @@ async def list_personas(
 
 @router.get(
     "/{persona_id}",
-    summary="Read one persona's metadata",
+    summary="Read one persona: its metadata, or its file",
     response_model=PersonaObject,
-    responses=errors(400, 404),
+    responses={
+        **errors(400, 403, 404),
+        200: {
+            "description": "Metadata and digest; the file, if that is what is accepted.",
+            "content": {_FILE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
 )
 async def get_persona(request: Request, persona_id: Id) -> Response:
-    """Its metadata and digest."""
+    """Its metadata and digest. With `Accept: application/octet-stream` the file itself, to whoever may replace it: it
+    is its person's answers in another form."""
     front_end, tenant = who(request)
     _check_id(persona_id, "id")
     registry = front_end.resolver.registry
+    whole_file = _FILE in request.headers.get("accept", "").lower()
+    if whole_file:
+        tenant.require("manage")
 
     def read() -> bytes:
         record, data = registry.read(tenant, persona_id)
         request.scope["palign_digest"] = record.digest
-        return _whole(record, Persona.from_bytes(data), data, tenant)
+        if not whole_file:
+            return _whole(record, Persona.from_bytes(data), data, tenant)
+        if record.tenant != tenant.name:
+            raise PersonaForbidden(
+                f"persona {persona_id!r} is shared with you; only its owner gets the file"
+            )
+        return data
 
-    return Response(await front_end.manage(read, tenant), media_type="application/json")
+    kind = _FILE if whole_file else "application/json"
+    return Response(await front_end.manage(read, tenant), media_type=kind)
 
 
 @router.put(

@@ -68,6 +68,7 @@ def managed(status: int, code: str | None, method: str, path: str, **options: An
 
 
 FILE = (("content-type", "application/octet-stream"),)
+AS_FILE = (("accept", "application/octet-stream"),)
 MISSING, INVALID = (404, "persona_not_found"), (400, "persona_invalid")
 
 NAMES = {
@@ -177,6 +178,13 @@ MANAGEMENT = {
     "read with a tenant parameter": managed(*MISSING, "GET", f"{PERSONAS}/secret?tenant=globex"),
     "read with a tenant header": managed(
         *MISSING, "GET", f"{PERSONAS}/secret", headers=(("x-tenant", "globex"), ("x-palign-tenant", "globex"))
+    ),
+    "download another's": managed(*MISSING, "GET", f"{PERSONAS}/secret", headers=AS_FILE),
+    "download a shared one": managed(
+        403, "persona_forbidden", "GET", f"{PERSONAS}/lent", headers=AS_FILE
+    ),
+    "download with a key that may only ask": managed(
+        403, "persona_forbidden", "GET", f"{PERSONAS}/own", headers=AS_FILE, who="acme-use"
     ),
     "read through a path": managed(404, "not_found", "GET", f"{PERSONAS}/globex/secret"),
     "read through an encoded path": managed(404, "not_found", "GET", f"{PERSONAS}/globex%2fsecret"),
