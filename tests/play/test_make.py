@@ -153,7 +153,7 @@ def test_a_server_without_directions_takes_files_of_personas_and_says_so_at_once
     server._http = httpx.AsyncClient(base_url=server.url, transport=httpx.MockTransport(reply))
     with gr.Blocks():
         make = Make(server, gr.Textbox(), gr.Textbox())
-    changes = in_thread(make.ready("", "", ANSWERS))
+    changes = in_thread(make.ready("", "", ANSWERS, None))
     assert "makes no personas from answers" in changes[make.notice]
     assert (
         changes[make.way]["choices"] == [("Take a file", FILE)] and changes[make.by_file]["visible"]

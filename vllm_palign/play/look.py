@@ -325,7 +325,7 @@ def _figures(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _drawn(name: str, data: bytes | None) -> str:
     if data is None:
-        return '<p class="hint">This server does not hand out persona files, so there is no head map.</p>'
+        return '<p class="hint">There is no head map: the server gives the file to its owner\'s managing keys alone.</p>'
     try:
         drawn = head_map(Persona.from_bytes(data))
     except PersonaInvalid as error:

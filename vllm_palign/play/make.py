@@ -108,7 +108,7 @@ class Make:
             )
         self._wire()
 
-    async def ready(self, key: str, kept: str, way: str) -> Changes:
+    async def ready(self, key: str, kept: str, way: str, sheet: Sheet | None) -> Changes:
         """The view as far as server and key allow; says at once what they do not."""
         notice, questionnaire = "", None
         try:
@@ -131,9 +131,10 @@ class Make:
         }
         if questionnaire is None:
             return {**changes, self.radar: ""}
-        sheet = Sheet.from_text(kept, questionnaire)
+        # The sheet that there is, not a copy: somebody may be answering meanwhile.
+        sheet = sheet or Sheet.from_text(kept, questionnaire)
         if sheet.length not in (value for _, value in questionnaire.lengths):
-            sheet = Sheet(questionnaire.lengths[0][1], 0, sheet.answers)
+            sheet.length, sheet.at = questionnaire.lengths[0][1], 0
         return {
             **changes, **self._asked(questionnaire, sheet),
             self.length: gr.update(choices=questionnaire.lengths, value=sheet.length),

@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm_palign.play.client import Page, Server, Trouble
+from vllm_palign.play.form import Sheet
 from vllm_palign.play.look import Look
 from vllm_palign.play.make import Make
 from vllm_palign.play.meet import Meet
@@ -98,33 +99,35 @@ class PlayPage:
 
     def _wire(self) -> None:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        # One after the other: the later one finds what the earlier has found.
+        alone: dict[str, Any] = {"concurrency_id": "connect", "concurrency_limit": 1, **quick}
         people = [*(column.who for column in self.meet.columns[1:]), self.look.beside]
         everything = [
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
-        asked = [self.key, self.kept, self.make.way, self.there, *self.look.inputs]
-        self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **quick)
+        asked = [self.key, self.kept, self.make.way, self.make.sheet, self.there, *self.look.inputs]
+        self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **alone)
         self.blocks.unload(self.meet.leave)
-        self.key.submit(self._connect, asked, everything, **quick)
+        self.key.submit(self._connect, asked, everything, **alone)
         self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
         self.kept.change(None, [self.kept], js=_KEEP_ANSWERS, api_visibility="private")
-        self.timer.tick(self._watch, asked, everything, **quick)
+        self.timer.tick(self._watch, asked, everything, **alone)
         first = self.meet.columns[1]
         for enrolled in self.make.enrolled:
             enrolled.then(
                 self._introduce, [self.make.made, self.meet.visible],
                 [self.tabs, self.meet.welcome, self.meet.visible, first.box, first.who, first.strength], **quick,
-            ).then(self._connect, asked, everything, **quick)  # fmt: skip
-        self.look.changed.change(self._connect, asked, everything, **quick)
+            ).then(self._connect, asked, everything, **alone)  # fmt: skip
+        self.look.changed.change(self._connect, asked, everything, **alone)
 
     async def _begin(
-        self, key: str, kept: str, way: str, there: bool | None, *look: Any
+        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
     ) -> Changes:
         """A tab that opens, or is loaded again."""
-        return {self.key: key, **await self._connect(key, kept, way, there, *look)}
+        return {self.key: key, **await self._connect(key, kept, way, sheet, there, *look)}
 
     async def _connect(
-        self, key: str, kept: str, way: str, there: bool | None, *look: Any
+        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
     ) -> Changes:
         """Everything that the server decides."""
         try:
@@ -134,17 +137,19 @@ class PlayPage:
             return self._without(trouble, there)
         return {
             **self._with(model, page, first=there is None),
-            **await self.make.ready(key, kept, way),
+            **await self.make.ready(key, kept, way, sheet),
             **await self.look.ready(key, *look),
         }
 
-    async def _watch(self, key: str, kept: str, way: str, there: bool | None, *look: Any) -> Any:
+    async def _watch(
+        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
+    ) -> Any:
         """The server went away or came back. Else nothing changes."""
         try:
             await self._server.model(key)
         except Trouble as trouble:
             return self._without(trouble, there) if there else gr.skip()
-        return gr.skip() if there else await self._connect(key, kept, way, there, *look)
+        return gr.skip() if there else await self._connect(key, kept, way, sheet, there, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""
