@@ -23,9 +23,6 @@ from vllm_palign import Persona, save
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Two workers on two cores: a second thread of torch's in each would wait, spinning, for its turn.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
