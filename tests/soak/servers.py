@@ -16,8 +16,10 @@ import httpx
 import openai
 import psutil
 
-from tests.conftest import ONE_PROCESS, Server, start_server, stop_server
+from tests.conftest import ONE_PROCESS, TINY, Server, start_server, stop_server
+from tests.directions import tiny_directions
 from tests.soak.tally import Wrong
+from vllm_palign.directions import to_bytes
 
 KILLS = ("engine", "front", "everything")
 """The engine process; one of the two API server processes; all processes at once, as when the
@@ -50,9 +52,12 @@ class Servers:
 
     def __init__(self, model: Path, folder: Path, tenants: Path) -> None:
         self._model, self._folder = model, folder
+        directions = folder / "directions.safetensors"
+        directions.write_bytes(to_bytes(tiny_directions(**TINY)))
         self._options = (
             *OPTIONS, "--palign-tenants", str(tenants),
             "--palign-store", f"sqlite:///{folder / 'registry.sqlite'}",
+            "--palign-directions", str(directions),
         )  # fmt: skip
         self.up = asyncio.Event()
         self.life = 0

@@ -193,5 +193,6 @@ def test_a_half_precision_checkpoint_is_float32_on_a_cpu_unless_asked_otherwise(
 
     copy.deepcopy(tiny.model).bfloat16().save_pretrained(tmp_path)
     tiny.tokenizer.save_pretrained(tmp_path)
-    assert model_dtype(open_model(str(tmp_path), device="cpu")) == "float32"
+    # On a CPU with instructions for bfloat16 gradients alone are (test_narrow).
+    assert model_dtype(open_model(str(tmp_path), device="cpu")).split(",")[0] == "float32"
     assert model_dtype(open_model(str(tmp_path), device="cpu", dtype="bfloat16")) == "bfloat16"
