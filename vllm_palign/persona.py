@@ -32,6 +32,8 @@ FORMAT = "palign.persona"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 MAX_FILE_BYTES = 16 * 1024 * 1024
+MAX_COUNT = 2**31 - 1
+"""Most layers, heads, or numbers of a head that a file may speak of."""
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _TENSORS = {"layers": ("I32", 1), "heads": ("I32", 1), "offsets": ("F32", 2)}
@@ -194,9 +196,10 @@ def _problems(persona: Persona) -> Iterable[str]:
     """Every rule of the format that the fields of ``persona`` break."""
     shape_ok = True
     for name in ("num_layers", "num_heads", "head_dim"):
-        if getattr(persona, name) < 1:
+        if not 1 <= getattr(persona, name) <= MAX_COUNT:
             shape_ok = False
-            yield f"{name} is {getattr(persona, name)}, wanted at least 1"
+            bound = "at least 1" if getattr(persona, name) < 1 else f"at most {MAX_COUNT}"
+            yield f"{name} is {str(getattr(persona, name))[:40]}, wanted {bound}"
     if not math.isfinite(persona.alpha):
         yield f"alpha is {persona.alpha}, wanted a finite number"
     layers, heads, offsets = persona.layers, persona.heads, persona.offsets

@@ -106,7 +106,8 @@ def test_a_persona_warns_of_traits_without_answers_and_of_sameness(made: Directi
     )
     same = {f"q{n + 1}": 5 for n in range(39)} | {"q40": 1}
     assert any(
-        "39 of 40 answers are 5" in one for one in made.from_answers("a", same).fit["warnings"]
+        "39 of 40 answers are the same" in one
+        for one in made.from_answers("a", same).fit["warnings"]
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable
@@ -113,6 +114,16 @@ REFUSED: list[tuple[str, Callable[[], bytes], str]] = [
     ("a boolean", lambda: with_field(reach=True), "'reach' is bool"),
     ("reach", lambda: with_field(reach=0), "reach is 0.0, wanted more than 0"),
     ("plain", lambda: with_field(perplexity_plain=-1.0), "perplexity_plain"),
+    ("rate", lambda: with_field(rate=-1), "rate is -1.0, wanted 0 or more"),
+    ("huge rate", lambda: with_field(rate=10**400), "'rate': wanted a list of numbers"),
+    ("huge shape", lambda: with_field(num_heads=10**30), "num_heads is 10+, wanted 1 to"),
+    (
+        "no doses",
+        lambda: with_field(doses=[], followed={t: [] for t in "OCEAN"}),
+        "wanted one of the doses",
+    ),
+    ("another dose", lambda: with_field(reach=0.3), "reach is 0.3, wanted one of the doses"),
+    ("variance", changed("whole.covariance", (0, 0, 0), -1), "whole: covariance holds negative"),
     ("order", lambda: with_field(order=[0, 0]), "'order': wanted distinct numbers"),
     (
         "order outside",
@@ -174,3 +185,23 @@ def test_random_damage_never_ends_in_another_error() -> None:
         except DirectionsInvalid:
             continue
         assert isinstance(found, Directions)
+
+
+def test_a_person_is_the_same_before_and_after_the_file() -> None:
+    """Whatever digits the measured table has."""
+    table = np.array(
+        [[1 / 3, 1 / 7], [0.123456789, 0.2], [0.31028465, 0.3], [2 / 3, 0.1], [0.5, 0.4]]
+    )
+    made = dataclasses.replace(MADE, followed=table, digest="")
+    read = parse_directions(to_bytes(made))
+    for count in range(6, 41):
+        given = {f"q{n}": 1 + n % 5 for n in range(1, count + 1)}
+        assert made.from_answers("a", given).to_bytes() == read.from_answers("a", given).to_bytes()
+
+
+def test_where_nothing_was_measured_nothing_is_expected() -> None:
+    made = dataclasses.replace(MADE, followed=np.full((5, 2), np.nan), digest="")
+    one = parse_directions(to_bytes(made)).from_answers(
+        "a", {f"q{n}": 1 + n % 5 for n in range(1, 41)}
+    )
+    assert "expected_alignment" not in one.fit

@@ -22,7 +22,7 @@ from vllm_palign.directions.sheet import agreement_of, trait_values
 from vllm_palign.directions.sliders import of_values, trait_persona, wanted_alpha
 from vllm_palign.directions.traits import TRAITS
 from vllm_palign.errors import DirectionsInvalid, PersonaInvalid
-from vllm_palign.persona import Persona
+from vllm_palign.persona import MAX_COUNT, Persona
 
 METHOD = "palign"
 
@@ -62,6 +62,8 @@ class Directions:
     digest: str = ""
 
     def __post_init__(self) -> None:
+        # As the file keeps them: a persona must not depend on whether the file lay between.
+        object.__setattr__(self, "followed", np.vectorize(short, [float])(self.followed))
         problems = list(_problems(self))
         if problems:
             raise DirectionsInvalid("directions are not valid: " + "; ".join(problems))
@@ -187,7 +189,7 @@ class Directions:
             reach=self.reach,
             share=share,
             learned=int(self.whole.rows.sum()),
-            expected=None if given else self.expected * share,
+            expected=None if given or math.isnan(self.expected) else self.expected * share,
         )
 
     @cached_property
@@ -195,7 +197,7 @@ class Directions:
         """The alignment to expect of a whole questionnaire on statements that nobody answered: how well
         statements follow the model's typical people at the dose that is taken, mean over traits. Real people's
         came to the same (docs/experiments/few-answers.md). NaN where nothing was measured."""
-        dose = self.doses.index(self.reach) if self.reach in self.doses else 0
+        dose = self.doses.index(self.reach)
         known = self.followed[np.isfinite(self.followed[:, dose]), dose]
         return float(known.mean()) if len(known) else math.nan
 
@@ -224,12 +226,16 @@ def _problems(found: Directions) -> Iterable[str]:
     """Every rule of the format that ``found`` breaks."""
     model, count = found.model, len(found.inventory.items)
     for name in ("num_layers", "num_heads", "head_dim"):
-        if getattr(model, name) < 1:
-            yield f"{name} is {getattr(model, name)}, wanted at least 1"
+        if not 1 <= getattr(model, name) <= MAX_COUNT:
+            yield f"{name} is {str(getattr(model, name))[:40]}, wanted 1 to {MAX_COUNT}"
             return
     numbers = (found.budget.plain, found.budget.rate, found.reach)
     if not all(math.isfinite(value) for value in numbers) or found.budget.plain <= 0:
         yield f"perplexity_plain, rate and reach are {numbers}, wanted finite numbers"
+    if found.budget.rate < 0:
+        yield f"rate is {found.budget.rate}, wanted 0 or more"
+    if found.reach not in found.doses:
+        yield f"reach is {found.reach}, wanted one of the doses {list(found.doses)}"
     if not 0 < found.reach <= 1:
         yield f"reach is {found.reach}, wanted more than 0, at most 1"
     if not 0 <= found.seed < 2**32:
@@ -264,6 +270,8 @@ def _basis_problems(basis: Basis, model: ModelFacts, count: int, single: int) ->
             yield f"{name} holds NaN or Inf, wanted finite numbers"
     if wrong:
         return
+    if (np.einsum("kdd->kd", basis.covariance) < 0).any():
+        yield "covariance holds negative variances"
     if not 1 <= heads <= model.num_layers * model.num_heads:
         yield f"{heads} steered heads, wanted 1 to {model.num_layers * model.num_heads}"
         return

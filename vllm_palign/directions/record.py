@@ -156,12 +156,9 @@ class Fit:
                 f"only {self.answered} answers: traits are taken nearer to the usual and the persona is as "
                 f"strong as they carry; {FULL} a trait make a whole questionnaire"
             )
-        value, count = max(
-            ((value, int((values == value).sum())) for value in np.unique(values)),
-            key=lambda pair: pair[1],
-        )
+        count = max(int((values == value).sum()) for value in np.unique(values))
         if count >= SAME * len(values):
-            yield f"{count} of {len(values)} answers are {value:g}: they say little about a person"
+            yield f"{count} of {len(values)} answers are the same: they say little about a person"
         yield from costly(chosen.alpha, chosen.perplexity, plain)
         if not self.given:
             yield from stopped(chosen.alpha, self.most)

@@ -15,6 +15,8 @@ from vllm_palign.directions.traits import MAX_VALUE, NAMES, TRAITS, letter_of
 from vllm_palign.errors import PersonaInvalid
 
 _SHOWN = 12
+NOTHING = 1e-6
+"""|Trait value| below which it is 0."""
 
 
 def agreement_of(answers: Mapping[str, Any], inventory: Inventory) -> Reals:
@@ -62,7 +64,7 @@ def trait_values(values: Mapping[str, Any]) -> dict[str, float]:
             problems.append(
                 f"{name!r} is {str(value)[:40]!r}, wanted -{MAX_VALUE:g} to {MAX_VALUE:g}"
             )
-        else:
+        elif abs(value) >= NOTHING:
             given[letter] = float(value)
     if not problems and not any(given.values()):
         problems.append("every trait is 0: there is nothing to steer towards")

@@ -30,6 +30,7 @@ from vllm_palign.errors import (
     PersonaExists,
     PersonaForbidden,
     PersonaNotFound,
+    RegistryFull,
     RegistryUnavailable,
 )
 from vllm_palign.persona import Persona
@@ -253,14 +254,13 @@ class Registry:
         writes there: whoever follows up on it calls again. PostgreSQL has its own time for that (vacuum)."""
         if not self._left_over or self._engine.dialect.name != "sqlite":
             return
-        self._left_over, emptied = (
-            False,
-            False,
-        )  # before: who removes something meanwhile says so again
+        emptied = False
+        self._left_over = False  # before: who removes something meanwhile says so again
         try:
             emptied = database.empty_log(self._engine)
         finally:
-            self._left_over = self._left_over or not emptied
+            if not emptied:
+                self._left_over = True
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -276,7 +276,7 @@ class Registry:
 
     def _removed(self) -> None:
         self._left_over = True
-        with contextlib.suppress(RegistryUnavailable):  # what was asked for is done
+        with contextlib.suppress(RegistryUnavailable, RegistryFull):  # what was asked for is done
             self.scrub()
 
     def close(self) -> None:

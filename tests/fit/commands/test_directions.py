@@ -143,6 +143,7 @@ def test_inspect_shows_directions_as_a_card(room: tuple[Path, list[object]]) -> 
         (["--directions", "D", "--model", "m"], "got both, wanted one"),
         (["--directions", "D", "--heads", "3"], "--heads: not beside --directions"),
         (["--directions", "D", "--seed", "0", "--device", "cpu"], "--seed, --device: not beside"),
+        (["--directions", "D", "--check"], "--check: not beside"),
         (["--directions", "none"], "none: cannot be read"),
         (["--directions", "answers.json"], "is not a safetensors file"),
     ],

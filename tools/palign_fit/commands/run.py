@@ -34,7 +34,7 @@ from vllm_palign.directions import Directions, load_directions
 
 _OF_A_MODEL = (
     "inventory", "train_items", "method", "heads", "seed", "base_model", "device", "dtype", "memory",
-    "cache", "no_cache",
+    "cache", "no_cache", "check",
 )  # fmt: skip
 """Options that say how a model is read: directions were made with theirs."""
 

@@ -16,7 +16,7 @@ from palign_fit.methods.settings import Settings
 from palign_fit.progress import show_progress
 from vllm_palign.directions import load_directions
 
-_OF_A_MODEL = ("heads", "base_model", "device", "dtype", "cache", "no_cache")
+_OF_A_MODEL = ("heads", "base_model", "device", "dtype", "cache", "no_cache", "check")
 """Options that say how a model is read: directions were made with theirs."""
 
 

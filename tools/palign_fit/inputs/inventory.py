@@ -95,8 +95,10 @@ def _item(row: dict[str, Any]) -> tuple[Item | None, list[str]]:
         wrong.append(f'text is {cells["text"][:60]!r}, which {why}. Texts complete "I ..."')
     if len(cells["trait"]) != 1 or cells["trait"] not in TRAITS:
         wrong.append(f"trait is {cells['trait'][:40]!r}, wanted one of {' '.join(TRAITS)}")
-    if len(cells["facet"]) > MAX_TEXT:
-        wrong.append(f"facet is longer than {MAX_TEXT} characters")
+    if len(cells["facet"]) > MAX_TEXT or not cells["facet"].isprintable():
+        wrong.append(
+            f"facet is {cells['facet'][:40]!r}, wanted at most {MAX_TEXT} printable characters"
+        )
     if cells["key"] not in ("+", "-"):
         wrong.append(f"key is {cells['key'][:40]!r}, wanted + or -")
     if wrong:
