@@ -328,6 +328,10 @@ def test_large_bodies_are_read_beside_the_loop(
 
     monkeypatch.setattr(bodies, "mentions", noted)
     gaps = [0.0]
+    # What the first request of a process imports is not what is looked at.
+    assert ask(app, CHAT, {"messages": MESSAGES, "persona": "alice"})[0] == 200
+    app.state.received.clear()
+    readers.clear()
 
     async def main() -> int:
         async def tick() -> None:
