@@ -142,16 +142,21 @@ class Directions:
             size = blind.size(own)
             if size > 0:
                 change[rows] = chosen * blind.change(own, size)[rows]
+        trial = self.trial(agreement, chosen, perplexity, change)
+        return self.record(
+            name, agreement, heads, trial, given=alpha is not None, share=share, checked=False
+        )
+
+    def trial(self, agreement: Reals, alpha: float, perplexity: float, change: Reals) -> Trial:
+        """What ``alpha`` does: ``change`` float64 [N] of the log-likelihood of every answered item, under directions
+        that do not know it."""
         answered = np.isfinite(agreement)
         away = deviations(agreement, self.inventory)[answered]
-        trial = Trial(
-            alpha=chosen,
+        return Trial(
+            alpha=alpha,
             effect=effect(change[answered], away),
             alignment=correlation(change[answered], away),
             perplexity=perplexity,
-        )
-        return self.record(
-            name, agreement, heads, trial, given=alpha is not None, share=share, checked=False
         )
 
     def held_out(self, agreement: Reals) -> Iterator[tuple[Mask, Basis]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Mask, Reals
-from vllm_palign.directions.traits import ITEM_SPREAD, TRAIT_SPREAD, TRAITS
+from vllm_palign.directions.traits import ITEM_SPREAD, TRAIT_SPREAD
 from vllm_palign.errors import PersonaInvalid
 
 MIN_ANSWERED = 6
@@ -71,8 +71,3 @@ def check_agreement(agreement: Reals) -> None:
             f"all {len(values)} answers are {values[0]:g}, which describes "
             "nobody; wanted different answers to different items"
         )
-
-
-def by_letter(values: Reals) -> dict[str, float]:
-    """float64 [5] by trait letter."""
-    return {trait: float(value) for trait, value in zip(TRAITS, values, strict=True)}

@@ -18,10 +18,9 @@ from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions import Directions
 from vllm_palign.directions.directions import FOLDS
 from vllm_palign.directions.inventory import Inventory
-from vllm_palign.directions.numbers import Mask, correlation, effect
+from vllm_palign.directions.numbers import Mask
 from vllm_palign.directions.people import best_items
-from vllm_palign.directions.record import Fit, Trial, tool
-from vllm_palign.directions.scores import deviations
+from vllm_palign.directions.record import Fit, tool
 from vllm_palign.directions.traits import TRAITS
 from vllm_palign.persona import Persona
 
@@ -108,14 +107,7 @@ class PalignFitter:
             steering, size = blind.steering(blind.weights(agreement))
             if size > 0:
                 change[rows] = baseline.change(steering, alpha, rows)
-        answered = np.isfinite(agreement)
-        away = deviations(agreement, directions.inventory)[answered]
-        trial = Trial(
-            alpha=alpha,
-            effect=effect(change[answered], away),
-            alignment=correlation(change[answered], away),
-            perplexity=perplexity,
-        )
+        trial = directions.trial(agreement, alpha, perplexity, change)
         return directions.record(
             found.name,
             agreement,
