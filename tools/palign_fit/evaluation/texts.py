@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palign_fit.inputs.traits import ADJECTIVES
-from palign_fit.model.prompts import continuation, rendered
+from palign_fit.model.prompts import chat_prefix, continuation
 from vllm_palign.directions.inventory import Item
 from vllm_palign.directions.traits import TRAITS, TYPICAL
 
@@ -84,20 +84,8 @@ def option_answers(*, letters: bool, upwards: bool) -> list[str]:
 
 
 def chat(tokenizer: Any, user: str, system: str | None) -> list[int]:
-    """Token ids up to where the assistant begins to answer ``user``, under a system prompt.
-
-    Without ``system`` the same as ``prompts.chat_prefix``. A template that takes no system turn gets
-    its text before the user's.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        lead = f"{system}\n\n" if system else ""
-        return list(tokenizer(f"{lead}Question: {user}\nAnswer:")["input_ids"])
-    text = _templated(tokenizer, messages(user, system))
-    if system and " ".join(system.split()) not in " ".join((text or "").split()):
-        text = _templated(tokenizer, messages(f"{system}\n\n{user}", None))
-    if text is None:
-        raise ValueError("the chat template takes no user turn")
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """``prompts.chat_prefix``."""
+    return chat_prefix(tokenizer, user, system or "")
 
 
 def messages(user: str, system: str | None) -> list[dict[str, str]]:
@@ -109,15 +97,3 @@ def messages(user: str, system: str | None) -> list[dict[str, str]]:
 def answer(tokenizer: Any, text: str) -> tuple[int, ...]:
     """Token ids of ``text`` as the assistant's first words."""
     return tuple(continuation(tokenizer, text))
-
-
-def _templated(tokenizer: Any, turns: list[dict[str, str]]) -> str | None:
-    """The turns as the model sees them; None where the template refuses a system turn."""
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return rendered(tokenizer, turns)
-    except TemplateError:
-        if turns[0]["role"] != "system":
-            raise
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ OPENINGS = (
 )
 """User turns before a first-person statement; fits use the first, evaluation may use all."""
 
+AS_A_PERSON = "Answer as a person would, about yourself, in two or three sentences."
+"""The system prompt that answers in situations are read after; the one that serving personas is advised."""
 
 NEUTRAL_TEXT = (
     "The bridge was built in two stages. Workers first sank wooden piles into the river bed and "
@@ -65,16 +68,34 @@ def statement(text: str) -> str:
     return f"I {text}."
 
 
-def chat_prefix(tokenizer: Any, user: str) -> list[int]:
-    """Token ids up to the point where the assistant begins to answer ``user``.
+def chat_prefix(tokenizer: Any, user: str, system: str = "") -> list[int]:
+    """Token ids up to the point where the assistant begins to answer ``user``, after ``system`` if it is there.
 
     Uses the model's own chat template; a tokenizer without one gets plain lines of text.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = rendered(tokenizer, [{"role": "user", "content": user}])
+        text = (
+            _with_system(tokenizer, user, system) if system else rendered(tokenizer, _asked(user))
+        )
         # The template writes its own special tokens.
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(f"Question: {user}\nAnswer:")["input_ids"])
+    lead = f"{system}\n\n" if system else ""
+    return list(tokenizer(f"{lead}Question: {user}\nAnswer:")["input_ids"])
+
+
+def _with_system(tokenizer: Any, user: str, system: str) -> str:
+    """A template that takes no system turn, or drops it, gets its text before the user's."""
+    from jinja2.exceptions import TemplateError
+
+    with suppress(TemplateError):
+        text = rendered(tokenizer, [{"role": "system", "content": system}, *_asked(user)])
+        if " ".join(system.split()) in " ".join(text.split()):
+            return text
+    return rendered(tokenizer, _asked(f"{system}\n\n{user}"))
+
+
+def _asked(user: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": user}]
 
 
 def continuation(tokenizer: Any, text: str) -> list[int]:
