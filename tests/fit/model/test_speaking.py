@@ -46,7 +46,9 @@ def alone(tiny: Any, tokens: Sequence[int], dose: Dose | None, start: int) -> to
         handles.append(module.register_forward_pre_hook(add))
     try:
         with torch.no_grad():
-            logits: torch.Tensor = tiny.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+            logits: torch.Tensor = tiny.model(torch.tensor([list(tokens)]), use_cache=False).logits[
+                0
+            ]
             return logits
     finally:
         for handle in handles:
@@ -95,7 +97,9 @@ def test_a_conversation_goes_on_as_if_it_were_read_anew(
     doses = [None, Dose(persona(1, tiny), 1.0), Dose(persona(2, tiny), 1.0)]
     firsts = [Line(prompt, dose) for dose in doses for prompt in prompts[:2]]
     later = [prompts[2][-4:], prompts[3][-7:], prompts[0][-3:]]
-    got = conversations(tiny, firsts, [later] * len(firsts), COUNT, lambda n, /, *, free=False: None)
+    got = conversations(
+        tiny, firsts, [later] * len(firsts), COUNT, lambda n, /, *, free=False: None
+    )
     for line, answers in zip(firsts, got, strict=True):
         assert len(answers) == len(later) + 1
         tokens = list(line.prompt)
@@ -104,7 +108,9 @@ def test_a_conversation_goes_on_as_if_it_were_read_anew(
             tokens += [*said, *following]
 
 
-def test_rows_are_chosen_without_touching_the_others(tiny: Any, prompts: list[tuple[int, ...]]) -> None:
+def test_rows_are_chosen_without_touching_the_others(
+    tiny: Any, prompts: list[tuple[int, ...]]
+) -> None:
     rows = Rows.of(tiny, [prompts[0], prompts[3], prompts[0]])
     chosen = rows.select([1, 1, 0])
     chosen.put([prompts[2][:3]] * 3)

@@ -49,7 +49,11 @@ class HuggingFaceBackend:
         return [self._text(ids) for ids in said]
 
     def converse(
-        self, settings: Sequence[Setting], users: Sequence[Sequence[str]], max_tokens: int, tick: Tick
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
     ) -> list[list[str]]:
         """Side by side, keys and values kept from turn to turn."""
         firsts = [

@@ -94,13 +94,15 @@ class ServerBackend:
         return run_all(calls, self._open, self.in_flight)
 
     def converse(
-        self, settings: Sequence[Setting], users: Sequence[Sequence[str]], max_tokens: int, tick: Tick
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
     ) -> list[list[str]]:
         """Over chat completions, each with all that was said before: the server's prefix cache has it."""
 
-        async def talk(
-            setting: Setting, said: Sequence[str], client: AsyncOpenAI
-        ) -> list[str]:
+        async def talk(setting: Setting, said: Sequence[str], client: AsyncOpenAI) -> list[str]:
             answers: list[str] = []
             for turn, user in enumerate(said):
                 past = zip(said[:turn], answers, strict=True)

@@ -71,7 +71,11 @@ class Backend(Protocol):
         ...
 
     def converse(
-        self, settings: Sequence[Setting], users: Sequence[Sequence[str]], max_tokens: int, tick: Tick
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
     ) -> list[list[str]]:
         """Per conversation, a setting and what its user says turn by turn, the answer of every turn; the past of a turn
         is what was said and answered before. ``tick`` hears of every answer."""

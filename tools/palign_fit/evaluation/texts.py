@@ -109,7 +109,9 @@ def next_turn(tokenizer: Any, user: str, system: str | None) -> list[int]:
     Without ``system`` where the template has no such turn: its text stands before the first.
     """
     if not getattr(tokenizer, "chat_template", None):
-        return list(tokenizer(f"\nQuestion: {user}\nAnswer:", add_special_tokens=False)["input_ids"])
+        return list(
+            tokenizer(f"\nQuestion: {user}\nAnswer:", add_special_tokens=False)["input_ids"]
+        )
     talk = [
         {"role": "user", "content": _SAID},
         {"role": "assistant", "content": _SAID},

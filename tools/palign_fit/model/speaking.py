@@ -114,7 +114,11 @@ def conversations(
         for start in range(0, len(alike), count):
             places = alike[start : start + count]
             talked = _conversed(
-                model, [firsts[one] for one in places], [later[one] for one in places], max_tokens, tick
+                model,
+                [firsts[one] for one in places],
+                [later[one] for one in places],
+                max_tokens,
+                tick,
             )
             for place, said in zip(places, talked, strict=True):
                 answers[place] = said
@@ -161,7 +165,7 @@ def ending_tokens(model: OpenedModel) -> set[int]:
     ]
     ends: set[int] = set()
     for one in named:
-        ends |= set(one) if isinstance(one, (list, tuple)) else {one} - {None}
+        ends |= set(one) if isinstance(one, list) else set() if one is None else {int(one)}
     return ends
 
 
@@ -176,9 +180,7 @@ def _batches(lines: Sequence[Line], max_tokens: int) -> Iterator[list[int]]:
         line = lines[place]
         width = len(line.prompt) + max_tokens
         other = bool(batch) and lines[batch[0]].whole != line.whole
-        if batch and (
-            other or len(batch) == MAX_ROWS or (len(batch) + 1) * width > MAX_CELLS
-        ):
+        if batch and (other or len(batch) == MAX_ROWS or (len(batch) + 1) * width > MAX_CELLS):
             yield batch
             batch = []
         batch.append(place)
