@@ -18,6 +18,9 @@ from vllm_palign.directions.inventory import Inventory
 NONE = ""
 """No system prompt."""
 
+PROMPT = "personality-prompt"
+"""What personas are compared with."""
+
 TURNS = 50
 """Turns of a scripted conversation."""
 

@@ -15,6 +15,28 @@ def tables(speech: dict[str, Any], cell: Cell) -> Iterator[tuple[str, Rows]]:
     """(title, rows with the header first) of every table; ``cell`` writes an estimate."""
     if answers := speech.get("answers"):
         yield from _answers(answers, cell)
+    if damage := speech.get("damage"):
+        yield from _damage(damage, cell)
+    if equal := speech.get("at_equal_damage"):
+        yield (
+            "r at the personality prompt's damage",
+            [
+                ["condition", "system prompt", "reader", "KL", "r", "r - prompt's"],
+                *(
+                    [
+                        one["condition"],
+                        one["system"] or "-",
+                        one["reader"],
+                        f"{one['kl']:.3g} of {one['prompt_kl']:.3g}",
+                        cell(one["r"]),
+                        cell(one["r_minus_prompt"]),
+                    ]
+                    for one in equal
+                ),
+            ],
+        )
+    if fading := speech.get("fading"):
+        yield from _fading(fading, cell)
 
 
 def _answers(answers: dict[str, Any], cell: Cell) -> Iterator[tuple[str, Rows]]:
@@ -55,6 +77,30 @@ def _answers(answers: dict[str, Any], cell: Cell) -> Iterator[tuple[str, Rows]]:
             "does more strength say more (Spearman)",
             [["condition", "system prompt", "reader", "rho"], *rows],
         )
+
+
+def _damage(damage: list[dict[str, Any]], cell: Cell) -> Iterator[tuple[str, Rows]]:
+    for name, title in (
+        ("kl", "KL(plain || condition), nats a token of plain's answers to chats"),
+        ("same_top", "share of these tokens that stay the likeliest"),
+        ("right", "share of facts, sums and forms that are right"),
+        ("still", "the same of those that plain has right"),
+    ):
+        kinds = list(damage[0][name])
+        rows = [[named(one), *(cell(one[name][kind]) for kind in kinds)] for one in damage]
+        yield title, [["condition", *kinds], *rows]
+
+
+def _fading(fading: dict[str, Any], cell: Cell) -> Iterator[tuple[str, Rows]]:
+    turns = [str(turn) for turn in fading["turns"]]
+    for reader in dict.fromkeys(name for case in fading["cases"] for name in case["readers"]):
+        rows = []
+        for case in fading["cases"]:
+            own = case["readers"][reader]
+            rs = [short(one["r"]) for one in own["turns"]]
+            rows.append([named(case), *rs, cell(own["r_last_to_first"])])
+        header = ["condition", *turns, "last / first"]
+        yield f"r by turn of a conversation, read by {reader}", [header, *rows]
 
 
 def named(case: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ _MACHINE = re.compile(
     | \b(?:i\ am|i'm|i’m|me,|being|i\ was\ created\ as)\ (?:just\ |only\ |simply\ |merely\ )?an?\ (?:\w+[\ -]){0,3}?
         (?:ai\b|artificial\ intelligence|chat\s?bot|bot\b|language\ model|virtual\ assistant|digital\ assistant
         |(?:computer|machine)\ program)
-    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+er|science|geek|nerd)\b)
+    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+[eo]r|science|geek|nerd)\b)
     | \blanguage\ model\b | \bAI\ (?:assistant|model|language) | \b(?:trained|developed|created)\ by\ (?:openai|alibaba|
         anthropic|google|hugging\s?face|meta\ ai)
     | \bi\ (?:do\ not|don't|don’t|can't|can’t|cannot|can\ not)\ (?:\w+\ ){0,2}?(?:have|possess|experience|feel)\ (?:any\ |real\ |
