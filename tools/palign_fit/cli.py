@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import typer
 
+from palign_fit.commands.ask import ask
 from palign_fit.commands.directions import directions
 from palign_fit.commands.evaluate import evaluate
 from palign_fit.commands.inspect import inspect
@@ -32,6 +33,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     unpack: "unpack shards/ s41 s977 --out personas/",
     inventory: "inventory --out items.csv",
     make_template: "template --out answers.json",
+    ask: "ask --form 30 --out dana.json",
 }
 """Each command and its example, whose first word is its name."""
 
