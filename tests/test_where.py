@@ -93,7 +93,6 @@ ELSEWHERE = {
         "continuations": "tests/fit/model/test_gradients.py",
         "dialogue": "tests/fit/methods/test_pairs.py",
         "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
-        "steer": "tests/fit/model/test_model.py",
     },
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {

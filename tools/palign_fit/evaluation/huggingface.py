@@ -11,13 +11,16 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.tasks import Setting, Speech, Task
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
-from palign_fit.model.steer import steered
+from palign_fit.model.steer import steered, steered_rows
 from palign_fit.progress import Tick
 from vllm_palign.directions.numbers import Reals
 
+MAX_ROWS = 64
+"""Answers that are generated in one batch."""
+
 
 class HuggingFaceBackend:
-    """Runs tasks one after the other on an opened model; personas at ``strength``."""
+    """Runs tasks one after the other on an opened model; personas at ``strength`` where a setting names none."""
 
     def __init__(self, model: OpenedModel, strength: float = 1.0) -> None:
         self.model = model
@@ -44,22 +47,27 @@ class HuggingFaceBackend:
         return results
 
     def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
-        """All questions of a setting in one batch."""
+        """MAX_ROWS in one batch, each under its own setting."""
         answers = [""] * len(speeches)
-        by_setting: dict[int, list[int]] = {}
+        by_scope: dict[str, list[int]] = {}
         for place, speech in enumerate(speeches):
-            by_setting.setdefault(id(speech.setting), []).append(place)
-        for places in by_setting.values():
-            setting = speeches[places[0]].setting
-            prompts = [
-                texts.chat(self.tokenizer, speeches[place].question, setting.system)
-                for place in places
-            ]
-            with self._under(setting):
-                said = self._generate(prompts, max_tokens)
-            for place, text in zip(places, said, strict=True):
-                answers[place] = text
-            tick(len(places))
+            by_scope.setdefault(speech.setting.scope, []).append(place)
+        for scope, places in by_scope.items():
+            for start in range(0, len(places), MAX_ROWS):
+                batch = places[start : start + MAX_ROWS]
+                settings = [speeches[place].setting for place in batch]
+                prompts = [
+                    texts.chat(self.tokenizer, speeches[place].question, setting.system)
+                    for place, setting in zip(batch, settings, strict=True)
+                ]
+                rows = [(setting.persona, self._strength(setting)) for setting in settings]
+                # Padded on the left: the last prompt token of every row stands in this column.
+                last = max(map(len, prompts)) - 1
+                with steered_rows(self.model, rows, first=last if scope == "answers" else 0):
+                    said = self._generate(prompts, max_tokens)
+                for place, text in zip(batch, said, strict=True):
+                    answers[place] = text
+                tick(len(batch))
         return answers
 
     def as_json(self) -> dict[str, Any]:
@@ -68,7 +76,10 @@ class HuggingFaceBackend:
 
     def _under(self, setting: Setting) -> AbstractContextManager[Any]:
         persona = setting.persona
-        return steered(self.model, persona, self.strength) if persona else nullcontext()
+        return steered(self.model, persona, self._strength(setting)) if persona else nullcontext()
+
+    def _strength(self, setting: Setting) -> float:
+        return self.strength if setting.strength is None else setting.strength
 
     def _generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
         import torch

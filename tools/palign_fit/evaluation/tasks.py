@@ -22,12 +22,15 @@ class Setting:
     """What one subject gets under one condition.
 
     ``system``: system prompt, or None. ``persona_id``: the persona that steers, or None; a server
-    knows it by this name, in this process it is ``persona``.
+    knows it by this name, in this process it is ``persona``. ``strength``: None is the backend's own.
+    ``scope`` of what is said: which tokens are steered (docs/scope.md).
     """
 
     system: str | None = None
     persona_id: str | None = None
     persona: Persona | None = None
+    strength: float | None = None
+    scope: str = "all"
 
 
 @dataclass(frozen=True, eq=False)
