@@ -98,6 +98,7 @@ ELSEWHERE = {
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
         "directions_card": "tests/fit/commands/test_directions.py",
+        "side_by_side": "tests/fit/commands/test_try_persona.py",
         "charts evaluated layers page profile record samples sources": (
             "tests/fit/reporting/test_report.py"
         ),

@@ -16,6 +16,7 @@ from palign_fit.commands.pairs import pairs
 from palign_fit.commands.report import report
 from palign_fit.commands.run import run
 from palign_fit.commands.traits import traits
+from palign_fit.commands.try_persona import try_persona
 from palign_fit.commands.unpack import unpack
 
 _MODEL = "--model HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -28,6 +29,7 @@ COMMANDS: dict[Callable[..., None], str] = {
     traits: f"traits extraversion=+1.5 neuroticism=-0.5 {_MODEL} --out lively.safetensors",
     evaluate: f"evaluate {_ANSWERS} --personas personas/",
     judge: f"judge {_ANSWERS} --personas personas/ --judge-url https://api.openai.com --judge-model gpt-4o",
+    try_persona: f'try personas/alice.safetensors "How do you feel about meeting new people?" {_MODEL}',
     inspect: "inspect personas/alice.safetensors --plot alice.png",
     report: f"report personas/ --evaluation evaluation.json {_MODEL}",
     unpack: "unpack shards/ s41 s977 --out personas/",

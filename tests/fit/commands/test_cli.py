@@ -19,7 +19,7 @@ from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load, save
 
-COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template", "ask"]
+COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template", "ask", "try"]
 
 
 def call(*arguments: object) -> Result:
