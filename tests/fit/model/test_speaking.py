@@ -32,11 +32,16 @@ def persona(seed: int, tiny: Any) -> Persona:
     )
 
 
-def alone(tiny: Any, tokens: Sequence[int], dose: Dose | None, start: int) -> torch.Tensor:
+def alone(tiny: Any, tokens: Sequence[int], dose: Any, start: int) -> torch.Tensor:
     """Logits [T, V] of one text, its tokens from ``start`` on steered."""
     handles = []
+    someone, strength = dose
     for layer, module in enumerate(tiny.projections):
-        row = torch.zeros(tiny.num_heads * tiny.head_dim) if dose is None else dose.row(tiny, layer)
+        moved_by = np.zeros((tiny.num_heads, tiny.head_dim), np.float32)
+        for k in range(3 if someone else 0):
+            if someone.layers[k] == layer:
+                moved_by[someone.heads[k]] = strength * someone.alpha * someone.offsets[k]
+        row = torch.from_numpy(moved_by.flatten())
 
         def add(_: Any, args: Any, row: torch.Tensor = row) -> Any:
             moved = args[0].clone()
@@ -55,7 +60,7 @@ def alone(tiny: Any, tokens: Sequence[int], dose: Dose | None, start: int) -> to
             handle.remove()
 
 
-def answered(tiny: Any, prompt: Sequence[int], dose: Dose | None, start: int) -> list[int]:
+def answered(tiny: Any, prompt: Sequence[int], dose: Any, start: int) -> list[int]:
     said: list[int] = []
     while len(said) < COUNT:
         token = int(alone(tiny, [*prompt, *said], dose, start)[-1].argmax())
@@ -77,7 +82,7 @@ def prompts(tiny: Any) -> list[tuple[int, ...]]:
 def test_a_batch_of_people_and_questions_is_answered_as_each_alone(
     whole: bool, tiny: Any, prompts: list[tuple[int, ...]]
 ) -> None:
-    doses = [None, Dose(persona(1, tiny), 1.0), Dose(persona(2, tiny), -0.5)]
+    doses: list[Dose] = [(None, 0.0), (persona(1, tiny), 1.0), (persona(2, tiny), -0.5)]
     lines = [Line(prompt, dose, whole) for dose in doses for prompt in prompts]
     ticks: list[int] = []
     speaker = Speaker(tiny)
@@ -94,7 +99,7 @@ def test_a_batch_of_people_and_questions_is_answered_as_each_alone(
 def test_a_conversation_goes_on_as_if_it_were_read_anew(
     tiny: Any, prompts: list[tuple[int, ...]]
 ) -> None:
-    doses = [None, Dose(persona(1, tiny), 1.0), Dose(persona(2, tiny), 1.0)]
+    doses: list[Dose] = [(None, 0.0), (persona(1, tiny), 1.0), (persona(2, tiny), 1.0)]
     firsts = [Line(prompt, dose) for dose in doses for prompt in prompts[:2]]
     later = [prompts[2][-4:], prompts[3][-7:], prompts[0][-3:]]
     got = conversations(
@@ -117,7 +122,7 @@ def test_rows_are_chosen_without_touching_the_others(
     width = rows.real.shape[1]
     logits = rows.put([prompts[2][:2], prompts[2][:1], prompts[2][:2]], keep=2)
     assert rows.real.shape[1] == width + 2 and chosen.real.shape[1] == width + 3
-    wanted = alone(tiny, [*prompts[3], prompts[2][0]], None, 0)[-1]
+    wanted = alone(tiny, [*prompts[3], prompts[2][0]], (None, 0.0), 0)[-1]
     torch.testing.assert_close(logits[1, -1], wanted, atol=1e-4, rtol=1e-4)
-    wanted = alone(tiny, [*prompts[0], *prompts[2][:2]], None, 0)[-2:]
+    wanted = alone(tiny, [*prompts[0], *prompts[2][:2]], (None, 0.0), 0)[-2:]
     torch.testing.assert_close(logits[2], wanted, atol=1e-4, rtol=1e-4)

@@ -13,7 +13,7 @@ from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.rows import Dose
 from palign_fit.model.speaking import Line, Speaker, conversations
-from palign_fit.model.steer import check_shape, steered
+from palign_fit.model.steer import steered
 from palign_fit.progress import Tick
 from vllm_palign.directions.numbers import Reals
 
@@ -72,13 +72,9 @@ class HuggingFaceBackend:
         said = conversations(self.model, firsts, later, max_tokens, tick)
         return [[self._text(ids) for ids in answers] for answers in said]
 
-    def dose(self, setting: Setting) -> Dose | None:
-        """How the setting's persona steers here. Raises InputError for one of another shape."""
-        if setting.persona is None:
-            return None
-        check_shape(self.model, setting.persona)
-        strength = self.strength if setting.strength is None else setting.strength
-        return Dose(setting.persona, strength)
+    def dose(self, setting: Setting) -> Dose:
+        """How the setting's persona steers here."""
+        return setting.persona, self.strength if setting.strength is None else setting.strength
 
     def as_json(self) -> dict[str, Any]:
         dtype = str(self.model.model.dtype).removeprefix("torch.")
@@ -97,8 +93,8 @@ class HuggingFaceBackend:
             )
 
     def _under(self, setting: Setting) -> AbstractContextManager[Any]:
-        dose = self.dose(setting)
-        return steered(self.model, dose.persona, dose.strength) if dose else nullcontext()
+        persona, strength = self.dose(setting)
+        return steered(self.model, persona, strength) if persona else nullcontext()
 
     def _text(self, ids: Sequence[int]) -> str:
         """Ends, as a server's, before a character that the last tokens left unfinished."""

@@ -21,7 +21,7 @@ def differences(
     model: OpenedModel,
     plain: Tokens,
     answer: Tokens,
-    others: Sequence[tuple[Tokens, Dose | None]],
+    others: Sequence[tuple[Tokens, Dose]],
 ) -> Reals:
     """``answer`` after the prompt ``plain`` against the same after other prompts, steered from their last token on.
 
@@ -29,13 +29,13 @@ def differences(
     token likeliest: float64 [N, 2]. Prompts have two tokens or more, the answer one.
     """
 
-    def read(prompts: Sequence[Tokens], doses: Sequence[Dose | None]) -> list[Any]:
+    def read(prompts: Sequence[Tokens], doses: Sequence[Dose]) -> list[Any]:
         rows = Rows.of(model, [prompt[:-1] for prompt in prompts])
         rows.steer(doses)
         logits = rows.put([[prompt[-1], *answer[:-1]] for prompt in prompts], keep=len(answer))
         return [line.float().log_softmax(-1) for line in logits]
 
-    (usual,) = read([plain], [None])
+    (usual,) = read([plain], [(None, 0.0)])
     weight, chosen = usual.exp(), usual.argmax(-1)
     together = max(1, _MOST // usual.numel())
     found = []

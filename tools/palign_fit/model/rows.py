@@ -7,12 +7,12 @@ person's offsets are added from its last token on. Letters: B rows, C columns th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from palign_fit.model.steer import stacked, steered_by
 
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
@@ -24,22 +24,8 @@ _WORTH_SHARING = 8
 """Tokens from which on it pays to read what several texts begin with by itself."""
 
 
-@dataclass(frozen=True, eq=False)
-class Dose:
-    """A persona at a strength; offsets are multiplied by strength x alpha."""
-
-    persona: Persona
-    strength: float
-
-    def row(self, model: OpenedModel, layer: int) -> Any:
-        """What is added to the input of the layer's projection: float32 [H * D]."""
-        import torch
-
-        row = torch.zeros(model.num_heads, model.head_dim)
-        scale = np.float32(self.strength * self.persona.alpha)
-        for k in np.flatnonzero(self.persona.layers == layer):
-            row[int(self.persona.heads[k])] = torch.from_numpy(scale * self.persona.offsets[k])
-        return row.flatten()
+Dose = tuple["Persona | None", float]
+"""A persona, None for nobody, and its strength."""
 
 
 class Rows:
@@ -52,7 +38,7 @@ class Rows:
         self.model = model
         self.real = torch.zeros(count, 0, dtype=torch.long, device=model.device)
         self._cache: Any = None
-        self._added: Mapping[int, Any] = {}
+        self._layers, self._heads, self._added = stacked(model, [(None, 0.0)] * count)
 
     @classmethod
     def of(cls, model: OpenedModel, texts: Sequence[Tokens]) -> Rows:
@@ -90,25 +76,14 @@ class Rows:
             # The layers' tensors are replaced by those of the chosen rows, never written to.
             chosen._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
             chosen._cache.batch_select_indices(index)
-        chosen._added = {layer: added[index] for layer, added in self._added.items()}
+        chosen._layers, chosen._heads = self._layers, self._heads
+        chosen._added = self._added[np.array(rows, dtype=np.int64)]
         return chosen
 
-    def steer(self, doses: Sequence[Dose | None]) -> None:
-        """From here on every token that is put on a row is steered by the row's dose."""
-        import torch
-
-        layers = {int(one) for dose in doses if dose is not None for one in dose.persona.layers}
-        none = torch.zeros(self.model.num_heads * self.model.head_dim)
-        keys = [None if dose is None else (id(dose.persona), dose.strength) for dose in doses]
-        by_key = dict(zip(keys, doses, strict=True))
-        self._added = {}
-        for layer in sorted(layers):
-            rows = {
-                key: none if dose is None else dose.row(self.model, layer)
-                for key, dose in by_key.items()
-            }
-            stacked = torch.stack([rows[key] for key in keys])
-            self._added[layer] = stacked.to(self.model.device)
+    def steer(self, doses: Sequence[Dose]) -> None:
+        """From here on every token that is put on a row is steered by the row's dose. Raises InputError for a
+        persona of another geometry."""
+        self._layers, self._heads, self._added = stacked(self.model, doses)
 
     def put(self, texts: Sequence[Tokens], keep: int = 1) -> Any:
         """Read ``texts``, one a row, at the rows' ends; a row may get none. Logits [B, keep, V] of what follows the
@@ -120,7 +95,7 @@ class Rows:
         real = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
         self.real = torch.cat([self.real, real.to(device)], dim=1)
         places = (self.real.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        with torch.inference_mode(), self._steered():
+        with torch.inference_mode(), steered_by(self.model, self._layers, self._heads, self._added):
             out = self.model.model(
                 input_ids=ids.to(device),
                 attention_mask=self.real,
@@ -131,24 +106,3 @@ class Rows:
             )
         self._cache = out.past_key_values
         return out.logits[:, -keep:]
-
-    @contextmanager
-    def _steered(self) -> Iterator[None]:
-        handles = [
-            self.model.projections[layer].register_forward_pre_hook(_adder(added))
-            for layer, added in self._added.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _adder(added: Any) -> Any:
-    """A forward pre-hook adding ``added`` float32 [B, H * D] to every token of a row."""
-
-    def add(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] + added[:, None].to(args[0]), *args[1:])
-
-    return add

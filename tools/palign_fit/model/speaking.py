@@ -22,7 +22,7 @@ class Line:
     """One prompt (at least two tokens); steered from its last token on, or ``whole``."""
 
     prompt: tuple[int, ...]
-    dose: Dose | None = None
+    dose: Dose = (None, 0.0)
     whole: bool = False
 
 
