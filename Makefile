@@ -1,5 +1,6 @@
 # make setup | demo | serve | play | stop | pictures | test | check | compatibility | matrix | soak | clean
 #    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | bench-enrol
+# DEMO=qwen does demo, serve and play with a model of 1.5B instead (.demo/qwen/).
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
 
@@ -8,6 +9,7 @@ VENV    := .venv
 VLLM    := 0.32.0
 BIN     := $(VENV)/bin
 PORT     = 8000
+DEMO     = smollm2
 BACKEND ?= $(if $(shell command -v nvidia-smi),cuda,cpu)
 READY   := $(VENV)/.ready-$(BACKEND)
 # Debian's browser, for tests and pictures of the page; installed where that is allowed.
@@ -44,10 +46,10 @@ endif
 	@touch $@
 
 demo: setup
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/demo.py --demo $(DEMO)
 
 serve: setup
-	$(BIN)/python tools/demo.py --serve --port $(PORT)
+	$(BIN)/python tools/demo.py --demo $(DEMO) --serve --port $(PORT)
 
 play: serve
 	$(BIN)/palign play --server http://127.0.0.1:$(PORT)

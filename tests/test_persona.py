@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_a_file_written_by_another_program_is_read() -> None:
     assert persona.description == "Ünïcode"
     assert persona.fit["from the future"] == [1]
     np.testing.assert_array_equal(persona.offsets, TENSORS["offsets"])
+
+
+@pytest.mark.parametrize(
+    ("fit", "most"), [({}, None), ({"max_strength": 2}, 2.0), ({"max_strength": 0.5}, 0.5)]
+)
+def test_a_file_says_how_strong_it_may_be_asked_for(
+    fit: dict[str, object], most: float | None
+) -> None:
+    assert Persona.from_bytes(pack(fit=fit)).max_strength == most
+
+
+def test_a_bound_that_json_cannot_hold_is_refused_where_a_persona_is_made() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(PersonaInvalid, match="max_strength is float"):
+            replace(random_persona(1, **SMOLLM2), fit={"max_strength": wrong})
 
 
 def test_a_header_of_any_length_is_read_even_if_the_file_begins_like_a_pickle() -> None:

@@ -152,6 +152,49 @@ def test_strength_is_bounded_and_never_clamped(value: Any, allowed: bool) -> Non
             store().resolve(selection, Tenant())
 
 
+BOUNDED = {
+    "mild": replace(PERSONAS["alice"], fit={"max_strength": 1.5}, digest=""),
+    "free": PERSONAS["bob"],
+    "loud": replace(PERSONAS["carol"], fit={"max_strength": 5}, digest=""),
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"),
+    [
+        ("mild", ""),
+        ({"id": "mild", "strength": -1.5}, ""),
+        ({"id": "mild", "strength": 1.6}, "amounts to 1.6 for persona 'mild', whose file allows at most 1.5"),
+        ({"id": "mild", "strength": -1.6}, "at most 1.5"),
+        ({"id": "loud", "strength": 3}, ""),
+        ({"id": "loud", "strength": 3.1}, "this server allows at most 3 "),
+        ({"mix": {"mild": 0.5, "free": 0.5}, "strength": 3}, ""),
+        ({"mix": {"mild": 0.75, "free": 0.25}, "strength": 2.5}, "amounts to 1.875 for persona 'mild'"),
+        ({"mix": {"mild": 0.1, "free": 1.4}, "strength": 2}, ""),
+        ({"mix": {"mild": 0.1, "free": 1.5}, "strength": 2}, "this server allows at most 3 "),
+        # The same content under another name is the same persona.
+        ({"mix": {"mild": 1, "again": 0.5}}, ""),
+        ({"mix": {"mild": 1, "again": 0.6}}, "amounts to 1.6 for persona 'mild'"),
+        ({"mix": {"mild": 1, "again": -0.6}}, "amounts to 1.6 for persona 'mild'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_file_bounds_its_own_part_and_the_server_the_whole(value: Any, allowed: str) -> None:
+    personas = store_of({**BOUNDED, "again": BOUNDED["mild"]}, MODEL)
+    selection = parse_persona(value)
+    assert selection is not None
+    for _ in range(2):  # read, and from memory
+        if not allowed:
+            assert personas.resolve(selection, Tenant()).effect is not None
+            continue
+        with pytest.raises(PersonaInvalid) as refused:
+            personas.resolve(selection, Tenant())
+        assert allowed in refused.value.message
+        assert refused.value.param == "persona.strength"
+        who = "--palign-max-strength" if "this server" in allowed else "fit.max_strength"
+        assert who in refused.value.message
+
+
 def test_an_unknown_persona_is_404() -> None:
     with pytest.raises(PersonaNotFound) as refused:
         store().resolve(Selection((("nobody", 1.0),)), Tenant())

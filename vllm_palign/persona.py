@@ -21,6 +21,7 @@ import numpy.typing as npt
 from vllm_palign.container import (
     digest_of,
     header_problems,
+    kind,
     pack,
     read_bounded,
     unpack,
@@ -114,6 +115,13 @@ class Persona:
         return abs(self.alpha) * float(np.abs(self.offsets).max())
 
     @property
+    def max_strength(self) -> float | None:
+        """How strong a request may ask for it, as its file says in ``fit.max_strength``; None where it says
+        nothing."""
+        most = self.fit.get("max_strength")
+        return None if most is None else float(most)
+
+    @property
     def header(self) -> dict[str, Any]:
         """The metadata of the file."""
         return {
@@ -202,6 +210,11 @@ def _problems(persona: Persona) -> Iterable[str]:
             yield f"{name} is {str(getattr(persona, name))[:40]}, wanted {bound}"
     if not math.isfinite(persona.alpha):
         yield f"alpha is {persona.alpha}, wanted a finite number"
+    if "max_strength" in persona.fit and not _is_bound(persona.fit["max_strength"]):
+        yield (
+            f"fit.max_strength is {kind(persona.fit['max_strength'])}, wanted a finite number greater than 0; "
+            "leave it out where nothing bounds the strength"
+        )
     layers, heads, offsets = persona.layers, persona.heads, persona.offsets
     for name, dtype, rank in (
         ("layers", "int32", 1),
@@ -257,6 +270,12 @@ def model_name(source: str) -> str:
     if len(parts) >= 3 and parts[-2] == "snapshots" and parts[-3].startswith("models--"):
         return parts[-3].rpartition("--")[2]
     return parts[-1]
+
+
+def _is_bound(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < _finite_float(value) < math.inf
 
 
 def _finite_float(value: float) -> float:

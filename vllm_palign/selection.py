@@ -16,7 +16,7 @@ from typing import Any
 
 from vllm_palign.effect import SALT_PREFIX, SCOPES
 from vllm_palign.errors import PalignStartupError, PersonaConflict, PersonaInvalid
-from vllm_palign.persona import Scope, is_persona_id
+from vllm_palign.persona import Persona, Scope, is_persona_id
 from vllm_palign.switch import enabled
 
 REQUEST_KEY = "palign"
@@ -103,6 +103,22 @@ def check_strength(selection: Selection, most: float) -> None:
             f"at most {most:g} (--palign-max-strength; for a blend the sum of |strength x weight| counts)",
             param="persona.strength",
         )
+
+
+def check_own_strength(selection: Selection, personas: Mapping[str, Persona]) -> None:
+    """Raises PersonaInvalid when ``selection`` asks for more of one of ``personas``, by name, than its file allows;
+    never clamps. Content that a blend holds under several names counts once, with all of their weights."""
+    asked: dict[str, float] = {}
+    for name, weight in selection.parts:
+        persona = personas[name]
+        asked[persona.digest] = asked.get(persona.digest, 0.0) + abs(selection.strength * weight)
+        got, most = asked[persona.digest], persona.max_strength
+        if most is not None and got > most:
+            raise PersonaInvalid(
+                f"strength: {describe(selection)} amounts to {got:g} for persona {name!r}, whose file allows at "
+                f"most {most:g} (its fit.max_strength; for a blend |strength x weight| of each part counts)",
+                param="persona.strength",
+            )
 
 
 def persona_args(

@@ -100,6 +100,19 @@ def test_a_tenants_bound_is_the_smaller_one(store: Resolver) -> None:
         store.resolve(strong, Tenant(max_strength=1.0))
 
 
+def test_the_smallest_of_three_bounds_counts(store: Resolver, registry: Failing) -> None:
+    mild = dataclasses.replace(persona(3), fit={"max_strength": 0.5, "items": ["q1"]}, digest="")
+    registry.put(ALL, "mild", mild, mild.to_bytes())
+    store.resolve(Selection((("mild", 1.0),), 0.5), Tenant(max_strength=1.0))
+    with pytest.raises(PersonaInvalid, match=r"file allows at most 0\.5"):
+        store.resolve(named("mild"), Tenant(max_strength=1.0))
+    with pytest.raises(PersonaInvalid, match=r"this server allows at most 0\.25"):
+        store.resolve(named("mild"), Tenant(max_strength=0.25))
+    assert store.cache.get(mild.digest).fit == {"max_strength": 0.5}, (
+        "all of the fit that serving needs"
+    )
+
+
 def test_a_persona_of_another_models_shape_is_refused(store: Resolver, registry: Failing) -> None:
     other = random_persona(0, num_layers=2, num_heads=4, head_dim=32)
     registry.put(ALL, "other", other, other.to_bytes())

@@ -7,9 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import Page
 
 from tests.play.conftest import World, answers, ask, choose, figures, finish, set_number
+from vllm_palign.play.meet import strongest
 
 OpenTab = Callable[..., Page]
 QUESTION = "How do you feel about meeting new people?"
@@ -25,6 +27,19 @@ def request(world: World, question: str, persona: object = None) -> tuple[str, s
     return reply.json()["choices"][0]["message"]["content"], reply.headers.get(
         "x-palign-persona", ""
     )
+
+
+@pytest.mark.parametrize(
+    ("fit", "end"),
+    [
+        ({}, 3.0), ({"max_strength": 3.4}, 3.0), ({"max_strength": 1.7}, 1.7), ({"max_strength": 2}, 2.0),
+        ({"max_strength": 1.79}, 1.7), ({"max_strength": 0.01}, 0.1), ({"max_strength": 1e300}, 3.0),
+    ],
+)  # fmt: skip
+def test_a_slider_ends_at_the_last_step_that_the_file_allows(
+    fit: dict[str, float], end: float
+) -> None:
+    assert strongest({"fit": fit}) == end
 
 
 def test_answers_stream_side_by_side_at_once_and_the_header_says_whose_they_are(

@@ -30,6 +30,8 @@ def test_the_reply_header_in_words(header: str | None, words: str) -> None:
         (404, "not_found", "x", True, "does not offer this"),
         (400, "persona_invalid", "strength: 1 x a at strength 4 amounts to 4, this server allows at most 2.5 (--x)", True,
          "Too strong: this amounts to 4, and the server allows at most 2.5."),
+        (400, "persona_invalid", "strength: 1 x a at strength 2 amounts to 2 for persona 'a', whose file allows at most "
+         "1.5 (x)", True, "Too strong: this amounts to 2 for a, and its file allows at most 1.5."),
         (400, "", "", True, "refused this (400)"),
         (501, "directions_missing", "x", True, "makes no personas from answers"),
         (503, "registry_unavailable", "x", True, "cannot look personas up"),

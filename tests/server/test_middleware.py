@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import threading
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from tests.server.calls import application, ask, open_front_end, post
+from tests.personas import random_persona
+from tests.server.calls import SHAPE, application, ask, open_front_end, post
 from vllm_palign.admission.front_end import FrontEnd
 from vllm_palign.server import gate, served
+from vllm_palign.tenants.tenant import Tenant
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -112,6 +115,34 @@ def test_two_places_that_disagree_about_the_scope_are_a_conflict(
     status, _, reply = ask(app, CHAT, {"model": "SmolLM2", "messages": MESSAGES, **more})
     assert (status, reply["error"]["code"]) == (400, "persona_conflict")
     assert "scope all" in reply["error"]["message"]
+
+
+def test_more_than_the_file_allows_is_an_error_that_says_who_bounds_it(
+    app: FastAPI, front_end: FrontEnd
+) -> None:
+    mild = dataclasses.replace(
+        random_persona(5, **SHAPE, steered=5), fit={"max_strength": 1.5}, digest=""
+    )
+    front_end.resolver.registry.put(Tenant(), "mild", mild, mild.to_bytes(), replace=True)
+    for wish, got in (
+        ({"id": "mild", "strength": 1.5}, ""),
+        ({"id": "mild", "strength": -2}, "2"),
+        ({"mix": {"mild": 0.8, "bob": 0.2}, "strength": 2}, "1.6"),
+    ):
+        status, _, reply = ask(
+            app, CHAT, {"model": "SmolLM2", "messages": MESSAGES, "persona": wish}
+        )
+        if not got:
+            assert status == 200
+            continue
+        error = reply["error"]
+        assert (status, error["code"], error["param"]) == (
+            400,
+            "persona_invalid",
+            "persona.strength",
+        )
+        for part in (f"amounts to {got} for persona 'mild'", "at most 1.5", "fit.max_strength"):
+            assert part in error["message"]
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -72,13 +72,15 @@ class PersonaCache:
 
     def _fill(self, digest: str, coming: Future[Persona]) -> None:
         try:
+            whole = Persona.from_bytes(self._fetch(digest), source=f"digest {digest}")
+            most = whole.max_strength
             persona = replace(
-                Persona.from_bytes(self._fetch(digest), source=f"digest {digest}"),
+                whole,
                 name="",
                 base_model="",
                 method="",
                 description="",
-                fit={},
+                fit={} if most is None else {"max_strength": most},
             )
         except BaseException as error:
             with self._lock:

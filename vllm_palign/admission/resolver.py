@@ -15,7 +15,7 @@ from vllm_palign.errors import PersonaNotFound, RegistryUnavailable
 from vllm_palign.persona import Persona, Scope
 from vllm_palign.registry import Registry
 from vllm_palign.registry.registry import not_found
-from vllm_palign.selection import Selection, check_strength
+from vllm_palign.selection import Selection, check_own_strength, check_strength
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants.tenant import Tenant
 
@@ -77,6 +77,7 @@ class Resolver:
         check_strength(selection, tenant.strength_bound(self.max_strength))
         names = [name for name, _ in selection.parts]
         found, contents = self._look_up(tenant, names)
+        check_own_strength(selection, contents)
         scales: dict[str, float] = {}
         for name, weight in selection.parts:
             digest = contents[name].digest

@@ -275,6 +275,7 @@ def card(persona: Mapping[str, Any], data: bytes | None) -> str:
         "By": f"{persona['method']}{', ' + str(fit['tool']) if fit.get('tool') else ''}",
         "Steered": f"{persona['steered_heads']} of {persona['num_layers'] * persona['num_heads']} heads",
         "At strength 1": f"alpha {number(persona['alpha'])}",
+        **({"At most": f"strength {number(fit['max_strength'])}"} if "max_strength" in fit else {}),
         **dict(_figures(fit)),
         "File": f"{persona['bytes']:,} bytes".replace(",", " "),
         "Digest": persona["digest"],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from vllm_palign.play import snippets
-from vllm_palign.play.client import Server
+from vllm_palign.play.client import Server, Trouble
 from vllm_palign.play.conversation import Conversation, Sampling, Turn, Wish, ask
 
 COLUMNS = 4
@@ -22,6 +23,8 @@ SHOWN = 3
 BLEND = 3
 """Personas of one blend that have a slider each."""
 STRONGEST = 3.0
+STEP = 0.1
+"""Of a strength slider."""
 SCOPES = [
     ("as the server does by itself", ""),
     ("answers", "answers"),
@@ -69,7 +72,7 @@ class Column:
                         allow_custom_value=True, elem_id=f"who-{number}",
                     )  # fmt: skip
                     self.strength = gr.Slider(
-                        -STRONGEST, STRONGEST, 1.0, step=0.1, label="Strength", buttons=[],
+                        -STRONGEST, STRONGEST, 1.0, step=STEP, label="Strength", buttons=[],
                         elem_id=f"strength-{number}",
                     )  # fmt: skip
                     self.weights = [
@@ -116,6 +119,13 @@ class Column:
             self.chat: conversation.shown(),
             self.figures: f'<p class="{style}" role="{role}">{escape(text)}</p>' if text else "",
         }
+
+
+def strongest(persona: Mapping[str, Any]) -> float:
+    """Where the strength slider of ``persona``, as the server shows it, ends: the last step that its file allows."""
+    most = float((persona.get("fit") or {}).get("max_strength", STRONGEST))
+    steps = math.floor(min(most, STRONGEST) / STEP + 1e-6)
+    return round(max(steps, 1) * STEP, 6)
 
 
 def wish_of(chosen: Sequence[Any], scope: str) -> Wish | None:
@@ -242,6 +252,10 @@ class Meet:
             column.who.change(
                 _name_weights, [column.who], column.weights, trigger_mode="always_last", **quick
             )
+            column.who.change(
+                self._bound, [self._key, column.who, column.strength], [column.strength],
+                trigger_mode="always_last", **quick,
+            )  # fmt: skip
             column.remove.click(
                 self._removing(column), [self.visible, self.meeting],
                 [self.visible, self.meeting, self.add, column.box, column.who, column.chat, column.figures],
@@ -317,6 +331,17 @@ class Meet:
         finally:
             del self._stops[session]
         yield self._busy(False)
+
+    async def _bound(self, key: str, who: list[str] | None, strength: float | None) -> Any:
+        """A slider ends where the file of its one persona does. What a blend may amount to, the server says."""
+        most = STRONGEST
+        if who and len(who) == 1:
+            with suppress(Trouble):
+                most = strongest(await self._server.persona(key, who[0]))
+        asked = 1.0 if strength is None else strength
+        if abs(asked) <= most:
+            return gr.update(minimum=-most, maximum=most)
+        return gr.update(minimum=-most, maximum=most, value=math.copysign(most, asked))
 
     def _busy(self, busy: bool) -> Changes:
         return {

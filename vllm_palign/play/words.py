@@ -15,7 +15,9 @@ TRAITS = {
 }
 
 _HEADER = re.compile(r"(?P<parts>[^;]+);strength=(?P<strength>[^;]+);scope=(?P<scope>\w+)")
-_TOO_STRONG = re.compile(r"amounts to (?P<asked>[\d.e+]+), .*?at most (?P<most>[\d.e+]+)")
+_TOO_STRONG = re.compile(
+    r"amounts to (?P<asked>[\d.e+-]+)(?: for persona '(?P<who>[^']+)')?, .*?at most (?P<most>[\d.e+-]+)"
+)
 _SCOPES = {"answers": "answers steered", "all": "prompt and answers steered"}
 
 
@@ -42,8 +44,10 @@ def refusal(status: int, code: str, message: str, *, has_key: bool) -> str:
     if code == "persona_forbidden" and "role" in message:
         return "This API key may ask personas, not make, replace or delete them."
     if strong := _TOO_STRONG.search(message):
+        asked, who, most = strong["asked"], strong["who"], strong["most"]
+        whom, allows = (f" for {who}", "its file") if who else ("", "the server")
         return (
-            f"Too strong: this amounts to {strong['asked']}, and the server allows at most {strong['most']}. "
+            f"Too strong: this amounts to {asked}{whom}, and {allows} allows at most {most}. "
             "Lower the strength or the weights."
         )
     if status == 503:

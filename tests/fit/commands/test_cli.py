@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, load, save
 
-COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template"]
+COMMANDS = ["run", "traits", "inspect", "unpack", "inventory", "template", "ask", "try"]
 
 
 def call(*arguments: object) -> Result:
@@ -194,6 +195,19 @@ def test_the_card_shows_who_how_strong_and_what_was_measured(
         "perplexity", "held-out", "120 of 120 items", "WEAK", "layer",
     ):  # fmt: skip
         assert part in result.stdout
+
+
+def test_the_card_shows_how_strong_a_persona_may_be_asked_for(
+    fitted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    made = load(fitted[0] / "ann.safetensors")
+    file = save(
+        replace(made, fit={**made.fit, "max_strength": 1.75}, digest=""),
+        tmp_path / "x.safetensors",
+    )
+    assert "at most" in (shown := call("inspect", file).stdout) and "strength 1.75" in shown
+    assert json.loads(call("inspect", file, "--json").stdout)["fit"]["max_strength"] == 1.75
+    assert "at most" not in call("inspect", fitted[0] / "ann.safetensors").stdout
 
 
 def test_inspect_json_is_one_object_with_a_norm_and_score_per_head(

@@ -10,7 +10,9 @@ import torch
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
 from palign_fit.evaluation.tasks import Setting, Speech
+from palign_fit.model import speaking
 from palign_fit.model.model import open_model
+from palign_fit.model.rows import Rows
 
 from tests.detokenizer import Detokenizer
 
@@ -23,16 +25,19 @@ def test_an_answer_that_is_cut_off_within_a_character_ends_before_it(
 ) -> None:
     opened = open_model(str(tiny_model), device="cpu")
     backend = HuggingFaceBackend(opened, 1.0)
+    ends = speaking.ending_tokens(opened)
     shown = Detokenizer(tiny_model, skip_special_tokens=True)
     prompt = texts.chat(opened.tokenizer, "How are you?", None)
 
     def said(answer: list[int]) -> str:
-        def generate(input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-            return torch.cat([input_ids, torch.tensor([answer])], dim=1)
+        tokens = iter(answer)
 
-        monkeypatch.setattr(opened.model, "generate", generate)
+        def put(rows: Rows, texts: object, keep: int = 1) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.tensor([[next(tokens)]]), 49152)
+
+        monkeypatch.setattr(Rows, "put", put)
         (text,) = backend.speak(
-            [Speech(Setting(), "How are you?")], 9, lambda _, /, *, free=False: None
+            [Speech(Setting(), "How are you?")], len(answer), lambda _, /, *, free=False: None
         )
         return text
 
@@ -43,4 +48,5 @@ def test_an_answer_that_is_cut_off_within_a_character_ends_before_it(
     for _ in range(200):
         pools = [[HALF], [END], range(100, 300), range(49152)]
         answer = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(1, 9))]
+        answer = answer[: next((n for n, one in enumerate(answer) if one in ends), 9)] or [WORD]
         assert said(answer) == "".join(shown.texts(prompt, answer)).strip()

@@ -11,6 +11,7 @@ import typer
 from palign_fit.commands import options
 from palign_fit.commands.common import check_file, open_cache, with_exit_codes
 from palign_fit.commands.measuring import People, listed, open_backend, show
+from palign_fit.commands.speech import open_readers, speech_plan
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.progress import show_progress
 
@@ -31,11 +32,35 @@ def evaluate(
         str | None, typer.Option(help="Comma-separated; default: all that need no further fitting.")
     ] = None,
     measures: Annotated[
-        str, typer.Option(help="Comma-separated: statements, letters, texts, drift.")
+        str,
+        typer.Option(
+            help="Comma-separated: statements, letters, texts, drift; answers, damage, fading."
+        ),
     ] = "statements,letters,texts,drift",
     subjects: options.Subjects = None,
     openings: Annotated[int, typer.Option(help="Statements after 1 to 3 user turns.")] = 1,
     strength: options.Strength = 1.0,
+    strengths: Annotated[
+        str, typer.Option(help="Of answers, damage and fading, comma-separated, such as 0.5,1,2.")
+    ] = "1",
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help='System prompt of answers, "" for none; may be given again.'),
+    ] = None,
+    reader: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Reads answers: a model's name or folder, or URL or URL#MODEL of an OpenAI-compatible "
+            "server; default: the plain model. May be given again."
+        ),
+    ] = None,
+    questions: Annotated[
+        str,
+        typer.Option(
+            help="Of answers: test or train, with :N only so many a trait, such as test:2."
+        ),
+    ] = "test",
+    turns: Annotated[int, typer.Option(help="Turns of fading's conversations.")] = 50,
     seed: Annotated[int, typer.Option(help="For samples, fits and bootstrap.")] = 0,
     markdown: options.Markdown = None,
     server: options.Server = None,
@@ -60,6 +85,7 @@ def evaluate(
         openings=openings,
         strength=strength,
         seed=seed,
+        speech=speech_plan(strengths, system, questions, turns),
     )
     started = perf_counter()
     with show_progress() as progress:
@@ -67,10 +93,14 @@ def evaluate(
             model, people.files or (), progress, device=device, dtype=dtype,
             server=server, api_key=api_key, strength=strength, in_flight=in_flight,
         )  # fmt: skip
+        kept = open_cache(cache, no_cache)
+        readers = open_readers(
+            reader or [], plan.measures, model, opened, kept, progress, device=device, dtype=dtype
+        )
         report = evaluate_personas(
             backend, opened, people.subjects, people.items, plan,
-            train_items=people.train, files=people.files,
-            cache=open_cache(cache, no_cache), progress=progress,
+            train_items=people.train, files=people.files, readers=readers,
+            cache=kept, progress=progress,
         )  # fmt: skip
     people.sign(report, warnings, perf_counter() - started)
     show(report, markdown, as_json)

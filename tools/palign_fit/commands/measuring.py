@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -152,9 +153,15 @@ def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:
     from rich.console import Console
 
     from palign_fit.evaluation import tables
+    from palign_fit.reporting.speech_plot import recognition_against_damage
 
     if markdown is not None:
-        write_text(markdown, tables.markdown(report))
+        text, plot = tables.markdown(report), recognition_against_damage(report.get("speech") or {})
+        if plot is not None:
+            picture = markdown.with_suffix(".svg")
+            write_text(picture, plot)
+            text += f"\n![Recognition against damage]({quote(picture.name)})\n"
+        write_text(markdown, text)
     if as_json:
         print(json.dumps(report))
     else:

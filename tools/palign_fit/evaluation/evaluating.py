@@ -12,7 +12,9 @@ from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
 from palign_fit.evaluation.figures import Figures
 from palign_fit.evaluation.fitting import fit_learners
-from palign_fit.evaluation.readings import Plan, read_all
+from palign_fit.evaluation.readings import SPOKEN, Plan, read_all
+from palign_fit.evaluation.speech.measuring import measure_speech
+from palign_fit.evaluation.speech.reader import Reader
 from palign_fit.evaluation.split import Sheet, split_all, trait_masks
 from palign_fit.evaluation.tasks import Backend
 from palign_fit.inputs.answers import Subject
@@ -36,6 +38,7 @@ def evaluate_personas(
     *,
     train_items: Collection[str] | None = None,
     files: Sequence[Persona] | None = None,
+    readers: Sequence[Reader] = (),
     cache: Cache | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def evaluate_personas(
 
     ``files``: the persona of every subject, in order. Personas that are not given are fitted on
     ``model`` from ``train_items`` alone, and stay in ``cache``; without ``model`` (a server) they are
-    steered by name.
+    steered by name. ``readers`` of what the model says; without, the plain model itself.
     Raises InputError where neither says what may be learned from.
     """
     _check(plan, model, files, train_items)
@@ -59,6 +62,12 @@ def evaluate_personas(
     }
     personas = given | {method: fitting.personas for method, fitting in fittings.items()}
     readings = read_all(backend, sheets, inventory, personas, plan, progress)
+    spoken = [name for name in plan.measures if name in SPOKEN]
+    speech = measure_speech(
+        backend, model, sheets, inventory, personas, spoken,
+        conditions=plan.conditions, plan=plan.speech, readers=readers, seed=plan.seed,
+        cache=cache or Cache(None), progress=progress,
+    )  # fmt: skip
     figures = Figures(sheets, inventory, plan.seed)
     own = personas.get(PALIGN)
     return {
@@ -84,6 +93,7 @@ def evaluate_personas(
         ],
         "conditions": figures.conditions(readings, plan.conditions),
         "baselines": figures.baselines(),
+        "speech": speech,
         "warnings": list(_warnings(sheets, inventory, own)),
     }
 

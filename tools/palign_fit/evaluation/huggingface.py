@@ -11,6 +11,8 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.tasks import Setting, Speech, Task
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
+from palign_fit.model.rows import Dose
+from palign_fit.model.speaking import Line, Speaker, conversations
 from palign_fit.model.steer import steered
 from palign_fit.progress import Tick
 from vllm_palign.directions.numbers import Reals
@@ -24,17 +26,13 @@ class HuggingFaceBackend:
         self.tokenizer = model.tokenizer
         self.model_name = model.base_model
         self.strength = strength
+        self._speaker = Speaker(model)
         config = model.model.config.get_text_config(decoder=True)
         self._longest = int(getattr(config, "max_position_embeddings", None) or 2**31)
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         for task in tasks:
-            length = len(task.prefix) + max(map(len, task.continuations))
-            if length > self._longest:
-                raise InputError(
-                    f"a prompt has {length} tokens, {self.model.base_model} reads at most "
-                    f"{self._longest}; leave few-shot out of --conditions"
-                )
+            self._check(len(task.prefix) + max(map(len, task.continuations)))
         read = reader_for(self.model)
         results = []
         for task in tasks:
@@ -44,55 +42,59 @@ class HuggingFaceBackend:
         return results
 
     def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
-        """All questions of a setting in one batch."""
-        answers = [""] * len(speeches)
-        by_setting: dict[int, list[int]] = {}
-        for place, speech in enumerate(speeches):
-            by_setting.setdefault(id(speech.setting), []).append(place)
-        for places in by_setting.values():
-            setting = speeches[places[0]].setting
-            prompts = [
-                texts.chat(self.tokenizer, speeches[place].question, setting.system)
-                for place in places
-            ]
-            with self._under(setting):
-                said = self._generate(prompts, max_tokens)
-            for place, text in zip(places, said, strict=True):
-                answers[place] = text
-            tick(len(places))
-        return answers
+        """Many in one batch, whatever their settings."""
+        lines = [self._line(one.setting, one.question) for one in speeches]
+        self._check(max(len(line.prompt) for line in lines) + max_tokens)
+        said = self._speaker.answers(lines, max_tokens, tick)
+        return [self._text(ids) for ids in said]
+
+    def converse(
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
+    ) -> list[list[str]]:
+        """Side by side, keys and values kept from turn to turn."""
+        firsts = [
+            self._line(setting, said[0]) for setting, said in zip(settings, users, strict=True)
+        ]
+        later = [
+            [texts.next_turn(self.tokenizer, line, setting.system) for line in said[1:]]
+            for setting, said in zip(settings, users, strict=True)
+        ]
+        self._check(
+            max(
+                len(first.prompt) + sum(map(len, own)) + max_tokens * (len(own) + 1)
+                for first, own in zip(firsts, later, strict=True)
+            )
+        )
+        said = conversations(self.model, firsts, later, max_tokens, tick)
+        return [[self._text(ids) for ids in answers] for answers in said]
+
+    def dose(self, setting: Setting) -> Dose:
+        """How the setting's persona steers here."""
+        return setting.persona, self.strength if setting.strength is None else setting.strength
 
     def as_json(self) -> dict[str, Any]:
         dtype = str(self.model.model.dtype).removeprefix("torch.")
         return {"kind": "huggingface", "dtype": dtype, "device": str(self.model.device)}
 
+    def _line(self, setting: Setting, user: str) -> Line:
+        prompt = texts.chat(self.tokenizer, user, setting.system)
+        return Line(tuple(prompt), self.dose(setting), setting.scope == "all")
+
+    def _check(self, length: int) -> None:
+        """Raises InputError for more tokens than the model reads."""
+        if length > self._longest:
+            raise InputError(
+                f"a prompt has {length} tokens, {self.model.base_model} reads at most "
+                f"{self._longest}; leave few-shot out of --conditions"
+            )
+
     def _under(self, setting: Setting) -> AbstractContextManager[Any]:
-        persona = setting.persona
-        return steered(self.model, persona, self.strength) if persona else nullcontext()
-
-    def _generate(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
-        import torch
-
-        padding = self.tokenizer.pad_token_id
-        padding = self.tokenizer.eos_token_id if padding is None else padding
-        padding = padding or 0
-        longest = max(map(len, prompts))
-        # Padded on the left: generation goes on from the right end.
-        ids = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        real = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        device = self.model.device
-        out = self.model.model.generate(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(real, device=device),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=padding,
-            # A checkpoint's own sampling defaults mean nothing to a greedy run and would warn.
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
-        return [self._text(ids) for ids in out[:, longest:].tolist()]
+        persona, strength = self.dose(setting)
+        return steered(self.model, persona, strength) if persona else nullcontext()
 
     def _text(self, ids: Sequence[int]) -> str:
         """Ends, as a server's, before a character that the last tokens left unfinished."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
+from palign_fit.evaluation.speech.plan import SpeechPlan
 from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import (
     Backend,
@@ -27,6 +28,9 @@ MEASURES = ("statements", "letters", "texts", "drift")
 """What can be asked for: statement alignment and identification, absolute error of the answers by
 option letter and by option text, perplexity of neutral text."""
 
+SPOKEN = ("answers", "damage", "fading")
+"""What can be asked for besides, of what the model says: ``evaluation/speech/``."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,13 +41,16 @@ class Plan:
     openings: int = 1
     strength: float = 1.0
     seed: int = 0
+    speech: SpeechPlan = field(default_factory=SpeechPlan)
 
     def __post_init__(self) -> None:
         problems = [
             f"condition {name!r} is unknown" for name in self.conditions if name not in CONDITIONS
         ]
         problems += [
-            f"measure {name!r} is unknown" for name in self.measures if name not in MEASURES
+            f"measure {name!r} is unknown"
+            for name in self.measures
+            if name not in (*MEASURES, *SPOKEN)
         ]
         if not self.conditions or not self.measures:
             problems.append("no condition or no measure")
@@ -56,7 +63,7 @@ class Plan:
         if problems:
             raise InputError(
                 f"{'; '.join(problems)}. Conditions: {', '.join(CONDITIONS)}. "
-                f"Measures: {', '.join(MEASURES)}"
+                f"Measures: {', '.join((*MEASURES, *SPOKEN))}"
             )
 
 

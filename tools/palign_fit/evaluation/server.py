@@ -85,20 +85,47 @@ class ServerBackend:
         """Over chat completions."""
 
         async def ask(speech: Speech, client: AsyncOpenAI) -> str:
-            messages: Any = texts.messages(speech.question, speech.setting.system)
-            raw = await client.chat.completions.with_raw_response.create(
-                model=self.model_name,
-                messages=messages,
-                max_tokens=max_tokens,
-                temperature=0,
-                extra_body=self._persona(speech.setting),
-            )
-            self._check(speech.setting, raw.headers)
+            messages = texts.messages(speech.question, speech.setting.system)
+            answer = await self._chat(speech.setting, messages, max_tokens, client)
             tick(1)
-            return (raw.parse().choices[0].message.content or "").strip()
+            return answer
 
         calls = [partial(ask, speech) for speech in speeches]
         return run_all(calls, self._open, self.in_flight)
+
+    def converse(
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
+    ) -> list[list[str]]:
+        """Over chat completions, each with all that was said before: the server's prefix cache has it."""
+
+        async def talk(setting: Setting, said: Sequence[str], client: AsyncOpenAI) -> list[str]:
+            answers: list[str] = []
+            for turn, user in enumerate(said):
+                past = zip(said[:turn], answers, strict=True)
+                turns = texts.conversation(past, user, setting.system)
+                answers.append(await self._chat(setting, turns, max_tokens, client))
+                tick(1)
+            return answers
+
+        calls = [partial(talk, *one) for one in zip(settings, users, strict=True)]
+        return run_all(calls, self._open, self.in_flight)
+
+    async def _chat(
+        self, setting: Setting, messages: Any, max_tokens: int, client: AsyncOpenAI
+    ) -> str:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=self.model_name,
+            messages=messages,
+            max_tokens=max_tokens,
+            temperature=0,
+            extra_body=self._persona(setting, setting.scope),
+        )
+        self._check(setting, raw.headers)
+        return (raw.parse().choices[0].message.content or "").strip()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -117,7 +144,7 @@ class ServerBackend:
             echo=True,
             logprobs=0,
             temperature=0,
-            extra_body=self._persona(task.setting),
+            extra_body=self._persona(task.setting, "all"),
         )
         self._check(task.setting, raw.headers)
         choices = sorted(raw.parse().choices, key=lambda choice: choice.index)
@@ -137,13 +164,12 @@ class ServerBackend:
     def _open(self) -> AsyncOpenAI:
         return open_client(self.url, self._key)
 
-    def _persona(self, setting: Setting) -> dict[str, Any] | None:
-        """The request's extra fields. What is scored is a prompt to the server, and has to be steered there; what is
-        said is steered in the same way, as by Hugging Face."""
+    def _persona(self, setting: Setting, scope: str) -> dict[str, Any] | None:
+        """The request's extra fields. What is scored is a prompt to the server, and has to be steered there."""
         if setting.persona_id is None:
             return None
-        asked = {"id": setting.persona_id, "strength": self.strength, "scope": "all"}
-        return {"persona": asked}
+        strength = self.strength if setting.strength is None else setting.strength
+        return {"persona": {"id": setting.persona_id, "strength": strength, "scope": scope}}
 
     def _check(self, setting: Setting, headers: Mapping[str, str]) -> None:
         """Raises InputError unless the reply says that the setting's persona was applied.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
+from palign_fit.evaluation.speech.tables import tables as speech_tables
 from vllm_palign.directions.traits import TRAITS
 
 Rows = list[list[str]]
@@ -59,6 +60,7 @@ def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
     ]
     if rows:
         yield "absolute error by trait", [["condition", "by", *TRAITS, "summed"], *rows]
+    yield from speech_tables(report.get("speech") or {}, cell)
     if "rating" in keys:
         counts = ("asked", "rated", "asked_again", "unparsable", "failed")
         yield (

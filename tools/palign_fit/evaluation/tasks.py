@@ -22,12 +22,15 @@ class Setting:
     """What one subject gets under one condition.
 
     ``system``: system prompt, or None. ``persona_id``: the persona that steers, or None; a server
-    knows it by this name, in this process it is ``persona``.
+    knows it by this name, in this process it is ``persona``. ``strength``: None is the backend's own.
+    ``scope`` of what is said: which tokens are steered (docs/scope.md).
     """
 
     system: str | None = None
     persona_id: str | None = None
     persona: Persona | None = None
+    strength: float | None = None
+    scope: str = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,17 @@ class Backend(Protocol):
     def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
         """The answers in order, without special tokens: the likeliest token at every step, so that runs
         repeat. ``tick`` hears of every one."""
+        ...
+
+    def converse(
+        self,
+        settings: Sequence[Setting],
+        users: Sequence[Sequence[str]],
+        max_tokens: int,
+        tick: Tick,
+    ) -> list[list[str]]:
+        """Per conversation, a setting and what its user says turn by turn, the answer of every turn; the past of a turn
+        is what was said and answered before. ``tick`` hears of every answer."""
         ...
 
     def as_json(self) -> dict[str, Any]: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from palign_fit.inputs.traits import ADJECTIVES
@@ -32,6 +32,9 @@ _FEW_SHOT = (
 _PERSONALITY = (
     "You are a person with this personality: {traits}. Always speak and answer as this person."
 )
+
+_SAID = "Said before."
+"""Stands for the past where only what follows it is wanted."""
 
 _SLIGHT, _STRONG = 0.2, 0.7
 _WORDS = 3
@@ -88,10 +91,43 @@ def chat(tokenizer: Any, user: str, system: str | None) -> list[int]:
     return chat_prefix(tokenizer, user, system or "")
 
 
+def next_turn(tokenizer: Any, user: str, system: str | None) -> list[int]:
+    """Token ids from the end of an answer to where the assistant begins to answer ``user``.
+
+    Without ``system`` where the template has no such turn: its text stands before the first.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return list(
+            tokenizer(f"\nQuestion: {user}\nAnswer:", add_special_tokens=False)["input_ids"]
+        )
+    talk = [
+        {"role": "user", "content": _SAID},
+        {"role": "assistant", "content": _SAID},
+        {"role": "user", "content": user},
+    ]
+    first = [{"role": "system", "content": system}] if system else []
+    text = _templated(tokenizer, [*first, *talk]) if first else None
+    text = text or _templated(tokenizer, talk) or ""
+    return list(tokenizer(text.rpartition(_SAID)[2], add_special_tokens=False)["input_ids"])
+
+
 def messages(user: str, system: str | None) -> list[dict[str, str]]:
     """OpenAI chat messages."""
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": user}]
+
+
+def conversation(
+    past: Iterable[tuple[str, str]], user: str, system: str | None
+) -> list[dict[str, str]]:
+    """OpenAI chat messages after turns of (user, answer)."""
+    first, last = messages(user, system)[:-1], messages(user, None)
+    between = [
+        {"role": role, "content": text}
+        for turn in past
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*first, *between, *last]
 
 
 def answer(tokenizer: Any, text: str) -> tuple[int, ...]:

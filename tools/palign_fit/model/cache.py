@@ -63,14 +63,22 @@ class Cache:
         ``key_parts`` must name everything the arrays depend on: the model's ``checkpoint.digest``,
         dtype and device kind, every text, and a version of the computation itself.
         """
-        if self.folder is None:
-            return compute()
-        path = self.folder / f"{key_digest(key_parts)}{SUFFIX}"
-        found = self._read(path)
+        found = self.find(key_parts)
         if found is None:
             found = compute()
-            self._write(path, found)
+            self.keep(key_parts, found)
         return found
+
+    def find(self, key_parts: Mapping[str, Any]) -> Arrays | None:
+        """The arrays stored under ``key_parts``, None where there are none."""
+        if self.folder is None:
+            return None
+        return self._read(self.folder / f"{key_digest(key_parts)}{SUFFIX}")
+
+    def keep(self, key_parts: Mapping[str, Any], arrays: Arrays) -> None:
+        """Store ``arrays`` under ``key_parts``."""
+        if self.folder is not None:
+            self._write(self.folder / f"{key_digest(key_parts)}{SUFFIX}", arrays)
 
     def _read(self, path: Path) -> Arrays | None:
         try:

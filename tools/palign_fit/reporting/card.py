@@ -67,6 +67,7 @@ def _facts(persona: Persona) -> Table:
         "steers": f"{len(persona.layers)} heads in {len(np.unique(persona.layers))} layers",
         "alpha": f"{persona.alpha:g}"
         + (f" (from {fit['alpha_from']})" if "alpha_from" in fit else ""),
+        "at most": f"strength {persona.max_strength:g}" if persona.max_strength is not None else "",
         "answers": f"{fit['answered']} of {inventory.get('items')} items of {inventory.get('name')}"
         if "answered" in fit and inventory
         else "",

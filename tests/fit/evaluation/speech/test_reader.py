@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from palign_fit.evaluation import texts
+from palign_fit.evaluation.speech import reader as rd
+from palign_fit.inputs.traits import ADJECTIVES
+from palign_fit.model.cache import Cache
+
+from vllm_palign.directions.traits import TRAITS
+
+
+def no_tick(count: int, /, *, free: bool = False) -> None:
+    """Nobody listens."""
+
+
+def test_odds_of_a_batch_are_those_of_each_answer_alone(tiny: Any) -> None:
+    reader = rd.WordReader(tiny, Cache(None))
+    pairs = [
+        ("What is it like?", "I enjoy long walks."),
+        ("What is it like?", "I am shy and quiet"),
+        ("What is it like?", "I"),
+        ("Do I worry?", "I am calm."),
+        ("What is it like?", "I am shy and quiet"),
+    ]
+    ticks: list[int] = []
+    got = reader.read(pairs, lambda count, /, *, free=False: ticks.append(count))
+    assert got.shape == (5, 5) and sum(ticks) == 5
+    np.testing.assert_allclose(got[1], got[4], atol=1e-5)
+    for line, (question, answer) in zip(got, pairs, strict=True):
+        text = (
+            f'Someone was asked: "{question}"\nThey answered: "{answer}"\n'
+            "Describe this person in one word."
+        )
+        ids = texts.chat(tiny.tokenizer, text, None)
+        with torch.no_grad():
+            odds = tiny.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+        for score, (high, low) in zip(line, reader.words, strict=True):
+            assert score == pytest.approx(
+                float((odds[high].sum() / odds[low].sum()).log()), abs=1e-4
+            )
+
+
+def test_only_tokens_that_tell_of_one_pole_count(tiny: Any) -> None:
+    tokenizer = tiny.tokenizer
+    words = rd.trait_words(tokenizer)
+    every = [token for poles in words for pole in poles for token in pole]
+    assert len(every) == len(set(every)) and tokenizer.unk_token_id not in every
+    said = tokenizer.convert_ids_to_tokens(words[TRAITS.index("E")][1])
+    assert (
+        {"shy", "quiet"}
+        <= set(said)
+        <= {w for text in ADJECTIVES["E"][1].split(", ") for w in text.replace("-", " ").split()}
+    )
+    # "self-disciplined" and "self-assured" begin alike, and say nothing by it.
+    assert tokenizer.convert_tokens_to_ids("self") not in every
+
+
+def test_a_token_that_is_somebodys_whole_word_is_nobody_elses_beginning() -> None:
+    class Letters:
+        chat_template = "x"
+        unk_token_id = None
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            whole = {"bold": 1, "late": 2, "Bold": 3}
+            return {"input_ids": [whole[text]] if text in whole else [ord(text[0]), 9]}
+
+    words = rd.trait_words(Letters())
+    assert {1, 3} <= set(words[TRAITS.index("E")][0]) and 2 in words[TRAITS.index("C")][1]
+    # Every letter of the alphabet begins words of many poles.
+    assert sum(len(pole) for poles in words for pole in poles) <= 3 + 10
+
+
+def test_ratings_are_five_numbers_or_nothing() -> None:
+    assert rd.ratings("7, 5, 3, 9, 1") == [7, 5, 3, 9, 1]
+    for reply in ("", "O is 7", "1, 2, 3, 4", "1, 2, 3, 4, 10", "1 2 3 4 5 6"):
+        assert np.isnan(rd.ratings(reply)).all()

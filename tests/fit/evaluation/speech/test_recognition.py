@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from palign_fit.evaluation.intervals import Bootstrap
+from palign_fit.evaluation.speech import recognition as rec
+from palign_fit.evaluation.speech import sampled
+
+from vllm_palign.directions.traits import TRAITS, TYPICAL
+
+PEOPLE = 12
+
+
+@pytest.fixture
+def bootstrap() -> Bootstrap:
+    return Bootstrap.draw(PEOPLE, 0, 200)
+
+
+def test_correlations_and_their_draws_are_pearsons(bootstrap: Bootstrap) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, PEOPLE))
+    y[3] = np.nan
+    found = sampled.correlation(x, y, bootstrap)
+    known = np.isfinite(y)
+    assert found.n == PEOPLE - 1
+    assert found.value == pytest.approx(np.corrcoef(x[known], y[known])[0, 1])
+    for counts, draw in zip(bootstrap.counts, found.draws, strict=True):
+        rows = np.repeat(np.flatnonzero(known), counts[known])
+        assert draw == pytest.approx(np.corrcoef(x[rows], y[rows])[0, 1])
+
+
+def test_who_always_sounds_the_same_correlates_with_nobody(bootstrap: Bootstrap) -> None:
+    y = np.arange(PEOPLE, dtype=float)
+    assert sampled.correlation(np.full(PEOPLE, 0.3), y, bootstrap).as_json()["mean"] == 0
+    same = sampled.correlation(y, np.full(PEOPLE, 3.0), bootstrap).as_json()
+    assert (same["mean"], same["low"]) == (None, None)
+    assert sampled.correlation(y[:2], y[:2], Bootstrap.draw(2, 0, 9)).as_json()["mean"] is None
+
+
+def test_differences_are_paired_by_person(bootstrap: Bootstrap) -> None:
+    values = np.random.default_rng(1).normal(size=PEOPLE)
+    one, other = (sampled.mean(values + shift, bootstrap) for shift in (1.0, 0.0))
+    apart = one.minus(other).as_json()
+    assert apart["low"] == pytest.approx(1) == apart["high"]
+    ratio = sampled.mean(np.full(PEOPLE, 3.0), bootstrap).over(
+        sampled.mean(np.full(PEOPLE, 2.0), bootstrap)
+    )
+    assert ratio.as_json() == {"mean": 1.5, "low": 1.5, "high": 1.5, "n": PEOPLE}
+
+
+def test_profiles_are_measured_from_plains_answer_to_the_same_question() -> None:
+    rng = np.random.default_rng(2)
+    plain, shown = rng.normal(size=(4, 5)), rng.normal(size=(3, 5))
+    read = plain + shown[:, None] * np.ones((1, 4, 1))
+    read[0, 2] = np.nan
+    np.testing.assert_allclose(rec.profiles(read, plain), shown)
+
+
+def test_pairs_are_told_apart_as_by_trying_both_ways() -> None:
+    rng = np.random.default_rng(3)
+    said, scores = rng.normal(size=(2, PEOPLE, 5))
+    x, y = rec.standardised(said), rec.standardised(scores)
+    np.testing.assert_allclose([x.mean(0), x.std(0)], [np.zeros(5), np.ones(5)], atol=1e-12)
+    found = rec.told_apart(x, y)
+    for i in range(PEOPLE):
+        for j in range(PEOPLE):
+            right, swapped = x[i] @ y[i] + x[j] @ y[j], x[i] @ y[j] + x[j] @ y[i]
+            assert np.isnan(found[i, j]) if i == j else found[i, j] == (right > swapped)
+    assert np.nanmean(rec.told_apart(np.zeros_like(x), y)) == 0.5
+    assert np.nanmean(rec.told_apart(y, y)) == 1
+
+
+def test_the_right_person_stands_first_where_what_was_said_fits_and_anywhere_by_chance() -> None:
+    rng = np.random.default_rng(4)
+    own = rec.norm_sample()[:40] + 0.001
+    scores = own * 0.55 + [TYPICAL[trait] for trait in TRAITS]
+    assert rec.ranks(own, scores).mean() < 0.01
+    strangers = rec.ranks(rng.permutation(own), scores)
+    assert 0.35 < strangers.mean() < 0.65
+
+
+def test_all_figures_of_people_who_are_recognised(bootstrap: Bootstrap) -> None:
+    rng = np.random.default_rng(5)
+    scores = 3 + rng.normal(size=(PEOPLE, 5)) / 2
+    found = rec.Recognition.of(0.2 * scores + 7, scores, bootstrap)
+    assert found.r.value == pytest.approx(1) and found.identification.value == 1
+    assert set(found.traits) == set(TRAITS) and found.rank.value < 0.05
+    nobody = rec.Recognition.of(np.zeros_like(scores), scores, bootstrap)
+    assert nobody.r.value == 0 and nobody.identification.value == 0.5
+
+
+def test_rank_correlation_knows_ties() -> None:
+    assert rec.spearman(np.array([-2.0, 0, 1, 3]), np.array([1.0, 2, 5, 50])) == pytest.approx(1)
+    assert rec.spearman(np.array([0.0, 1, 2]), np.array([4.0, 4, 4])) == 0
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    tied = rec.spearman(np.array([1.0, 2, 3, 4]), np.array([0.0, 5, 5, 9]))
+    assert tied == pytest.approx(np.corrcoef([1, 2, 3, 4], [1, 2.5, 2.5, 4])[0, 1])
+
+
+def test_dose_response_is_turned_round_where_a_trait_is_low() -> None:
+    usual = np.array([TYPICAL[trait] for trait in TRAITS])
+    away = np.array([[1, -1, 0.5, 0, 0]] * 2)
+    scores = usual + away
+    doses = [-1.0, 0.0, 1.0, 2.0]
+    more = [dose * away for dose in doses]
+    assert rec.dose_response(doses, more, scores).tolist() == pytest.approx([1, 1])
+    less = [-dose * away for dose in doses]
+    assert rec.dose_response(doses, less, scores).tolist() == pytest.approx([-1, -1])

@@ -1,0 +1,102 @@
+"""What is asked of whom: conditions at strengths, under system prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from palign_fit.errors import InputError
+from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
+from palign_fit.evaluation.speech.script import PARTS, STORED
+from palign_fit.evaluation.split import Sheet
+from palign_fit.evaluation.tasks import Setting
+from vllm_palign.directions.inventory import Inventory
+
+NONE = ""
+"""No system prompt."""
+
+PROMPT = "personality-prompt"
+"""What personas are compared with."""
+
+TURNS = 50
+"""Turns of a scripted conversation."""
+
+
+@dataclass(frozen=True)
+class SpeechPlan:
+    """``systems``: prompts that everybody gets, NONE for none; ``each``: questions a trait, None for all;
+    ``turns`` of each conversation."""
+
+    strengths: tuple[float, ...] = (1.0,)
+    systems: tuple[str, ...] = (NONE, STORED)
+    part: str = "test"
+    each: int | None = None
+    turns: int = TURNS
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.strengths or not np.isfinite(self.strengths).all():
+            problems.append(f"--strengths {self.strengths}: wanted numbers, as 0.5,1,2")
+        if 0.0 in self.strengths:
+            problems.append("--strengths 0: that is plain, which is always there; leave it out")
+        if self.part not in PARTS:
+            problems.append(f"--questions {self.part!r}: wanted {' or '.join(PARTS)}, or a number")
+        if self.each is not None and self.each < 1:
+            problems.append(f"--questions {self.each}: wanted at least 1 a trait")
+        if not 2 <= self.turns <= TURNS:
+            problems.append(f"--turns {self.turns}: wanted 2 to {TURNS}")
+        if problems:
+            raise InputError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One condition, at one strength if it steers, under one system prompt."""
+
+    condition: str
+    strength: float | None
+    system: str
+
+    @property
+    def label(self) -> str:
+        """For whoever waits."""
+        dose = "" if self.strength is None else f" {self.strength:g}"
+        return f"{self.condition}{dose}{', system prompt' if self.system else ''}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "condition": self.condition,
+            "strength": self.strength,
+            "system": self.system or None,
+        }
+
+
+def cases(
+    conditions: Sequence[str], strengths: Sequence[float], systems: Sequence[str]
+) -> Iterator[Case]:
+    """Plain first, under each system prompt."""
+    names = (PLAIN, *(name for name in conditions if name != PLAIN))
+    for system in systems:
+        for name in names:
+            doses = strengths if CONDITIONS[name].method else (None,)
+            for strength in doses:
+                yield Case(name, strength, system)
+
+
+def settings_of(
+    case: Case, sheets: Sequence[Sheet], inventory: Inventory, personas: Personas
+) -> list[Setting]:
+    """One setting a subject; of plain a single one. Who is steered is steered as a server does by default."""
+    own = settings(CONDITIONS[case.condition], sheets, inventory, personas)
+    return [
+        replace(
+            one,
+            system=" ".join(filter(None, (one.system, case.system))) or None,
+            strength=case.strength,
+            scope="answers",
+        )
+        for one in (own[:1] if case.condition == PLAIN else own)
+    ]

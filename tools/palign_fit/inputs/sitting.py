@@ -1,0 +1,75 @@
+"""Somebody before a questionnaire: what was answered, and what is asked next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm_palign.directions.inventory import Item
+
+KEYS = "1 to 5, s to skip, b to go back, q to quit"
+
+
+@dataclass
+class Sitting:
+    """One person and the items of one form, in the order they are asked.
+
+    ``answers``: item id -> 1 to 5; other items' than the form's stay as they are. ``at`` is the place asked
+    now, ``len(form)`` after the last; asking begins at the first item without an answer. ``done`` once whoever
+    answers has finished.
+    """
+
+    form: Sequence[Item]
+    answers: dict[str, int]
+    at: int = field(init=False)
+    done: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.at = self._open(0)
+
+    @property
+    def answered(self) -> int:
+        """Items of the form that have an answer."""
+        return sum(item.id in self.answers for item in self.form)
+
+    @property
+    def prompt(self) -> str:
+        """What is asked now, in one line."""
+        if self.at == len(self.form):
+            return "That was the last. Enter finishes, b goes back: "
+        item = self.form[self.at]
+        given = self.answers.get(item.id)
+        stays = "" if given is None else f" (now {given}, Enter keeps it)"
+        return f"[{self.at + 1}/{len(self.form)}] I {item.text}.{stays} "
+
+    def take(self, said: str) -> str | None:
+        """What was typed, in lower case, without blanks around. Returns what is wrong with it, or None.
+
+        A number answers and goes on to the next item without an answer; "s" leaves the item without one; "b"
+        goes one item back; nothing keeps an answer, and finishes after the last item.
+        """
+        last = self.at == len(self.form)
+        if said == "b":
+            self.at = max(self.at - 1, 0)
+            return None
+        if last and not said:
+            self.done = True
+            return None
+        if last:
+            return f"got {said[:40]!r}, wanted Enter to finish, or b to go back"
+        item = self.form[self.at]
+        if said in ("1", "2", "3", "4", "5"):
+            self.answers[item.id] = int(said)
+        elif said == "s":
+            self.answers.pop(item.id, None)
+        elif said or item.id not in self.answers:
+            return f"got {said[:40]!r}, wanted {KEYS}"
+        self.at = self._open(self.at + 1)
+        return None
+
+    def _open(self, start: int) -> int:
+        """The first place from ``start`` on without an answer, or the end."""
+        places = range(start, len(self.form))
+        return next(
+            (place for place in places if self.form[place].id not in self.answers), len(self.form)
+        )
