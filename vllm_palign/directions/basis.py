@@ -18,7 +18,6 @@ from vllm_palign.directions.scores import certainty, deviations, trait_scores
 from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS
 from vllm_palign.persona import FloatArray, IntArray
 
-
 VOICE_SHARE = 1.0
 """What the voice of a person disturbs beside what the person does: without it a chat model says that it is one and
 has no feelings, whoever it is to be (docs/experiments/speech.md). Everybody gets it alike."""

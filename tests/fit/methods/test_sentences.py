@@ -9,7 +9,7 @@ from palign_fit.inputs import traits
 from palign_fit.inputs.inventory import parse_inventory
 from palign_fit.methods.palign.directions import PARTS, _families
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
-from palign_fit.methods.palign.sentences import VOICE, Examples, Kind, Turn, denied
+from palign_fit.methods.palign.sentences import OPENED, VOICE, Examples, Kind, denied
 
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.traits import TRAITS
@@ -107,6 +107,6 @@ def test_answers_of_two_people_to_one_question_stand_together_and_differ_in_one_
     for kind, columns in ((Kind.ANSWERS, range(VOICE)), (Kind.VOICES, [VOICE])):
         (own,) = np.nonzero(examples.questionnaires == kind)
         for one, other in zip(own[::2], own[1::2], strict=True):
-            assert examples.turns[one] == examples.turns[other] != Turn()
+            assert examples.turns[one] == examples.turns[other] != OPENED
             assert (examples.loadings[one] == -examples.loadings[other]).all()
         assert set(np.nonzero(examples.loadings[own])[1]) == set(columns)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from palign_fit.inputs.traits import ADJECTIVES
-from palign_fit.model.prompts import chat_prefix, continuation
+from palign_fit.model.prompts import chat_prefix, continuation, if_taken
 from vllm_palign.directions.inventory import Item
 from vllm_palign.directions.traits import TRAITS, TYPICAL
 
@@ -106,8 +106,8 @@ def next_turn(tokenizer: Any, user: str, system: str | None) -> list[int]:
         {"role": "user", "content": user},
     ]
     first = [{"role": "system", "content": system}] if system else []
-    text = _templated(tokenizer, [*first, *talk]) if first else None
-    text = text or _templated(tokenizer, talk) or ""
+    text = if_taken(tokenizer, [*first, *talk]) if first else None
+    text = text or if_taken(tokenizer, talk) or ""
     return list(tokenizer(text.rpartition(_SAID)[2], add_special_tokens=False)["input_ids"])
 
 

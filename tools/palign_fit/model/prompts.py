@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -85,13 +84,22 @@ def chat_prefix(tokenizer: Any, user: str, system: str = "") -> list[int]:
 
 def _with_system(tokenizer: Any, user: str, system: str) -> str:
     """A template that takes no system turn, or drops it, gets its text before the user's."""
+    text = if_taken(tokenizer, [{"role": "system", "content": system}, *_asked(user)])
+    if text is not None and " ".join(system.split()) in " ".join(text.split()):
+        return text
+    return rendered(tokenizer, _asked(f"{system}\n\n{user}"))
+
+
+def if_taken(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str | None:
+    """``rendered``, or None where the template refuses the system turn that ``turns`` begin with."""
     from jinja2.exceptions import TemplateError
 
-    with suppress(TemplateError):
-        text = rendered(tokenizer, [{"role": "system", "content": system}, *_asked(user)])
-        if " ".join(system.split()) in " ".join(text.split()):
-            return text
-    return rendered(tokenizer, _asked(f"{system}\n\n{user}"))
+    try:
+        return rendered(tokenizer, turns)
+    except TemplateError:
+        if turns[0]["role"] != "system":
+            raise
+        return None
 
 
 def _asked(user: str) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from palign_fit.arrays import Activations, within
 from palign_fit.errors import FitError
 from palign_fit.methods.palign import sentences
-from palign_fit.methods.palign.sentences import Examples, Turn
+from palign_fit.methods.palign.sentences import OPENED, Examples, Turn
 from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.continuations import BATCH, Prefix
@@ -80,7 +80,7 @@ class _Pack:
     def of(cls, model: OpenedModel, turn: Turn, texts: Sequence[str]) -> _Pack:
         prefix = prompts.chat_prefix(model.tokenizer, turn.user, turn.system)
         lines = [prompts.continuation(model.tokenizer, text) for text in texts]
-        if turn == Turn():
+        if turn == OPENED:
             return cls(prefix, lines, 0)
         # How somebody's answer begins is half of how he speaks: steered as it is served.
         return cls(prefix[:-1], [[prefix[-1], *line] for line in lines], 1)

@@ -51,6 +51,10 @@ class Turn(NamedTuple):
     system: str = ""
 
 
+OPENED = Turn()
+"""What the sentences about oneself answer."""
+
+
 @dataclass(frozen=True)
 class Example:
     """``column`` of the loadings that agreeing moves by ``sign``; ``item``: row of the user's inventory or -1."""
@@ -61,7 +65,7 @@ class Example:
     kind: Kind
     item: int = -1
     denial: bool = False
-    turn: Turn = Turn()
+    turn: Turn = OPENED
 
 
 _DENIED = (
