@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 TARGET_RATIO = 1.03
 """Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
-top: the logarithm of the ratio grows with its square, so that strength 2 is still within 1.15. Aiming
+top: the logarithm of the ratio grows with its square, or faster (``strongest``). Aiming
 higher does not carry the person better (docs/experiments/alpha.md): likelihood follows less and less linearly."""
 
 MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""
+
+STRONG_RATIO = 1.3
+"""Most that the strongest request that a persona allows may cost."""
+
+MAX_STRENGTH = 10.0
+"""No persona says that it may be asked for more strongly."""
 
 MIN_ALPHA, MAX_ALPHA = 0.05, 20.0
 
@@ -46,3 +52,16 @@ class Budget:
 def rounded(alpha: float) -> float:
     """``alpha`` as it is chosen: three significant digits, within MIN_ALPHA and MAX_ALPHA."""
     return float(f"{min(max(alpha, MIN_ALPHA), MAX_ALPHA):.3g}")
+
+
+def strongest(ratio: float) -> float:
+    """The largest strength at which neutral text is expected to cost STRONG_RATIO, where it costs ``ratio`` at
+    strength 1: two decimals, 1 to MAX_STRENGTH. A request that names no strength asks for 1 and is let in."""
+    if not ratio > 1:
+        return MAX_STRENGTH
+    return two_decimals(math.sqrt(math.log(STRONG_RATIO) / math.log(ratio)))
+
+
+def two_decimals(strength: float) -> float:
+    """``strength`` rounded down to two decimals, within 1 and MAX_STRENGTH."""
+    return math.floor(min(max(strength, 1.0), MAX_STRENGTH) * 100) / 100

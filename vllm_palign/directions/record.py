@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vllm_palign.directions.basis import SteeredHeads
-from vllm_palign.directions.budget import MAX_RATIO
+from vllm_palign.directions.budget import MAX_RATIO, strongest
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Reals, short
 from vllm_palign.directions.scores import FULL
@@ -64,7 +64,7 @@ class Fit:
     ``score`` says what the heads' scores are; ``most`` is the largest alpha the method chooses; ``reach``
     how much of the alpha that perplexity allows statements follow, ``share`` how much of that the answers
     given carry. ``expected``: the alignment to expect on statements nobody answered, None where it is not
-    known. ``given``: the user chose alpha. ``learned``: number of items whose texts and keys directions know.
+    known. ``given``: the user chose alpha. ``max_strength`` by real passes, None: expected. ``learned``: number of items whose texts and keys directions know.
     """
 
     name: str
@@ -83,6 +83,7 @@ class Fit:
     share: float = 1.0
     learned: int | None = None
     expected: float | None = None
+    max_strength: float | None = None
 
     def persona(
         self, model: ModelFacts, inventory: Inventory, *, description: str = "", listed: bool
@@ -128,6 +129,7 @@ class Fit:
             warnings=self._warnings(inventory),
             weak=is_weak(chosen.alignment, self.answered),
             fit=fit,
+            max_strength=self.max_strength,
         )
 
     @property
@@ -185,10 +187,12 @@ def new_persona(
     weak: bool,
     fit: Mapping[str, Any],
     description: str = "",
+    max_strength: float | None = None,
 ) -> Persona:
     """A persona of any method: ``fit`` is what this one has to say beside what all record.
 
-    ``perplexity`` of neutral text, steered and plain; ``score`` says what the heads' scores are.
+    ``perplexity`` of neutral text, steered and plain; ``score`` says what the heads' scores are. ``max_strength``
+    None is expected from ``perplexity``.
     """
     return Persona(
         name=name,
@@ -205,6 +209,7 @@ def new_persona(
         fit={
             "dtype": model.dtype,
             "max_perplexity_ratio": MAX_RATIO,
+            "max_strength": max_strength or strongest(perplexity[0] / perplexity[1]),
             "perplexity": short(perplexity[0]),
             "perplexity_plain": short(perplexity[1]),
             "score": score,

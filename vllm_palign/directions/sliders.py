@@ -57,9 +57,10 @@ def trait_persona(
     budget: Budget,
     change: Reals,
     inventory: Inventory,
+    max_strength: float | None = None,
 ) -> Persona:
     """The persona file's content. ``wanted``: the alpha that the values ask for; ``change`` float64 [N]: of
-    every item's log-likelihood, under directions found without the items."""
+    every item's log-likelihood, under directions found without the items; ``max_strength`` as ``new_persona``."""
     asked = np.array([item.sign * values.get(item.trait, 0.0) for item in inventory.items])
     alignment = correlation(change, asked)
     weak = is_weak(alignment, len(inventory.items))
@@ -86,6 +87,7 @@ def trait_persona(
             "expected_alignment": short(alignment),
             "sliders": dict(values),
         },
+        max_strength=max_strength,
     )
 
 

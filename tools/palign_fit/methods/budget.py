@@ -18,9 +18,12 @@ from vllm_palign.directions.budget import (
     MAX_ALPHA,
     MAX_RATIO,
     MIN_ALPHA,
+    STRONG_RATIO,
     TARGET_RATIO,
     Budget,
     rounded,
+    strongest,
+    two_decimals,
 )
 
 if TYPE_CHECKING:
@@ -94,6 +97,18 @@ class TextBudget(Budget):
             alpha = rounded(alpha * step)
             found = steered_perplexity(self.model, heads, alpha)
         return alpha, found
+
+    def strongest(self, heads: SteeredHeads, alpha: float, found: float) -> float:
+        """The largest strength that neutral text bears within STRONG_RATIO, where it has the perplexity ``found`` at
+        strength 1: expected, and then lowered until a real pass says so."""
+        strength = strongest(found / self.plain)
+        while (
+            strength > 1
+            and not steered_perplexity(self.model, heads, strength * alpha)
+            <= STRONG_RATIO * self.plain
+        ):
+            strength = two_decimals(0.9 * strength)
+        return strength
 
     def _beyond(self, perplexity: float) -> bool:
         # NaN is beyond the bound as well.

@@ -77,4 +77,5 @@ class TraitFitter:
             budget=budget,
             change=self.baseline.change(blind, alpha, self.every),
             inventory=directions.inventory,
+            max_strength=budget.strongest(heads, alpha, perplexity),
         )

@@ -148,6 +148,7 @@ def fit_pairs(
             "seed": settings.seed,
             **held.as_json(),
         },
+        max_strength=budget.strongest(steering, alpha, perplexity),
     )
 
 

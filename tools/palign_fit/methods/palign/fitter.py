@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from palign_fit.inputs.answers import Subject
@@ -108,7 +110,7 @@ class PalignFitter:
             if size > 0:
                 change[rows] = baseline.change(steering, alpha, rows)
         trial = directions.trial(agreement, alpha, perplexity, change)
-        return directions.record(
+        measured = directions.record(
             found.name,
             agreement,
             found.heads,
@@ -117,3 +119,4 @@ class PalignFitter:
             share=found.share,
             checked=True,
         )
+        return replace(measured, max_strength=budget.strongest(found.heads, alpha, perplexity))
