@@ -39,16 +39,15 @@ def tiny_directions(
     own = inventory(items)
     folds = (np.arange(items) // 5 % FOLDS).astype(np.int32)
 
-    def basis(rows: np.ndarray, single: int) -> Basis:
-        weights = 5 + single + 1
+    def basis(rows: np.ndarray, weights: int) -> Basis:
         flat = np.sort(rng.choice(num_layers * num_heads, heads, replace=False))
         keyed = own.of_trait * own.signs
-        alone = np.eye(items)[:single] * 0.1
+        single = np.eye(items)[: weights - 5]
         spread = rng.normal(size=(heads, head_dim, head_dim)) / head_dim
         mixed = rng.normal(size=(weights, weights)) / weights
         offsets = rng.normal(size=(weights, heads, head_dim))
-        if single:
-            offsets[5:-1][~rows] = 0
+        if weights > 5:
+            offsets[5:][~rows] = 0
         return Basis(
             inventory=own,
             rows=rows,
@@ -56,19 +55,19 @@ def tiny_directions(
             heads=(flat % num_heads).astype(np.int32),
             scores=rng.uniform(size=heads).astype(np.float32),
             basis=offsets.astype(np.float32),
-            response=np.concatenate([keyed, alone, np.full((1, items), 0.02)]).astype(np.float32),
+            response=np.concatenate([keyed, single * 0.1]).astype(np.float32),
             quadratic=(mixed @ mixed.T).astype(np.float32),
             covariance=(spread @ spread.swapaxes(1, 2) + np.eye(head_dim)).astype(np.float32),
         )
 
     every = np.ones(items, bool)
-    whole = basis(every, items)
+    whole = basis(every, 5 + items)
     made = Directions(
         model=ModelFacts("tiny", num_layers, num_heads, head_dim, "float32"),
         made_with="0" * 64,
         whole=whole,
-        blind=tuple(basis(every & (folds != fold), items) for fold in range(FOLDS)),
-        traits=basis(~every, 0),
+        blind=tuple(basis(every & (folds != fold), 5 + items) for fold in range(FOLDS)),
+        traits=basis(~every, 5),
         folds=folds,
         budget=Budget(plain=20.0, rate=10.0),
         reach=1.0,

@@ -210,7 +210,7 @@ def test_nothing_that_is_not_finite_or_does_not_fit_can_be_built(made: Direction
     with pytest.raises(ValueError, match="reach is 2"):
         dataclasses.replace(made, reach=2.0)
     wrong = dataclasses.replace(made.whole, basis=made.whole.basis[:, :3])
-    with pytest.raises(ValueError, match=r"whole: basis is \[46, 3, 8\], wanted \[46, 4, 8\]"):
+    with pytest.raises(ValueError, match=r"whole: basis is \[45, 3, 8\], wanted \[45, 4, 8\]"):
         dataclasses.replace(made, whole=wrong)
 
 

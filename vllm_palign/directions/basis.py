@@ -1,7 +1,7 @@
 """Answers to offsets, for any number of people: one small matrix product each.
 
-Letters used for shapes: K steered heads, D head_dim, N items, W = 5 + N + 1 weights (the five traits, then every
-item by itself, then the voice of a person) or 5 + 1 where no item is known.
+Letters used for shapes: K steered heads, D head_dim, N items, W = 5 + N weights (the five traits, then every
+item by itself) or 5 where no item is known.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from vllm_palign.directions.numbers import Mask, Reals, significant
 from vllm_palign.directions.scores import certainty, deviations, trait_scores
 from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS
 from vllm_palign.persona import FloatArray, IntArray
-
-VOICE_SHARE = 1.0
-"""What the voice of a person disturbs beside what the person does: without it a chat model says that it is one and
-has no feelings, whoever it is to be (docs/experiments/speech.md). Everybody gets it alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +55,8 @@ class Basis:
     covariance: FloatArray
 
     def weights(self, agreement: Reals) -> Reals:
-        """Trait scores, each as far as so many answers can be believed, centred deviations from the
-        usual answers, and the voice: float64 [W], 0 where unknown.
+        """Trait scores, each as far as so many answers can be believed, and centred deviations from the
+        usual answers: float64 [W], 0 where unknown.
 
         Answers to items outside ``rows`` are unknown.
         """
@@ -70,14 +66,7 @@ class Basis:
         away = np.where(known, deviations(agreement, self.inventory), 0.0)
         if known.any():
             away[known] -= away[known].mean()
-        return self.spoken(np.concatenate([scores, away, [0.0]]))
-
-    def spoken(self, weights: Reals) -> Reals:
-        """``weights`` float64 [W] of a person, with the voice of one: VOICE_SHARE of what they disturb."""
-        voice = float(self._quadratic[-1, -1])
-        person = float(weights[:-1] @ self._quadratic[:-1, :-1] @ weights[:-1])
-        share = VOICE_SHARE * np.sqrt(max(person, 0.0) / voice) if voice > 0 else 0.0
-        return np.append(weights[:-1], share)
+        return np.concatenate([scores, away])
 
     def offsets(self, weights: Reals) -> tuple[Reals, float]:
         """Offsets float64 [K, D] for alpha 1 and what they were divided by.
@@ -117,7 +106,6 @@ class Basis:
             for sign in (1, -1):
                 weights = np.zeros(len(self.basis))
                 weights[place] = sign * TRAIT_SPREAD
-                weights = self.spoken(weights)
                 steering, scale = self.steering(weights)
                 if scale > 0:
                     yield Typical(place, sign, steering, self.disturbance(weights, scale))

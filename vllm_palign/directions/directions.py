@@ -255,7 +255,7 @@ def _problems(found: Directions) -> Iterable[str]:
 def _basis_problems(basis: Basis, model: ModelFacts, count: int, single: int) -> Iterable[str]:
     """What is wrong with a basis for ``count`` items, ``single`` of which have directions of their own."""
     heads, dim = len(basis.layers), model.head_dim
-    weights = len(TRAITS) + single + 1
+    weights = len(TRAITS) + single
     shapes = {
         "layers": (heads,),
         "heads": (heads,),

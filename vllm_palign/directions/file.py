@@ -25,7 +25,7 @@ from vllm_palign.errors import DirectionsInvalid
 from vllm_palign.persona import ID_PATTERN
 
 FORMAT = "palign.directions"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 _MAX_HEADER = 8 * 1024 * 1024
 MAX_FILE_BYTES = 512 * 1024 * 1024
 """2,000 items on 24 heads of 128 take nearly half of it."""

@@ -32,7 +32,6 @@ def of_values(basis: Basis, values: Mapping[str, float]) -> tuple[SteeredHeads, 
     weights = np.zeros(len(basis.basis))
     for trait, value in values.items():
         weights[TRAITS.index(trait)] = value * TRAIT_SPREAD
-    weights = basis.spoken(weights)
     heads, scale = basis.steering(weights)
     if scale == 0:
         raise PersonaInvalid("nothing moves these traits of this model", param="traits")

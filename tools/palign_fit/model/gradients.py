@@ -28,16 +28,13 @@ def read_gradients(
     prefix: Prefix,
     continuations: Sequence[Sequence[int]],
     tick: Callable[[int], None] = lambda _: None,
-    *,
-    lead: int = 0,
 ) -> Gradients:
     """What an offset on each head does to the likelihood of each continuation, to first order.
 
     A gradient is of the mean log-likelihood per token (nats) with respect to an offset (activation
     units) added to every token of the continuation. The prefix is run once, unsteered: with it the
     gradient costs six times as much and predicts no better. ``outputs`` are the head outputs at the
-    continuation's last token. The first ``lead`` tokens are steered, and not counted: an answer is read from the
-    last token of its prompt, which a server steers. ``tick`` hears how many continuations each batch held.
+    continuation's last token. ``tick`` hears how many continuations each batch held.
     """
     heads = (model.num_layers, model.num_heads, model.head_dim)
     found = Gradients(
@@ -50,7 +47,7 @@ def read_gradients(
         weight.requires_grad_(False)
     try:
         for batch in batches(continuations, model.device):
-            gradients, outputs = _of_batch(model, prefix, batch, lead)
+            gradients, outputs = _of_batch(model, prefix, batch)
             found.gradients[batch.rows] = gradients.reshape(-1, *heads)
             found.outputs[batch.rows] = outputs.reshape(-1, *heads)
             tick(len(batch.rows))
@@ -60,9 +57,7 @@ def read_gradients(
     return found
 
 
-def _of_batch(
-    model: OpenedModel, prefix: Prefix, batch: Batch, lead: int
-) -> tuple[Activations, Activations]:
+def _of_batch(model: OpenedModel, prefix: Prefix, batch: Batch) -> tuple[Activations, Activations]:
     """Gradients and outputs of one batch, each float32 [B, L, H * D]."""
     import torch
 
@@ -79,7 +74,7 @@ def _of_batch(
     with before_projections(model, steer):
         logits = prefix.run(batch).float()
     chosen = logits.gather(2, batch.ids[:, :, None])[:, :, 0] - logits.logsumexp(-1)
-    mean = (chosen * batch.real)[:, lead:].sum(1) / (batch.lengths - lead)
+    mean = (chosen * batch.real).sum(1) / batch.lengths
     (gradient,) = torch.autograd.grad(mean.sum(), offsets)
     last = torch.stack([outputs[layer] for layer in range(model.num_layers)], 1)
     return gradient[:, :, 0].transpose(0, 1).float().cpu().numpy(), last.cpu().numpy()

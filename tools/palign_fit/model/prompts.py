@@ -13,9 +13,6 @@ OPENINGS = (
 )
 """User turns before a first-person statement; fits use the first, evaluation may use all."""
 
-AS_A_PERSON = "Answer as a person would, about yourself, in two or three sentences."
-"""The system prompt that answers in situations are read after; the one that serving personas is advised."""
-
 NEUTRAL_TEXT = (
     "The bridge was built in two stages. Workers first sank wooden piles into the river bed and "
     "filled the space between them with stone. When the piers had settled, a second crew laid the "

@@ -9,11 +9,11 @@ import numpy as np
 from palign_fit.methods.discriminant import Discriminant, covariance_of, take
 from palign_fit.methods.heads import Choice, Group, choose, direction
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
-from palign_fit.methods.palign.sentences import VOICE, Kind
+from palign_fit.methods.palign.sentences import Kind
 from vllm_palign.directions.basis import Basis
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Mask, Reals
-from vllm_palign.directions.traits import ITEM_SPREAD, TRAIT_SPREAD
+from vllm_palign.directions.traits import ITEM_SPREAD, TRAIT_SPREAD, TRAITS
 
 OWN_SHARE = 0.5
 """Size of the part from single answers beside the part from the five trait scores."""
@@ -23,11 +23,8 @@ ADJECTIVE_WEIGHT, DENIAL_WEIGHT = 2.0, 0.5
 say the trait and little else; a denial is there to take off what is said in both, and is the less natural
 sentence. Chosen inside the training items (docs/experiments/fit-variants.md)."""
 
-ANSWER_WEIGHT = 1.0
-"""How much an answer in a situation counts beside a statement."""
-
 PARTS = 3
-"""The shipped statements, and the answers in situations, count as so many questionnaires when heads are chosen."""
+"""The shipped statements count as so many questionnaires when heads are chosen."""
 
 
 def solve(
@@ -40,28 +37,27 @@ def solve(
 ) -> Basis:
     """Choose ``count`` heads and solve for the directions.
 
-    The five trait directions, that of a person's voice and the heads come from the shipped sentences and from the items in
+    The five trait directions and the heads come from the shipped sentences and from the items in
     ``rows`` bool [N]; an item also enters by its own direction, times its answer. Nothing is learned from
-    items outside ``rows``, neither from their texts nor their keys. ``alone``: without single items.
+    items outside ``rows``, neither from their texts nor their keys. ``alone``: the five trait directions
+    only.
     """
     families = list(_families(sentences, rows))
     heads = choose(families, count)
     groups = [group for family in families for group in family]
     discriminant = Discriminant.of(groups, heads)
-    found = take(direction(groups, weighted=True), heads).astype(np.float64)
-    length = np.linalg.norm(found, axis=1, keepdims=True)
-    solved = discriminant(found / np.maximum(length, 1e-30))
-    basis, voice = solved[:VOICE], solved[VOICE:]
+    traits = take(direction(groups, weighted=True), heads).astype(np.float64)
+    length = np.linalg.norm(traits, axis=1, keepdims=True)
+    basis = discriminant(traits / np.maximum(length, 1e-30))
     basis /= max(TRAIT_SPREAD * np.sqrt((basis**2).sum()), 1e-30)
     said = _side(sentences, np.ones(len(rows), bool), denials=False)
     if not alone:
         own = discriminant(_own_directions(sentences, rows, heads))
-        loadings = np.zeros((len(rows), VOICE))
-        loadings[sentences.examples.items[said]] = sentences.examples.loadings[said, :VOICE]
+        loadings = np.zeros((len(rows), len(TRAITS)))
+        loadings[sentences.examples.items[said]] = sentences.examples.loadings[said]
         typical = TRAIT_SPREAD**2 * ((loadings.T @ own) ** 2).sum()
         typical += ITEM_SPREAD**2 * (own**2).sum()
         basis = np.concatenate([basis, own * OWN_SHARE / max(np.sqrt(typical), 1e-30)])
-    basis = np.concatenate([basis, voice])
     response = np.zeros((len(basis), len(rows)))
     gradients = take(sentences.gradients[said], heads).astype(np.float64)
     response[:, sentences.examples.items[said]] = basis @ gradients.T
@@ -82,14 +78,14 @@ def solve(
 
 
 def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]:
-    """The questionnaires directions are found on: statements and their denials apart, answers as differences."""
+    """The questionnaires directions are found on: statements and their denials apart."""
     examples = sentences.examples
     # A statement and its denial stand together.
     part = np.where(
         examples.questionnaires == Kind.STATEMENTS, np.arange(len(examples.items)) // 2 % PARTS, 0
     )
     used = (examples.items < 0) | rows[np.maximum(examples.items, 0)]
-    for kind in (Kind.ADJECTIVES, Kind.STATEMENTS, Kind.BUILT_IN, Kind.ITEMS):
+    for kind in np.unique(examples.questionnaires):
         for one in np.unique(part[examples.questionnaires == kind]):
             own = used & (examples.questionnaires == kind) & (part == one)
             said = ADJECTIVE_WEIGHT if kind == Kind.ADJECTIVES else 1.0
@@ -101,19 +97,6 @@ def _families(sentences: SentenceGradients, rows: Mask) -> Iterator[list[Group]]
             ]
             if groups:
                 yield groups
-    for kind in (Kind.ANSWERS, Kind.VOICES):
-        yield from _answers(sentences, kind)
-
-
-def _answers(sentences: SentenceGradients, kind: Kind) -> Iterator[list[Group]]:
-    """Answers of two people to one question, by what sets them apart: what the question asks for is in both."""
-    own = np.flatnonzero(sentences.examples.questionnaires == kind)
-    for part in range(PARTS):
-        one, other = own[::2][part::PARTS], own[1::2][part::PARTS]
-        apart = (sentences.gradients[one] - sentences.gradients[other]) / 2
-        loadings = sentences.examples.loadings[one]
-        both = np.concatenate([apart, -apart]), np.concatenate([loadings, -loadings])
-        yield [Group(*both, ANSWER_WEIGHT)]
 
 
 def _side(sentences: SentenceGradients, rows: Mask, *, denials: bool) -> Mask:

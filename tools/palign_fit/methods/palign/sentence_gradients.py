@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from palign_fit.arrays import Activations, within
 from palign_fit.errors import FitError
 from palign_fit.methods.palign import sentences
-from palign_fit.methods.palign.sentences import OPENED, Examples, Turn
+from palign_fit.methods.palign.sentences import Examples
 from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.continuations import BATCH, Prefix
@@ -47,90 +48,65 @@ class SentenceGradients:
         the same. Raises FitError for gradients that are not finite.
         """
         examples = Examples.of(inventory, used)
-        rows = _rows_of(examples)
+        tokens = prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0])
+        prefix = cache(lambda: Prefix(model, tokens))
+        rows = _rows_of(examples.sentences)
         shape = (len(examples.sentences), model.num_layers, model.num_heads, model.head_dim)
         gradients, outputs = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        packs = list(_packs(model, examples))
+        packs = list(_packs(model, examples.sentences))
         with (
-            progress("gradients", sum(len(texts) for _, texts in packs)) as tick,
+            progress("gradients", sum(map(len, packs))) as tick,
             computing_in(model.model, model.gradient_dtype),
         ):
-            for turn, texts in packs:
-                pack = _Pack.of(model, turn, texts)
-                arrays, computed = pack.read(model, kept)
-                for place, text in enumerate(texts):
-                    gradients[rows.get((turn, text), [])] = arrays["gradients"][place]
-                    outputs[rows.get((turn, text), [])] = arrays["outputs"][place]
-                tick(len(texts), free=not computed)
+            for pack in packs:
+                lines = [prompts.continuation(model.tokenizer, sentence) for sentence in pack]
+                computed: list[int] = []
+
+                def compute(
+                    lines: Sequence[list[int]] = lines, done: list[int] = computed
+                ) -> Arrays:
+                    found = read_gradients(model, prefix(), lines, done.append)
+                    return {"gradients": found.gradients, "outputs": found.outputs}
+
+                key = {"prefix": tokens, "lines": lines}
+                arrays = (
+                    kept.load_or_compute("sentence gradients 2", key, compute)
+                    if kept
+                    else compute()
+                )
+                for place, sentence in enumerate(pack):
+                    gradients[rows.get(sentence, [])] = arrays["gradients"][place]
+                    outputs[rows.get(sentence, [])] = arrays["outputs"][place]
+                tick(len(pack), free=not computed)
         if not np.isfinite(gradients).all():
             raise FitError(f"{model.base_model}: gives NaN or Inf gradients; try --dtype float32")
         return cls(examples, gradients, _covariance(outputs, examples.questionnaires))
 
 
-@dataclass(frozen=True)
-class _Pack:
-    """Sentences that answer one turn, as token ids: ``lines`` follow ``prefix``; see ``read_gradients`` for
-    ``lead``."""
-
-    prefix: list[int]
-    lines: list[list[int]]
-    lead: int
-
-    @classmethod
-    def of(cls, model: OpenedModel, turn: Turn, texts: Sequence[str]) -> _Pack:
-        prefix = prompts.chat_prefix(model.tokenizer, turn.user, turn.system)
-        lines = [prompts.continuation(model.tokenizer, text) for text in texts]
-        if turn == OPENED:
-            return cls(prefix, lines, 0)
-        # How somebody's answer begins is half of how he speaks: steered as it is served.
-        return cls(prefix[:-1], [[prefix[-1], *line] for line in lines], 1)
-
-    def read(self, model: OpenedModel, kept: ModelCache | None) -> tuple[Arrays, bool]:
-        """``gradients`` and ``outputs``, and whether they had to be computed."""
-        computed = False
-
-        def compute() -> Arrays:
-            nonlocal computed
-            computed = True
-            found = read_gradients(model, Prefix(model, self.prefix), self.lines, lead=self.lead)
-            return {"gradients": found.gradients, "outputs": found.outputs}
-
-        key = {"prefix": self.prefix, "lines": self.lines, "lead": self.lead}
-        arrays = kept.load_or_compute("sentence gradients 3", key, compute) if kept else compute()
-        return arrays, computed
-
-
-def _rows_of(examples: Examples) -> dict[tuple[Turn, str], list[int]]:
+def _rows_of(texts: Sequence[str]) -> dict[str, list[int]]:
     """Where each sentence stands; some stand in two questionnaires."""
-    rows: dict[tuple[Turn, str], list[int]] = {}
-    for row, key in enumerate(zip(examples.turns, examples.sentences, strict=True)):
-        rows.setdefault(key, []).append(row)
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(text, []).append(row)
     return rows
 
 
-def _packs(model: OpenedModel, examples: Examples) -> Iterator[tuple[Turn, list[str]]]:
-    """Every sentence once, in batches of those that answer one turn: each shipped questionnaire whole, then what
-    is the user's.
+def _packs(model: OpenedModel, texts: Sequence[str]) -> Iterator[list[str]]:
+    """Every one of ``texts`` once, in batches: each shipped questionnaire whole, then what is the user's.
 
     What a sentence gives depends in the last bit on its batch; so batches are made of the same sentences in
     every run.
     """
-    seen: set[tuple[Turn, str]] = set()
-    said = list(zip(examples.turns, examples.sentences, strict=True))
-    wanted = set(said)
-    shipped = [[(one.turn, one.text) for one in kind] for kind in sentences.shipped()]
-    for questionnaire in (*shipped, said):
-        by_turn: dict[Turn, list[str]] = {}
-        for turn, text in dict.fromkeys(questionnaire):
-            if (turn, text) not in seen:
-                by_turn.setdefault(turn, []).append(text)
-        seen.update(questionnaire)
-        for turn, texts in by_turn.items():
-            texts.sort(key=lambda text: len(prompts.continuation(model.tokenizer, text)))
-            for start in range(0, len(texts), BATCH):
-                pack = texts[start : start + BATCH]
-                if not wanted.isdisjoint((turn, text) for text in pack):
-                    yield turn, pack
+    seen: set[str] = set()
+    wanted = set(texts)
+    for questionnaire in (*sentences.shipped(), texts):
+        new = [text for text in dict.fromkeys(questionnaire) if text not in seen]
+        seen.update(new)
+        new.sort(key=lambda text: len(prompts.continuation(model.tokenizer, text)))
+        for start in range(0, len(new), BATCH):
+            pack = new[start : start + BATCH]
+            if not wanted.isdisjoint(pack):
+                yield pack
 
 
 def _covariance(outputs: Activations, groups: np.ndarray) -> Activations:

@@ -4,9 +4,6 @@ Four questionnaires, each in the first person: trait adjectives ("I am talkative
 the built-in inventory and the user's own items. A sentence comes with its denial ("I am not
 talkative."), which shares its words and turns its meaning round, so that words common to one keying
 ("don't", "rarely") carry no weight of their own.
-
-Two more are what somebody says, not what he says of himself: answers in everyday situations, of people high and
-low in one trait; and answers of a person beside those of a machine that says it is one.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib import resources
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,36 +32,6 @@ class Kind(IntEnum):
     STATEMENTS = 1
     BUILT_IN = 2
     ITEMS = 3
-    ANSWERS = 4
-    VOICES = 5
-
-
-VOICE = len(TRAITS)
-"""The column of loadings after the five traits: a person speaks, not a machine."""
-
-
-class Turn(NamedTuple):
-    """What a sentence answers: a user's turn, and a system prompt or none."""
-
-    user: str = prompts.OPENINGS[0]
-    system: str = ""
-
-
-OPENED = Turn()
-"""What the sentences about oneself answer."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """``column`` of the loadings that agreeing moves by ``sign``; ``item``: row of the user's inventory or -1."""
-
-    text: str
-    column: int
-    sign: int
-    kind: Kind
-    item: int = -1
-    denial: bool = False
-    turn: Turn = OPENED
 
 
 _DENIED = (
@@ -109,12 +75,11 @@ _NEVER = re.compile(r"(have|had|will|was|am) never ")
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """E sentences and what each answers. ``loadings`` float64 [E, 6]: how saying it moves each trait and VOICE,
-    -1, 0 or 1; ``questionnaires`` int64 [E], ``items`` int64 [E] the row of the user's inventory or -1;
+    """E sentences. ``loadings`` float64 [E, 5]: how agreeing moves each trait, -1, 0 or 1;
+    ``questionnaires`` int64 [E], ``items`` int64 [E] the row of the user's inventory or -1;
     ``denials`` bool [E]."""
 
     sentences: tuple[str, ...]
-    turns: tuple[Turn, ...]
     loadings: npt.NDArray[np.float64]
     questionnaires: npt.NDArray[np.int64]
     items: npt.NDArray[np.int64]
@@ -127,15 +92,15 @@ class Examples:
         A sentence of the user's inventory is in no other questionnaire, used or not.
         """
         rows = list(_rows(inventory, used))
-        loadings = np.zeros((len(rows), len(TRAITS) + 1))
-        loadings[np.arange(len(rows)), [row.column for row in rows]] = [row.sign for row in rows]
+        loadings = np.zeros((len(rows), len(TRAITS)))
+        for row, (_, trait, sign, *_rest) in enumerate(rows):
+            loadings[row, TRAITS.index(trait)] = sign
         return cls(
-            sentences=tuple(row.text for row in rows),
-            turns=tuple(row.turn for row in rows),
+            sentences=tuple(row[0] for row in rows),
             loadings=loadings,
-            questionnaires=np.array([row.kind for row in rows]),
-            items=np.array([row.item for row in rows]),
-            denials=np.array([row.denial for row in rows]),
+            questionnaires=np.array([row[3] for row in rows]),
+            items=np.array([row[4] for row in rows]),
+            denials=np.array([row[5] for row in rows]),
         )
 
 
@@ -158,52 +123,48 @@ def denied(text: str) -> str:
     return f"do not {text}"
 
 
-def _rows(inventory: Inventory, used: npt.NDArray[np.bool_]) -> Iterator[Example]:
-    for column, poles in enumerate(traits.ADJECTIVES[trait] for trait in TRAITS):
+def _rows(
+    inventory: Inventory, used: npt.NDArray[np.bool_]
+) -> Iterator[tuple[str, str, int, int, int, bool]]:
+    """(sentence, trait, sign, questionnaire, item, is a denial)"""
+    for trait, poles in traits.ADJECTIVES.items():
         for sign, words in zip((1, -1), poles, strict=True):
             for word in words.split(", "):
-                yield Example(f"I am {word}.", column, sign, Kind.ADJECTIVES)
+                yield f"I am {word}.", trait, sign, Kind.ADJECTIVES, -1, False
     own = {item.text for item in inventory.items}
-    for kind, items in ((Kind.STATEMENTS, statements()), (Kind.BUILT_IN, built_in().items)):
+    for questionnaire, items in (
+        (Kind.STATEMENTS, statements()),
+        (Kind.BUILT_IN, built_in().items),
+    ):
         for item in items:
             if item.text not in own:
-                yield from _pair(item, kind, -1)
+                yield from _pair(item, questionnaire, -1)
     for row, item in enumerate(inventory.items):
         if used[row]:
             yield from _pair(item, Kind.ITEMS, row)
-    for row in _table("answers"):
-        turn = Turn(row["question"], prompts.AS_A_PERSON)
-        column = TRAITS.index(row["trait"])
-        yield Example(row["high"], column, 1, Kind.ANSWERS, turn=turn)
-        yield Example(row["low"], column, -1, Kind.ANSWERS, turn=turn)
-    for row in _table("machine"):
-        turn = Turn(row["question"])
-        yield Example(row["person"], VOICE, 1, Kind.VOICES, turn=turn)
-        yield Example(row["machine"], VOICE, -1, Kind.VOICES, turn=turn)
 
 
-def shipped() -> list[list[Example]]:
-    """The examples of each questionnaire that comes with the tool, all of them."""
-    rows = list(_rows(Inventory("", ()), np.zeros(0, bool)))
-    return [[row for row in rows if row.kind == kind] for kind in Kind if kind != Kind.ITEMS]
+def shipped() -> list[list[str]]:
+    """The sentences of each questionnaire that comes with the tool, all of them."""
+    none = Inventory("", ())
+    rows = list(_rows(none, np.zeros(0, bool)))
+    kinds = (Kind.ADJECTIVES, Kind.STATEMENTS, Kind.BUILT_IN)
+    return [[row[0] for row in rows if row[3] == kind] for kind in kinds]
 
 
-def _pair(item: Item, kind: Kind, row: int) -> Iterator[Example]:
+def _pair(
+    item: Item, questionnaire: int, row: int
+) -> Iterator[tuple[str, str, int, int, int, bool]]:
     said, denial = prompts.statement(item.text), prompts.statement(denied(item.text))
-    column = TRAITS.index(item.trait)
-    yield Example(said, column, item.sign, kind, row)
-    yield Example(denial, column, -item.sign, kind, row, denial=True)
+    yield said, item.trait, item.sign, questionnaire, row, False
+    yield denial, item.trait, -item.sign, questionnaire, row, True
 
 
 def statements() -> tuple[Item, ...]:
     """The 360 statements shipped as examples: twelve a facet of the built-in inventory, CC0."""
+    file = resources.files("palign_fit").joinpath("data/statements.csv")
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
     return tuple(
         Item(f"s{at}", row["text"], row["trait"], row["facet"], 1 if row["key"] == "+" else -1)
-        for at, row in enumerate(_table("statements"), 1)
+        for at, row in enumerate(rows, 1)
     )
-
-
-def _table(name: str) -> csv.DictReader[str]:
-    """The rows of a table that comes with the tool."""
-    file = resources.files("palign_fit").joinpath(f"data/{name}.csv")
-    return csv.DictReader(file.read_text(encoding="utf-8").splitlines())
