@@ -1,8 +1,9 @@
-"""The texts in `palign_fit/data`: as many as promised, none twice, and poles that differ in the trait alone."""
+"""The texts in `palign_fit/data`, and the pairs of two voices: as many as promised, none twice, and poles that differ in the trait alone."""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
 from itertools import chain
@@ -35,14 +36,18 @@ def sentences(text: str) -> int:
     return len(re.findall(r"[.?!](?=\s|$)", text))
 
 
-ANSWERS, MACHINE, FACTS = read("answers"), read("machine"), read("facts")
+ANSWERS, FACTS = read("answers"), read("facts")
+VOICES = [
+    json.loads(line)
+    for line in (ROOT / "examples/pairs_voice.jsonl").read_text(encoding="utf-8").splitlines()
+]
 POLES = ("high", "low")
 
 
 def test_every_file_has_the_rows_that_an_evaluation_counts_on() -> None:
     assert Counter(row["trait"] for row in ANSWERS) == dict.fromkeys(TRAITS, 12)
     assert Counter(row["trait"] for row in read("situations")) == dict.fromkeys(TRAITS, 12)
-    assert len(MACHINE) == 24
+    assert len(VOICES) == 24
     assert Counter(row["kind"] for row in FACTS) == {"fact": 40, "sum": 40, "format": 20}
     assert Counter(row["language"] for row in FACTS) == {"en": 92, "de": 8}
     assert Counter(row["kind"] for row in read("chats")) == {
@@ -56,13 +61,13 @@ def test_no_text_is_empty_and_none_stands_twice_in_one_file_or_in_two() -> None:
     files = {
         "answers": ("question", *POLES),
         "situations": ("question",),
-        "machine": ("question", "person", "machine"),
         "facts": ("question",),
         "chats": ("text",),
         "conversations": ("user",),
     }
     texts = [row[column] for name, used in files.items() for row in read(name) for column in used]
     texts += [question.text for question in QUESTIONS]
+    texts += [text for pair in VOICES for text in pair.values()]
     assert all(text and text == text.strip() and "\n" not in text for text in texts)
     assert not [text for text, times in Counter(map(str.lower, texts)).items() if times > 1]
 
@@ -101,10 +106,10 @@ def test_answers_show_a_trait_and_do_not_name_it() -> None:
 
 def test_a_person_and_a_machine_answer_at_equal_length_and_only_one_speaks_as_a_machine() -> None:
     voice = re.compile(r"\b(?:AI|artificial|computer|program|assistant|model|physical being)\b")
-    for row in MACHINE:
-        assert all(20 <= words(row[speaker]) <= 40 for speaker in ("person", "machine"))
-        assert abs(words(row["person"]) - words(row["machine"])) <= 6, row["question"]
-        assert voice.search(row["machine"]) and not voice.search(row["person"]), row["question"]
+    for row in VOICES:
+        assert all(20 <= words(row[speaker]) <= 40 for speaker in ("chosen", "rejected"))
+        assert abs(words(row["chosen"]) - words(row["rejected"])) <= 6, row["prompt"]
+        assert voice.search(row["rejected"]) and not voice.search(row["chosen"]), row["prompt"]
     assert not any(
         re.search(r"\bAI\b|language model", row[pole]) for row in ANSWERS for pole in POLES
     )
