@@ -76,7 +76,7 @@ ELSEWHERE = {
         "server": "tests/http/test_evaluate_server.py",
     },
     "tools/palign_fit/evaluation/speech": {
-        "answers asking damage fading people plan readings tables": (
+        "answers asking damage people plan readings tables": (
             "tests/fit/evaluation/speech/test_measuring.py"
         ),
         "sampled": "tests/fit/evaluation/speech/test_recognition.py",
