@@ -35,7 +35,10 @@ def test_odds_of_a_batch_are_those_of_each_answer_alone(tiny: Any) -> None:
             f'Someone was asked: "{question}"\nThey answered: "{answer}"\n'
             "Describe this person in one word."
         )
-        ids = texts.chat(tiny.tokenizer, text, None)
+        ids = [
+            *texts.chat(tiny.tokenizer, text, None),
+            *texts.answer(tiny.tokenizer, "This person is"),
+        ]
         with torch.no_grad():
             odds = tiny.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
         for score, (high, low) in zip(line, reader.words, strict=True):
@@ -59,19 +62,39 @@ def test_only_tokens_that_tell_of_one_pole_count(tiny: Any) -> None:
     assert tokenizer.convert_tokens_to_ids("self") not in every
 
 
-def test_a_token_that_is_somebodys_whole_word_is_nobody_elses_beginning() -> None:
-    class Letters:
+def test_a_beginning_counts_that_is_long_and_nobodys_whole_word() -> None:
+    class Pieces:
+        """Whole words of its own, five letters of others; one letter of those on "a"."""
+
         chat_template = "x"
         unk_token_id = None
+        names = ("This", "person", "is", "bold", "quiet", "careless")
+
+        def __init__(self) -> None:
+            self.seen = list(self.names)
 
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-            whole = {"bold": 1, "late": 2, "Bold": 3}
-            return {"input_ids": [whole[text]] if text in whole else [ord(text[0]), 9]}
+            pieces = []
+            for word in text.split():
+                size = 1 if word.startswith("a") else 5
+                pieces += [word] if word in self.names else [word[:size], "rest"]
+            self.seen += [one for one in pieces if one not in self.seen]
+            return {"input_ids": [self.seen.index(one) for one in pieces]}
 
-    words = rd.trait_words(Letters())
-    assert {1, 3} <= set(words[TRAITS.index("E")][0]) and 2 in words[TRAITS.index("C")][1]
-    # Every letter of the alphabet begins words of many poles.
-    assert sum(len(pole) for poles in words for pole in poles) <= 3 + 10
+        def decode(self, ids: list[int]) -> str:
+            return " " + self.seen[ids[0]]
+
+    tokenizer = Pieces()
+    found = [
+        [[tokenizer.seen[one] for one in pole] for pole in poles]
+        for poles in rd.trait_words(tokenizer)
+    ]
+    high, low = found[TRAITS.index("E")]
+    assert {"bold", "talka"} <= set(high) and {"quiet", "reser"} <= set(low)
+    assert "careless" in found[TRAITS.index("C")][1]
+    every = [one for poles in found for pole in poles for one in pole]
+    # "anxious" begins with one letter here, as do others.
+    assert min(map(len, every)) > 3 and "a" not in every
 
 
 def test_ratings_are_five_numbers_or_nothing() -> None:

@@ -37,6 +37,11 @@ _RATE = (
     "Reply with the five numbers only, in this order, separated by commas."
 )
 
+_LEAD = "This person is"
+"""How the reader's answer begins: a word after a blank is one token far more often than an answer's first."""
+
+_TELLING = 5
+
 MAX_ROWS = 64
 
 Pair = tuple[str, str]
@@ -57,11 +62,11 @@ class Reader(Protocol):
 
 class WordReader:
     """A language model's odds of the words of both poles of each trait, in nats: log of the summed probability of
-    the high pole's words as the first of its answer, minus the low pole's."""
+    the high pole's words as what it says next, minus the low pole's."""
 
     def __init__(self, model: OpenedModel, cache: Cache) -> None:
         self.model, self.name = model, model.base_model
-        self.identity = {"what": "trait words 1", **identity(model, cache)}
+        self.identity = {"what": "trait words 2", **identity(model, cache)}
 
     @cached_property
     def words(self) -> list[tuple[list[int], list[int]]]:
@@ -90,7 +95,8 @@ class WordReader:
 
     def prompt(self, pair: Pair) -> list[int]:
         asked = _WORD.format(question=pair[0], answer=pair[1])
-        return texts.chat(self.model.tokenizer, asked, None)
+        lead = texts.answer(self.model.tokenizer, _LEAD)
+        return [*texts.chat(self.model.tokenizer, asked, None), *lead]
 
     def _odds(self, questions: Sequence[str], prompts: Sequence[Sequence[int]]) -> Reals:
         heads = _shared(questions, prompts)
@@ -104,19 +110,21 @@ class WordReader:
 
 
 def trait_words(tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """Per trait the first tokens of the words of its high and of its low pole, as the first word of an answer, with a
-    small letter and a capital.
+    """Per trait the first tokens of the words of its high and of its low pole, as they follow ``_LEAD``.
 
-    A token counts that is a whole word of one pole, or begins words of one pole only and is nobody's whole word.
+    A token counts that is a whole word of one pole, or _TELLING letters or more that begin words of one pole only and
+    are nobody's whole word: "an" begins "anxious", and anything else.
     """
+    lead = texts.answer(tokenizer, _LEAD)
     whole: dict[int, set[tuple[str, int]]] = {}
     begun: dict[int, set[tuple[str, int]]] = {}
     for trait, poles in ADJECTIVES.items():
         for pole, words in enumerate(poles):
             for word in words.split(", "):
-                for form in (word, word[0].upper() + word[1:]):
-                    first, *rest = texts.answer(tokenizer, form)
-                    (begun if rest else whole).setdefault(first, set()).add((trait, pole))
+                first, *rest = texts.answer(tokenizer, f"{_LEAD} {word}")[len(lead) :]
+                if rest and len(tokenizer.decode([first]).strip()) < _TELLING:
+                    continue
+                (begun if rest else whole).setdefault(first, set()).add((trait, pole))
     tokens = {**begun, **whole}
     unknown = getattr(tokenizer, "unk_token_id", None)
     owned = {
