@@ -152,10 +152,12 @@ class Directions:
         that do not know it."""
         answered = np.isfinite(agreement)
         away = deviations(agreement, self.inventory)[answered]
+        alignment = correlation(change[answered], away)
         return Trial(
             alpha=alpha,
             effect=effect(change[answered], away),
-            alignment=correlation(change[answered], away),
+            alignment=alignment,
+            rank=self.inventory.people.rank(change, answered, alignment),
             perplexity=perplexity,
         )
 
