@@ -74,7 +74,8 @@ def test_an_items_own_answer_has_no_part_in_what_moves_it(
     turn = np.array([int(item.id[1:]) for item in questionnaire.items])
     other = np.where(turn == 3, 6 - answers, answers)
     one, two = (
-        bfi.changes(tiny, questionnaire, sheet, 4, cache=Cache(tmp_path)) for sheet in (answers, other)
+        bfi.changes(tiny, questionnaire, sheet, 4, cache=Cache(tmp_path))
+        for sheet in (answers, other)
     )
     assert np.isfinite(one).all() and one.any(0).all()
     assert (one[:, turn == 3] == two[:, turn == 3]).all()

@@ -104,15 +104,19 @@ def summed(errors: Mapping[str, Reals]) -> Reals:
     return np.asarray(np.sum(list(errors.values()), axis=0))
 
 
-def expected_answer(probabilities: Reals) -> Reals:
-    """[S, N, 5] probabilities of the answers 1..5 -> expected answer [S, N]."""
-    return np.asarray(probabilities @ np.arange(1.0, 6.0))
+def calibrated(change: Reals, deviation: Reals, usual: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
+    """What the statements' likelihoods say that somebody answers, on the answers' own scale: float64 [S, N], 1 to 5.
 
-
-def likeliest_answer(probabilities: Reals) -> Reals:
-    """[S, N, 5] probabilities of the answers 1..5 -> the likeliest answer [S, N], NaN kept."""
-    filled = np.where(np.isfinite(probabilities), probabilities, -1.0)
-    return np.where(np.isfinite(probabilities).all(-1), filled.argmax(-1) + 1.0, np.nan)
+    The usual answer plus slope x ``change`` [S, N] around each subject's own mean. A subject's slope is that of all
+    *other* subjects' ``deviation`` from the usual on their change, a regression through the origin: whoever is read
+    has no part in how. Without any change around the mean it is 0, and so it is for a single subject.
+    """
+    rows = rows & np.isfinite(change) & np.isfinite(deviation)
+    own = _own_centred(change, rows)
+    shared, square = (own * np.where(rows, deviation, 0.0)).sum(1), (own**2).sum(1)
+    others, squares = shared.sum() - shared, square.sum() - square
+    slopes = np.where(squares > _TIE, others / np.maximum(squares, _TIE), 0.0)
+    return np.clip(usual + slopes[:, None] * own, 1, 5)
 
 
 def keyed_difference(
