@@ -35,7 +35,7 @@ def inventory() -> Inventory:
 
 def ranked(sample: NormSample, change: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Correlation of ``change`` with every simulated person's answers, the long way."""
-    answers = sample.answers.astype(np.float64)
+    answers = sample.values.astype(np.float64)
     return np.array([correlation(change[rows], own[rows]) for own in answers])
 
 
@@ -59,7 +59,7 @@ def test_a_change_that_is_the_same_everywhere_follows_nobody(inventory: Inventor
 
 
 def test_people_are_spread_as_published(inventory: Inventory) -> None:
-    keyed = inventory.people.answers * inventory.signs
+    keyed = inventory.people.values * inventory.signs
     assert keyed.shape == (PEOPLE, 300) and abs(keyed.mean()) < 0.03
     assert keyed.std() == pytest.approx(np.hypot(TRAIT_SPREAD, ITEM_SPREAD), rel=0.02)
     scores = np.stack([keyed[:, own].mean(1) for own in inventory.of_trait], axis=1)
@@ -79,7 +79,7 @@ def test_people_are_spread_as_published(inventory: Inventory) -> None:
 
 def test_a_facet_that_is_its_whole_trait_adds_nothing() -> None:
     one = tiny_directions(3, 4, 8).inventory  # every item's facet is "f"
-    covariance = np.cov((one.people.answers * one.signs).T)
+    covariance = np.cov((one.people.values * one.signs).T)
     own = np.ix_(one.of_trait[2], one.of_trait[2])
     off = covariance[own][~np.eye(8, dtype=bool)]
     assert off.mean() == pytest.approx(TRAIT_SPREAD**2, abs=0.06)
@@ -87,9 +87,8 @@ def test_a_facet_that_is_its_whole_trait_adds_nothing() -> None:
 
 def test_everybody_is_the_same_in_every_process(inventory: Inventory) -> None:
     again = Inventory("other", inventory.items)
-    assert (again.people.answers == inventory.people.answers).all()
-    assert (again.profiles.answers == inventory.profiles.answers).all()
-    assert inventory.people.answers[0, :3] == pytest.approx(FIRST, abs=1e-6)
+    assert (again.people.values == inventory.people.values).all()
+    assert inventory.people.values[0, :3] == pytest.approx(FIRST, abs=1e-6)
 
 
 def test_strangers_pass_as_often_as_they_should_although_items_go_together(
@@ -120,24 +119,3 @@ def test_strangers_pass_as_often_as_they_should_although_items_go_together(
     )
     assert (found > 1.645 / np.sqrt(300)).mean() > 0.2
     assert (ranks <= RARE).mean() == pytest.approx(RARE, abs=0.02)
-
-
-def test_a_persona_says_its_rank_and_is_weak_beyond_one_in_twenty() -> None:
-    made = tiny_directions(3, 4, 8)
-    rng = np.random.default_rng(3)
-    personas = []
-    for _ in range(30):
-        answers = {item.id: int(rng.integers(1, 6)) for item in made.inventory.items}
-        personas.append(made.from_answers("a", answers))
-    for persona in personas:
-        assert persona.fit["weak"] is (persona.fit["rank"] > RARE)
-        assert persona.fit["alphas"][0]["rank"] == persona.fit["rank"]
-        said = [text for text in persona.fit["warnings"] if text.startswith("weak")]
-        assert len(said) == persona.fit["weak"]
-    assert 0 < sum(persona.fit["weak"] for persona in personas) < 30
-
-
-def test_trait_values_are_ranked_among_other_values() -> None:
-    made = tiny_directions(3, 4, 8)
-    one = made.from_traits("bold", {"E": 1.5})
-    assert one.fit["rank"] == 1 / (1 + PEOPLE) and one.fit["weak"] is False

@@ -99,11 +99,6 @@ class Inventory:
         )
 
     @cached_property
-    def profiles(self) -> NormSample:
-        """What other people's traits alone would have them answer to these items."""
-        return norm.asked(self.of_trait, self.signs)
-
-    @cached_property
     def places(self) -> dict[str, int]:
         """Item id -> its place."""
         return {item.id: place for place, item in enumerate(self.items)}

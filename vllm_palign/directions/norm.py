@@ -1,8 +1,8 @@
 """Other people: a norm sample that nobody had to answer for, the same every time.
 
-How well statements follow a person says little by itself: items of one trait, and of one facet more so, are
-answered alike, so that many a stranger's answers are followed too. What chance gives is therefore taken from other
-people. Letters: P simulated people, N items.
+How well statements follow a person says little by itself: items of one trait, and of one facet more so, move and are
+answered alike, so that many a stranger is followed too. What chance gives is therefore taken from other people.
+Letters: P simulated people, N items.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ RARE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class NormSample:
-    """What each of P people answered to each item, from the usual answer, in scale points: float32 [P, N]."""
+    """What each of P people answered to each item, from the usual answer, in scale points; or what their personas do to
+    each: ``values`` float32 [P, N]."""
 
-    answers: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
 
-    def rank(self, change: Reals, rows: Mask, alignment: float) -> float:
-        """Share of people, the one measured among them, whose answers to the items in ``rows`` bool [N] ``change``
-        float64 [N] follows as well as a correlation of ``alignment``, or better: 0 to 1, where small is good.
+    def rank(self, own: Reals, rows: Mask, alignment: float) -> float:
+        """Share of people, the one measured among them, whose values over the items in ``rows`` bool [N] correlate
+        with ``own`` float64 [N] as much as ``alignment`` or more: 0 to 1, where small is good.
 
-        Whoever has nothing to do with ``change`` has any rank with the same chance.
+        Whoever is no more to ``own`` than anybody has any rank with the same chance.
         """
         used, count = rows.astype(np.float32), max(int(rows.sum()), 1)
-        moved = np.where(rows, change, 0.0)
+        moved = np.where(rows, own, 0.0)
         moved -= np.where(rows, moved.sum() / count, 0.0)
-        # The answers need no centring where what they are multiplied with has a mean of 0.
-        shared = self.answers @ moved.astype(np.float32)
-        spread = self._squares @ used - (self.answers @ used) ** 2 / count
+        # The others need no centring where what they are multiplied with has a mean of 0.
+        shared = self.values @ moved.astype(np.float32)
+        spread = self._squares @ used - (self.values @ used) ** 2 / count
         scale = np.sqrt(np.maximum(spread, 0.0) * float(moved @ moved))
         others = np.where(scale > TINY, shared / np.maximum(scale, TINY), 0.0)
         return (1 + int((others >= alignment).sum())) / (1 + len(others))
 
     @cached_property
     def _squares(self) -> npt.NDArray[np.float32]:
-        return self.answers**2
+        return self.values**2
 
 
 def answered(of_trait: Mask, signs: Reals, facets: Sequence[tuple[str, str]]) -> NormSample:
@@ -66,12 +67,6 @@ def answered(of_trait: Mask, signs: Reals, facets: Sequence[tuple[str, str]]) ->
     errors = np.sqrt(ITEM_SPREAD**2 - shared**2) * rng.standard_normal(traits.shape)
     found = (traits + shared * parts) * signs + errors
     return NormSample(found.astype(np.float32))
-
-
-def asked(of_trait: Mask, signs: Reals) -> NormSample:
-    """What the trait scores of the same people would have them answer, and nothing else: beside trait values."""
-    keyed = _traits(np.random.default_rng(SEED)) @ of_trait
-    return NormSample((keyed * signs).astype(np.float32))
 
 
 def _traits(rng: np.random.Generator) -> Reals:

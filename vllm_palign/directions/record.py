@@ -47,8 +47,8 @@ class Trial:
 
     ``effect`` nats per token: how much likelier statements get that the subject agrees with than
     ones they disagree with, weighted by how far each answer is from the usual one. ``alignment``:
-    correlation of the likelihood change with that distance. ``rank``: share of people (``norm``) whose answers
-    the change follows at least as well. ``perplexity`` of neutral text.
+    correlation of the likelihood change with that distance. ``rank``: share of people (``norm``) who would
+    do as well: whose personas follow the subject, or in the published method whom this one follows. ``perplexity`` of neutral text.
     """
 
     alpha: float
@@ -151,8 +151,8 @@ class Fit:
         values = self.agreement[np.isfinite(self.agreement)]
         if chosen.rank > RARE:
             yield (
-                f"weak: held-out alignment {chosen.alignment:.2f} over {self.answered} items, and so much or more "
-                f"for {chosen.rank:.0%} of other people; answer more items, or use a larger model"
+                f"weak: held-out alignment {chosen.alignment:.2f} over {self.answered} items, and personas of "
+                f"{chosen.rank:.0%} of other people follow them as well; answer more items, or use a larger model"
             )
         if self.answered < min(FEW, len(inventory.items)):
             yield (

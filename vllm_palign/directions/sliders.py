@@ -10,8 +10,7 @@ import numpy as np
 from vllm_palign.directions.basis import Basis, SteeredHeads
 from vllm_palign.directions.budget import MAX_ALPHA, MAX_RATIO, Budget
 from vllm_palign.directions.inventory import Inventory
-from vllm_palign.directions.norm import RARE
-from vllm_palign.directions.numbers import Reals, correlation, short
+from vllm_palign.directions.numbers import Reals, chance, correlation, short
 from vllm_palign.directions.record import SCORE, ModelFacts, new_persona, stopped
 from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS
 from vllm_palign.errors import PersonaInvalid
@@ -63,7 +62,7 @@ def trait_persona(
     every item's log-likelihood, under directions found without the items."""
     asked = np.array([item.sign * values.get(item.trait, 0.0) for item in inventory.items])
     alignment = correlation(change, asked)
-    rank = inventory.profiles.rank(change, np.ones(len(change), bool), alignment)
+    weak = alignment < chance(len(inventory.items))
     return new_persona(
         model,
         heads,
@@ -74,10 +73,10 @@ def trait_persona(
         perplexity=(perplexity, budget.plain),
         score=SCORE,
         warnings=[
-            *_warnings(alignment, rank, wanted, alpha, perplexity / budget.plain),
+            *_warnings(alignment, weak, wanted, alpha, perplexity / budget.plain),
             *stopped(alpha, budget.most()),
         ],
-        weak=rank > RARE,
+        weak=weak,
         fit={
             "alignment": short(alignment),
             "alpha_from": "sliders",
@@ -85,7 +84,6 @@ def trait_persona(
                 trait: short(value) for trait, value in trait_effects(change, inventory).items()
             },
             "expected_alignment": short(alignment),
-            "rank": short(rank),
             "sliders": dict(values),
         },
     )
@@ -103,12 +101,12 @@ def trait_effects(change: Reals, inventory: Inventory) -> dict[str, float]:
 
 
 def _warnings(
-    alignment: float, rank: float, wanted: float, alpha: float, ratio: float
+    alignment: float, weak: bool, wanted: float, alpha: float, ratio: float
 ) -> Iterator[str]:
-    if rank > RARE:
+    if weak:
         yield (
-            f"weak: held-out statements follow the values with correlation {alignment:.2f}, and those of "
-            f"{rank:.0%} of other people as well; use a larger model"
+            f"weak: held-out statements follow the values with correlation {alignment:.2f}, "
+            "which could be chance; use a larger model"
         )
     if ratio > MAX_RATIO:
         yield f"perplexity of neutral text is {ratio:.2f} x plain; answers may lose fluency"

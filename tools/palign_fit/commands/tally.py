@@ -94,7 +94,7 @@ class Tally:
         if self.weak:
             typer.echo(
                 f"palign-fit: WEAK: {self.weak} of {self.fitted} persona(s) align with held-out "
-                "answers no better than with other people's. They are written, and marked weak inside. More "
+                "answers no better than many a stranger's. They are written, and marked weak inside. More "
                 "answers or a larger model help"
                 + ("" if allow_weak else "; to accept them as they are, add --allow-weak"),
                 err=True,

@@ -47,8 +47,8 @@ def traits(
     """Make one persona from Big Five values, without answers.
 
     Exit 2: the input is at fault, nothing was done.
-    Exit 3: the persona is weak: held-out statements follow the values of
-    other people as well. It is written all the same.
+    Exit 3: the persona is weak: held-out statements follow the values no
+    more than chance may. It is written all the same.
     """
     sliders = parse_sliders(values)
     called = name_for(out, name, description)
@@ -86,7 +86,7 @@ def traits(
         persona,
         out,
         f"held-out statements move by {effects} nats a token, alignment {fit['alignment']:.2f}",
-        "held-out statements follow other values as well",
+        "held-out statements follow the values no more than chance may",
         seconds=perf_counter() - started,
         as_json=as_json,
         allow_weak=allow_weak,

@@ -22,13 +22,16 @@ from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.norm import RARE
 from vllm_palign.directions.numbers import Reals
 
+MIN_STRANGERS = 20
+"""Subjects from which on the others stand for other people; the best of so many has a rank of 0.05."""
+
 MEASURE_TEXT = {
     "alignment": "correlation of the change in log-likelihood of unseen statements with the answers "
     "to them, both from the usual",
     "alignment_centred": "the same after taking off the mean change over the other subjects",
     "positive": "share of subjects with alignment above 0",
-    "rank": "share of simulated people whose answers the change follows at least as well as the "
-    "subject's (chance 0.5)",
+    "rank": "share of people who do as well: other subjects under whose condition the answers are followed; of "
+    f"fewer than {MIN_STRANGERS} subjects, simulated people who are followed (chance 0.5)",
     "followed": f"share of subjects of rank {RARE:g} or better (chance {RARE:g})",
     "identification": "share of pairs of subjects told apart (chance 0.5)",
     "error": "absolute error of the answers that the change tells, usual + slope x change with one slope "
@@ -162,7 +165,9 @@ class Figures:
             yield "identification", Measured(values, estimate, pairs=pairs)
 
     def _ranks(self, change: Reals, alignment: Reals) -> Reals:
-        """Where each subject stands among people whom nobody steered for, on the same items: float64 [S]."""
+        """Where each subject stands among strangers: float64 [S]."""
+        if len(self.sheets) >= MIN_STRANGERS:
+            return ms.ranks(change, self.deviation, self.rows)
         people = self.inventory.people
         lines = zip(change, self.rows & np.isfinite(change), alignment, strict=True)
         return np.array([people.rank(*line) if np.isfinite(line[2]) else np.nan for line in lines])

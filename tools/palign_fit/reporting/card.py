@@ -76,7 +76,7 @@ def _facts(persona: Persona) -> Table:
         + (" - WEAK" if fit.get("weak") is True else "")
         if "alignment" in fit
         else "",
-        "rank": f"{_number(fit.get('rank'))} of people are followed as well"
+        "rank": f"{_number(fit.get('rank'))} of people: their personas follow the answers as well"
         if "rank" in fit
         else "",
         **_slider_facts(fit),
