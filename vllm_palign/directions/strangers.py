@@ -38,4 +38,4 @@ def _sizes(basis: Basis, weights: Reals) -> Reals:
     units = parts / np.sqrt(np.maximum(squares, TINY))[:, :, None]
     turned = np.matmul(units.swapaxes(0, 1), basis.covariance)  # [K, P, D]
     variances = np.einsum("kpd,pkd->p", turned, units)
-    return np.sqrt(squares.sum(1) / np.maximum(variances, TINY)).astype(np.float64)
+    return np.asarray(np.sqrt(squares.sum(1) / np.maximum(variances, TINY)), dtype=np.float64)
