@@ -88,7 +88,7 @@ def run(
 
     Exit 2: the input is at fault, nothing was done.
     Exit 1: some subjects were skipped, or the fit failed.
-    Exit 3: a persona is weak: its held-out alignment could be chance.
+    Exit 3: a persona is weak: many a stranger's would follow the answers as well.
     What could be fitted is written in all cases but 2.
     """
     number = alpha_of(alpha)

@@ -65,8 +65,9 @@ class Tally:
         if self.fitted <= MAX_LISTED:
             for persona in self.first:
                 print(
-                    f"{persona.path}: alpha {persona.alpha:g}, held-out alignment {persona.alignment:.2f}, "
-                    f"perplexity {persona.perplexity:.1f} (plain {persona.perplexity_plain:.1f})"
+                    f"{persona.path}: alpha {persona.alpha:g}, held-out alignment {persona.alignment:.2f} "
+                    f"(rank {persona.rank:.2g}), perplexity {persona.perplexity:.1f} "
+                    f"(plain {persona.perplexity_plain:.1f})"
                     + (", there already" if persona.kept else "")
                 )
         else:
@@ -93,7 +94,7 @@ class Tally:
         if self.weak:
             typer.echo(
                 f"palign-fit: WEAK: {self.weak} of {self.fitted} persona(s) align with held-out "
-                "answers no better than chance may. They are written, and marked weak inside. More "
+                "answers no better than many a stranger's. They are written, and marked weak inside. More "
                 "answers or a larger model help"
                 + ("" if allow_weak else "; to accept them as they are, add --allow-weak"),
                 err=True,
