@@ -187,9 +187,8 @@ def table(about: Mapping[str, Any], found: Mapping[str, Mapping[str, Estimate]])
         "|---" * (len(names) + 1) + "|",
     ]
     for row, estimates in found.items():
-        cells = [
-            f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in map(estimates.get, names)
-        ]
+        chosen = [estimates[name] for name in names]
+        cells = [f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in chosen]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

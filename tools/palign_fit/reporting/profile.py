@@ -73,21 +73,21 @@ def _traits(evaluation: Evaluation, place: int) -> Iterator[TraitRow]:
     subject = evaluation.subjects[place]
     for trait in TRAITS:
         own = subject.traits.get(trait)  # type: ignore[call-overload]
-        plain, steered = (
-            evaluation.conditions[condition]
-            .traits.get(trait, {})
-            .get("from_statements", [None] * (place + 1))  # type: ignore[call-overload]
-            if condition in evaluation.conditions
-            else [None] * (place + 1)
-            for condition in (PLAIN, PALIGN)
-        )
         yield TraitRow(
             trait=trait_name(trait),
             target=own.target if own else None,
             usual=own.usual if own else None,
-            plain=plain[place],
-            steered=steered[place],
+            plain=_told(evaluation, PLAIN, trait, place),
+            steered=_told(evaluation, PALIGN, trait, place),
         )
+
+
+def _told(evaluation: Evaluation, condition: str, trait: str, place: int) -> float | None:
+    """The score that statements tell, 1 to 5."""
+    if condition not in evaluation.conditions:
+        return None
+    scores = evaluation.conditions[condition].traits.get(trait, {})  # type: ignore[call-overload]
+    return scores["from_statements"][place] if "from_statements" in scores else None
 
 
 def _radar(rows: tuple[TraitRow, ...]) -> Radar | None:

@@ -171,15 +171,15 @@ def _rows(inventory: Inventory, used: npt.NDArray[np.bool_]) -> Iterator[Example
     for row, item in enumerate(inventory.items):
         if used[row]:
             yield from _pair(item, Kind.ITEMS, row)
-    for row in _table("answers"):
-        turn = Turn(row["question"], prompts.AS_A_PERSON)
-        column = TRAITS.index(row["trait"])
-        yield Example(row["high"], column, 1, Kind.ANSWERS, turn=turn)
-        yield Example(row["low"], column, -1, Kind.ANSWERS, turn=turn)
-    for row in _table("machine"):
-        turn = Turn(row["question"])
-        yield Example(row["person"], VOICE, 1, Kind.VOICES, turn=turn)
-        yield Example(row["machine"], VOICE, -1, Kind.VOICES, turn=turn)
+    for told in _table("answers"):
+        turn = Turn(told["question"], prompts.AS_A_PERSON)
+        column = TRAITS.index(told["trait"])
+        yield Example(told["high"], column, 1, Kind.ANSWERS, turn=turn)
+        yield Example(told["low"], column, -1, Kind.ANSWERS, turn=turn)
+    for told in _table("machine"):
+        turn = Turn(told["question"])
+        yield Example(told["person"], VOICE, 1, Kind.VOICES, turn=turn)
+        yield Example(told["machine"], VOICE, -1, Kind.VOICES, turn=turn)
 
 
 def shipped() -> list[list[Example]]:
