@@ -110,7 +110,7 @@ def test_the_same_fit_gives_the_same_bytes_in_this_and_another_process(
 ) -> None:
     outs = [tmp_path / f"{n}.safetensors" for n in range(2)]
     command = ["run", "--model", str(tiny_checkpoint), "--answers", str(answers_file), "--no-cache"]
-    command += ["--method", method, "--heads", "4", "--device", "cpu", "--allow-weak", "--out"]
+    command += ["--method", method, "--heads", "4", "--device", "cpu", "--out"]
     assert CliRunner().invoke(app, [*command, str(outs[0])]).exit_code == 0
     subprocess.run([sys.executable, "-m", "palign_fit", *command, str(outs[1])], check=True)
     assert outs[0].read_bytes() == outs[1].read_bytes()
