@@ -66,6 +66,7 @@ ELSEWHERE = {
         "inventory": "tests/fit/commands/test_cli.py",
         "report": "tests/fit/reporting/test_report.py",
         "measuring": "tests/fit/evaluation/test_evaluate.py",
+        "speech": "tests/fit/evaluation/speech/test_measuring.py",
     },
     "tools/palign_fit/evaluation": {
         "client judging": "tests/fit/evaluation/test_judge.py",
@@ -73,6 +74,12 @@ ELSEWHERE = {
             "tests/fit/evaluation/test_evaluate.py"
         ),
         "server": "tests/http/test_evaluate_server.py",
+    },
+    "tools/palign_fit/evaluation/speech": {
+        "answers asking damage people plan readings tables": (
+            "tests/fit/evaluation/speech/test_measuring.py"
+        ),
+        "sampled": "tests/fit/evaluation/speech/test_recognition.py",
     },
     "tools/palign_fit/inputs": {
         "files jsons": "tests/fit/inputs/test_records.py",
@@ -93,12 +100,14 @@ ELSEWHERE = {
         "continuations": "tests/fit/model/test_gradients.py",
         "dialogue": "tests/fit/methods/test_pairs.py",
         "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
+        "rows": "tests/fit/model/test_speaking.py",
     },
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
         "directions_card": "tests/fit/commands/test_directions.py",
         "side_by_side": "tests/fit/commands/test_try_persona.py",
+        "speech_plot": "tests/fit/evaluation/speech/test_measuring.py",
         "charts evaluated layers page profile record samples sources": (
             "tests/fit/reporting/test_report.py"
         ),

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from palign_fit.cli import app
+from palign_fit.evaluation.speech import damage, script
 from palign_fit.evaluation.speech.voice import machine, repeated
 from palign_fit.inputs.inventory import built_in
 from palign_fit.model.speaking import Speaker
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
+
+whole_chats, whole_facts = script.chats(), script.facts()
 
 NAMES = ["ann", "ben", "cleo"]
 
@@ -112,6 +115,52 @@ def test_a_second_run_asks_and_reads_nothing_anew(
     assert sum(calls) == 2 * 3 * 5
     kept = {**report["speech"]["answers"]["cases"][3]}
     assert more["speech"]["answers"]["cases"][2] == kept
+
+
+def test_damage_and_fading_are_measured_at_the_same_strengths(
+    asked: list[object], answers: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = answers
+    monkeypatch.setattr(damage, "chats", lambda: whole_chats[::10])
+    monkeypatch.setattr(damage, "facts", lambda: whole_facts[::20])
+    ask = [
+        *asked,
+        "--measures",
+        "answers,damage,fading",
+        "--questions",
+        "test:1",
+        "--cache",
+        folder,
+    ]
+    ask += ["--strengths", "-1,2", "--turns", 2, "--markdown", folder / "all.md"]
+    result = call(*ask)
+    assert result.exit_code == 0, (result.output, result.exception)
+    speech = json.loads(result.stdout)["speech"]
+    assert [(one["condition"], one["strength"]) for one in speech["damage"]] == [
+        ("plain", None), ("personality-prompt", None), ("palign", -1), ("palign", 2),
+        ("palign+prompt", -1), ("palign+prompt", 2),
+    ]  # fmt: skip
+    for one in speech["damage"]:
+        assert set(one["kl"]) == {"all", "english", "german", "code"}
+        assert set(one["right"]) == {"all", "fact", "sum", "format"}
+        still = one["condition"] == "plain"
+        assert (one["kl"]["all"]["mean"] < 1e-6) == still == (one["same_top"]["all"]["mean"] == 1)
+    (equal,) = (one for one in speech["at_equal_damage"] if not one["system"])
+    assert equal["condition"] == "palign" and 0 < equal["kl"] <= equal["prompt_kl"]
+    fading = speech["fading"]
+    assert fading["turns"] == [2] and fading["scripts"] == {"facts": 2, "kind": 2, "provoker": 2}
+    assert [(one["condition"], one["strength"]) for one in fading["cases"]] == [
+        ("personality-prompt", None), ("palign", -1), ("palign", 2),
+        ("palign+prompt", -1), ("palign+prompt", 2),
+    ]  # fmt: skip
+    for case in fading["cases"]:
+        (turn,) = case["readers"]["tiny-fit"]["turns"]
+        assert set(turn) == {"turn", "r", "identification", "rank", "traits"}
+        assert case["readers"]["tiny-fit"]["r_last_to_first"]["mean"] in (1, None)
+    assert "all.svg" in (folder / "all.md").read_text()
+    picture = (folder / "all.svg").read_text()
+    assert picture.startswith("<svg") and "palign+prompt" in picture
+    assert "r by turn of a conversation" in (folder / "all.md").read_text()
 
 
 @pytest.mark.parametrize(

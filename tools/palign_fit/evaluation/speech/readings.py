@@ -12,6 +12,9 @@ from palign_fit.model.cache import Arrays, Cache
 from palign_fit.progress import Progress, Tick
 from vllm_palign.directions.numbers import Reals
 
+TOGETHER = 512
+"""Readings that are kept at once: a question that many people answered is read once for them."""
+
 
 class Readings:
     """Asks ``readers``; nothing that is in ``cache`` is read again."""
@@ -31,5 +34,5 @@ class Readings:
         keys = [{"reader": reader.identity, "said": [list(pair) for pair in own]} for own in said]
         sizes = [len(own) for own in said]
         label = f"{name}, read by {reader.name}"
-        found = kept(self.cache, keys, sizes, compute, self.progress, label)
+        found = kept(self.cache, keys, sizes, compute, self.progress, label, TOGETHER)
         return np.array([entry["read"] for entry in found], dtype=np.float64)
