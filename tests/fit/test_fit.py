@@ -31,8 +31,8 @@ from vllm_palign.directions.basis import Basis
 from vllm_palign.directions.budget import MAX_RATIO
 from vllm_palign.directions.inventory import Inventory, Item
 from vllm_palign.directions.numbers import effect
-from vllm_palign.directions.record import is_weak
 from vllm_palign.directions.scores import deviations
+from vllm_palign.directions.traits import TRAITS
 from vllm_palign.persona import Persona
 
 METHODS = ["palign", "pas-reference"]
@@ -110,7 +110,7 @@ def test_the_same_fit_gives_the_same_bytes_in_this_and_another_process(
 ) -> None:
     outs = [tmp_path / f"{n}.safetensors" for n in range(2)]
     command = ["run", "--model", str(tiny_checkpoint), "--answers", str(answers_file), "--no-cache"]
-    command += ["--method", method, "--heads", "4", "--device", "cpu", "--allow-weak", "--out"]
+    command += ["--method", method, "--heads", "4", "--device", "cpu", "--out"]
     assert CliRunner().invoke(app, [*command, str(outs[0])]).exit_code == 0
     subprocess.run([sys.executable, "-m", "palign_fit", *command, str(outs[1])], check=True)
     assert outs[0].read_bytes() == outs[1].read_bytes()
@@ -264,12 +264,12 @@ def test_answers_that_describe_nobody_are_refused(sheet: list[float], message: s
 def test_agreeing_a_little_with_everything_is_no_personality(
     tiny: Any, inventory: Inventory
 ) -> None:
-    """Usual answers to C are 3.5 and 2.5 by keying: half a point above both says nothing."""
-    sheet = [
-        (4.0 if item.sign > 0 else 3.0) if item.trait == "C" else np.nan for item in inventory.items
-    ]
+    """Where usual answers are 3.5 and 2.5 by keying, half a point above both says nothing."""
+    halves = dataclasses.replace(inventory)
+    vars(halves)["usual"] = np.where(inventory.signs > 0, 3.5, 2.5)
+    sheet = np.where(inventory.of_trait[TRAITS.index("C")], halves.usual + 0.5, np.nan)
     with pytest.raises(InputError, match="nothing to steer towards"):
-        next(fit_personas(tiny, inventory, [Subject("x", np.array(sheet))], Settings(heads=4)))
+        next(fit_personas(tiny, halves, [Subject("x", sheet)], Settings(heads=4)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -307,12 +307,6 @@ def test_settings_list_all_their_problems() -> None:
     with pytest.raises(InputError) as error:
         Settings(method="x", heads=0, alpha=-1, seed=-1)
     assert str(error.value).count("wanted") == 4
-
-
-def test_weak_means_within_what_chance_gives() -> None:
-    rng = np.random.default_rng(0)
-    chance = [np.corrcoef(rng.normal(size=(2, 100)))[0, 1] for _ in range(4000)]
-    assert np.mean([not is_weak(r, 100) for r in chance]) == pytest.approx(0.05, abs=0.015)
 
 
 def test_making_everything_likelier_is_no_effect() -> None:

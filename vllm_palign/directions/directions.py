@@ -14,12 +14,14 @@ import numpy.typing as npt
 from vllm_palign.directions.basis import Basis, SteeredHeads
 from vllm_palign.directions.budget import MAX_RATIO, Budget, rounded
 from vllm_palign.directions.inventory import COLUMNS, SCALE, Inventory
+from vllm_palign.directions.norm import NormSample
 from vllm_palign.directions.numbers import Mask, Reals, correlation, effect, short
 from vllm_palign.directions.people import FORMS
 from vllm_palign.directions.record import SCORE, Fit, ModelFacts, Trial
 from vllm_palign.directions.scores import check_agreement, deviations, expected_share
 from vllm_palign.directions.sheet import agreement_of, trait_values
 from vllm_palign.directions.sliders import of_values, trait_persona, wanted_alpha
+from vllm_palign.directions.strangers import changes
 from vllm_palign.directions.traits import TRAITS
 from vllm_palign.errors import DirectionsInvalid, PersonaInvalid
 from vllm_palign.persona import MAX_COUNT, Persona
@@ -151,13 +153,21 @@ class Directions:
         """What ``alpha`` does: ``change`` float64 [N] of the log-likelihood of every answered item, under directions
         that do not know it."""
         answered = np.isfinite(agreement)
-        away = deviations(agreement, self.inventory)[answered]
+        deviation = deviations(agreement, self.inventory)
+        away = deviation[answered]
+        alignment = correlation(change[answered], away)
         return Trial(
             alpha=alpha,
             effect=effect(change[answered], away),
-            alignment=correlation(change[answered], away),
+            alignment=alignment,
+            rank=self.strangers.rank(deviation, answered, alignment),
             perplexity=perplexity,
         )
+
+    @cached_property
+    def strangers(self) -> NormSample:
+        """What other people's personas do to each item, under directions that do not know it."""
+        return changes(self.blind, self.folds)
 
     def held_out(self, agreement: Reals) -> Iterator[tuple[Mask, Basis]]:
         """Answered items of each fold, bool [N], and the directions that do not know them."""

@@ -11,6 +11,8 @@ from hashlib import sha256
 
 import numpy as np
 
+from vllm_palign.directions import norm
+from vllm_palign.directions.norm import NormSample
 from vllm_palign.directions.numbers import Mask, Reals
 from vllm_palign.directions.traits import TRAITS, TYPICAL
 
@@ -88,6 +90,13 @@ class Inventory:
     def of_trait(self) -> Mask:
         """Which items measure each trait: bool [5, N]."""
         return np.array([[item.trait == trait for item in self.items] for trait in TRAITS])
+
+    @cached_property
+    def people(self) -> NormSample:
+        """Other people's answers to these items."""
+        return norm.answered(
+            self.of_trait, self.signs, [(item.trait, item.facet) for item in self.items]
+        )
 
     @cached_property
     def places(self) -> dict[str, int]:

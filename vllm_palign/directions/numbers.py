@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +31,12 @@ def correlation(values: Reals, weights: Reals) -> float:
     values, weights = values - values.mean(), weights - weights.mean()
     scale = float(np.sqrt((values**2).sum() * (weights**2).sum()))
     return float(values @ weights) / scale if scale > TINY else 0.0
+
+
+def chance(count: int) -> float:
+    """The correlation over ``count`` items that have nothing to do with each other which chance alone exceeds in
+    5 % of cases."""
+    return 1.645 / math.sqrt(count)
 
 
 def effect(change: Reals, wanted: Reals) -> float:

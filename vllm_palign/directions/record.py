@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import numpy as np
 from vllm_palign.directions.basis import SteeredHeads
 from vllm_palign.directions.budget import MAX_RATIO, strongest
 from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.norm import RARE
 from vllm_palign.directions.numbers import Reals, short
 from vllm_palign.directions.scores import FULL
 from vllm_palign.directions.traits import TRAITS
@@ -47,12 +47,14 @@ class Trial:
 
     ``effect`` nats per token: how much likelier statements get that the subject agrees with than
     ones they disagree with, weighted by how far each answer is from the usual one. ``alignment``:
-    correlation of the likelihood change with that distance. ``perplexity`` of neutral text.
+    correlation of the likelihood change with that distance. ``rank``: share of people (``norm``) who would
+    do as well: whose personas follow the subject, or in the published method whom this one follows. ``perplexity`` of neutral text.
     """
 
     alpha: float
     effect: float
     alignment: float
+    rank: float
     perplexity: float
 
 
@@ -107,6 +109,7 @@ class Fit:
                 "items": len(inventory.items),
                 "name": inventory.name,
             },
+            "rank": short(chosen.rank),
             "seed": self.seed,
         }
         if self.expected is not None:
@@ -127,7 +130,7 @@ class Fit:
             perplexity=(chosen.perplexity, self.plain_perplexity),
             score=self.score,
             warnings=self._warnings(inventory),
-            weak=is_weak(chosen.alignment, self.answered),
+            weak=chosen.rank > RARE,
             fit=fit,
             max_strength=self.max_strength,
         )
@@ -148,10 +151,10 @@ class Fit:
         """What a user should know before trusting this persona."""
         chosen, plain = self.chosen, self.plain_perplexity
         values = self.agreement[np.isfinite(self.agreement)]
-        if is_weak(chosen.alignment, self.answered):
+        if chosen.rank > RARE:
             yield (
-                f"weak: held-out alignment {chosen.alignment:.2f} over {self.answered} items "
-                "could be chance; answer more items, or use a larger model"
+                f"weak: held-out alignment {chosen.alignment:.2f} over {self.answered} items, and personas of "
+                f"{chosen.rank:.0%} of other people follow them as well; answer more items, or use a larger model"
             )
         if self.answered < min(FEW, len(inventory.items)):
             yield (
@@ -244,8 +247,3 @@ def stopped(alpha: float, most: float) -> Iterator[str]:
             f"alpha stops at {most:g}, the most that is tried; text bears more, so the persona may be "
             "weaker than it could be: give a larger --alpha, or a strength above 1 when serving"
         )
-
-
-def is_weak(alignment: float, answered: int) -> bool:
-    """Whether a held-out correlation over ``answered`` items could be chance (one-sided 5 %)."""
-    return alignment < 1.645 / math.sqrt(answered)

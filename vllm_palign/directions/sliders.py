@@ -10,8 +10,8 @@ import numpy as np
 from vllm_palign.directions.basis import Basis, SteeredHeads
 from vllm_palign.directions.budget import MAX_ALPHA, MAX_RATIO, Budget
 from vllm_palign.directions.inventory import Inventory
-from vllm_palign.directions.numbers import Reals, correlation, short
-from vllm_palign.directions.record import SCORE, ModelFacts, is_weak, new_persona, stopped
+from vllm_palign.directions.numbers import Reals, chance, correlation, short
+from vllm_palign.directions.record import SCORE, ModelFacts, new_persona, stopped
 from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona
@@ -62,7 +62,7 @@ def trait_persona(
     every item's log-likelihood, under directions found without the items; ``max_strength`` as ``new_persona``."""
     asked = np.array([item.sign * values.get(item.trait, 0.0) for item in inventory.items])
     alignment = correlation(change, asked)
-    weak = is_weak(alignment, len(inventory.items))
+    weak = alignment < chance(len(inventory.items))
     return new_persona(
         model,
         heads,

@@ -10,13 +10,19 @@ TRAITS = "OCEAN"
 NAMES = ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism")
 """In the order of ``TRAITS``."""
 
-TYPICAL = {"O": 3.6, "C": 3.5, "E": 3.3, "A": 3.6, "N": 2.9}
-"""What people usually score on each trait, 1..5: means of 150 IPIP-NEO-300 respondents of the PAPI
-data set, rounded. Without them everybody would look agreeable, conscientious and open."""
+TYPICAL = {"O": 3.6, "C": 3.6, "E": 3.3, "A": 3.6, "N": 2.8}
+"""What people usually score on each trait, 1..5: the norms by sex and age that J. A. Johnson's public-domain
+scoring of the IPIP-NEO holds, of its 120 items (eight groups) and its 300 (four), a mean of each form and of the
+two, rounded: they differ by up to 0.3, in what their items are (docs/experiments/norms.md). Without them
+everybody would look agreeable, conscientious and open."""
 
 TRAIT_SPREAD, ITEM_SPREAD = 0.55, 1.0
 """Typical standard deviations over people, in scale points: of a trait score, and of an answer around
-what the person's trait scores predict."""
+what the person's trait scores predict. The same norms have 0.57 (120 items) and 0.51 (300) for the first."""
+
+FACET_SPREAD = 0.45
+"""How much of ITEM_SPREAD the items of one facet share, as a standard deviation: from the same norms' spreads of
+facets beside those of traits, and the facets' reliability (docs/experiments/norms.md)."""
 
 CORRELATIONS = np.array(
     [

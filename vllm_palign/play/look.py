@@ -310,9 +310,7 @@ def _figures(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
     for field, label in (("alignment", "Alignment"), ("expected_alignment", "Expected alignment")):
         if isinstance(fit.get(field), (int, float)):
-            rows.append(
-                (label, number(fit[field]) + (", weak: could be chance" if fit.get("weak") else ""))
-            )
+            rows.append((label, number(fit[field]) + (", weak" if fit.get("weak") else "")))
     steered, plain = fit.get("perplexity"), fit.get("perplexity_plain")
     if isinstance(steered, (int, float)) and isinstance(plain, (int, float)) and plain:
         rows.append(

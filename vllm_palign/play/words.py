@@ -105,7 +105,7 @@ def expectation(persona: Mapping[str, Any]) -> Iterator[str]:
             "on statements that were not asked (0 is chance, 1 would be perfect)."
         )
     if fit.get("weak"):
-        yield "That is weak: it could be chance. More answers make a clearer persona."
+        yield "That is weak: many a stranger's persona would follow as well. More answers make a clearer persona."
     # "weak: ..." says the same once more.
     for warning in fit.get("warnings") or ():
         if not str(warning).startswith("weak:"):

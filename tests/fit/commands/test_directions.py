@@ -55,7 +55,6 @@ def test_people_of_directions_are_the_people_of_the_model(room: tuple[Path, list
     common: list[object] = [
         "--answers",
         folder / "answers.json",
-        "--allow-weak",
         "--description",
         "x",
     ]
@@ -78,7 +77,7 @@ def test_people_of_directions_are_the_people_of_the_model(room: tuple[Path, list
     )
     call(
         "run", "--directions", folder / "d.safetensors", "--answers", folder / "ben.json",
-        "--allow-weak", "--description", "x", "--out", folder / "ben.safetensors",
+        "--description", "x", "--out", folder / "ben.safetensors",
     )  # fmt: skip
     assert (folder / "ben.safetensors").read_bytes() == (folder / "d" / names[1]).read_bytes()
 
@@ -94,7 +93,7 @@ def test_what_a_server_makes_is_what_run_makes_but_for_what_run_notes(
     )
     call(
         "run", "--directions", folder / "d.safetensors", "--answers", folder / "answers.json",
-        "--allow-weak", "--out", folder / "same",
+        "--out", folder / "same",
     )  # fmt: skip
     ran = load(folder / "same" / "kim.safetensors")
     served = load_directions(folder / "d.safetensors").from_answers("kim", answers)
@@ -104,7 +103,7 @@ def test_what_a_server_makes_is_what_run_makes_but_for_what_run_notes(
 
 def test_trait_values_of_directions_are_those_of_the_model(room: tuple[Path, list[object]]) -> None:
     folder, model = room
-    values = ["E=1.5", "n=-0.5", "--allow-weak", "--name", "t", "--out"]
+    values = ["E=1.5", "n=-0.5", "--name", "t", "--out"]
     one, two = folder / "t1.safetensors", folder / "t2.safetensors"
     assert call("traits", *values, one, *model, "--no-check").exit_code == 0
     assert call("traits", *values, two, "--directions", folder / "d.safetensors").exit_code == 0

@@ -166,8 +166,27 @@ def test_errors_are_by_trait_and_summed() -> None:
     errors = ms.trait_errors(np.full((1, 4), 3.0), answers, rows, traits)
     assert {trait: float(line[0]) for trait, line in errors.items()} == {"O": 2.0, "C": 0.0}
     assert ms.summed(errors).tolist() == [2.0]
-    odds = np.array([[[0, 0, 0.5, 0.25, 0.25]]])
-    assert ms.expected_answer(odds).item() == 3.75 and ms.likeliest_answer(odds).item() == 3
+
+
+def test_an_answer_is_told_from_the_likelihood_with_a_slope_that_others_gave() -> None:
+    rng = np.random.default_rng(3)
+    deviation = rng.normal(size=(12, 60)) / 3
+    usual = np.full_like(deviation, 3.0)
+    rows = rng.random(deviation.shape) < 0.7
+    # Everybody's likelihood moves by a fifth of the deviation, and some by a constant beside.
+    middle = np.array([line[used].mean() for line, used in zip(deviation, rows, strict=True)])
+    change = (deviation - middle[:, None]) / 5 + np.arange(12)[:, None]
+    told = ms.calibrated(change, deviation, usual, rows)
+    assert told[rows] == pytest.approx((usual + deviation - middle[:, None])[rows])
+    # One's own answers have no part in it.
+    other = deviation.copy()
+    other[4] = -other[4]
+    assert ms.calibrated(change, other, usual, rows)[4] == pytest.approx(told[4])
+    # Nothing said, one subject alone, and beyond the scale.
+    assert (ms.calibrated(0 * change, deviation, usual, rows) == usual).all()
+    assert (ms.calibrated(change[:1], deviation[:1], usual[:1], rows[:1]) == usual[:1]).all()
+    far = ms.calibrated(change, 9 * deviation, usual, rows)
+    assert far.min() == 1 and far.max() == 5
 
 
 @given(st.integers(2, 40), st.integers(0, 2**31))
@@ -302,7 +321,7 @@ def test_every_condition_and_measure_is_in_the_report(
     assert [one["held_out_items"] for one in report["subjects"]] == [95, 95, 95]
     assert report["seen_in_fitting"] == 0 and not report["warnings"]
     for name, one in report["conditions"].items():
-        assert len(one["measures"]) == 8
+        assert len(one["measures"]) == 7
         for measure in one["measures"].values():
             assert len(measure["per_subject"]) == 3 and measure["n"] == 3, (name, measure)
             assert measure["low"] <= measure["mean"] <= measure["high"]
@@ -313,9 +332,17 @@ def test_every_condition_and_measure_is_in_the_report(
     assert plain["traits"]["E"]["nats"] == [0, 0, 0]
     palign = report["conditions"]["palign"]
     assert palign["against_plain"]["alignment"]["mean"] == palign["measures"]["alignment"]["mean"]
-    assert set(report["baselines"]) == {"constant", "own-mean", "own-trait-means"}
+    assert set(report["baselines"]) == {
+        "always-3", "constant", "own-mean", "own-trait-means", "own-trait-medians", "usual"
+    }  # fmt: skip
+    # Who changes nothing tells the usual answers.
+    usual = report["baselines"]["usual"]["measures"]["error"]
+    assert plain["measures"]["error"]["per_subject"] == usual["per_subject"]
+    assert plain["measures"]["rank"]["per_subject"] == [1, 1, 1]
+    assert report["published"]["error"]["PAS"] == 4.41
     text = (tmp_path / "report.md").read_text()
     assert all(f"| {name} |" in text for name in CONDITIONS)
+    assert "| (published: PAS) | - | - | - | - | - | 4.41 |" in text
 
 
 def test_personas_fitted_for_an_evaluation_are_kept_and_the_next_one_fits_nobody(

@@ -83,7 +83,9 @@ def test_alpha_is_measured_only_under_directions_that_did_not_see_the_item(
 
 
 def test_the_strongest_effect_within_the_perplexity_bound_wins() -> None:
-    trials = [Trial(1, 0.1, 0.3, 10), Trial(2, 0.3, 0.3, 11.4), Trial(4, 0.9, 0.3, 11.6)]
+    trials = [
+        Trial(1, 0.1, 0.3, 0.1, 10), Trial(2, 0.3, 0.3, 0.1, 11.4), Trial(4, 0.9, 0.3, 0.1, 11.6)
+    ]  # fmt: skip
     assert choose_trial(trials, 10).alpha == 2
     assert choose_trial(trials, 5).alpha == 1
 

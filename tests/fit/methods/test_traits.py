@@ -121,14 +121,15 @@ def test_the_command_writes_a_persona_and_says_what_it_does(
         4,
     ]
     command += ["--device", "cpu", "--cache", cache, "--out", out]
-    result = call(*command, "--json", "--allow-weak")
+    result = call(*command, "--json")
     assert result.exit_code == 0, result.output
     told, persona = json.loads(result.stdout), load(out)
     assert (persona.name, persona.method) == ("bold", "palign-traits")
     assert told["digest"] == persona.digest and told["fit"] == persona.fit
     assert persona.fit["sliders"] == {"E": 1.5, "N": -0.5}
     before = out.read_bytes()
-    assert call(*command, "--no-cache").exit_code == (3 if persona.fit["weak"] else 0)
+    again = call(*command, "--no-cache", "--fail-weak")
+    assert again.exit_code == (3 if persona.fit["weak"] else 0)
     assert out.read_bytes() == before
     assert list(cache.iterdir())
     card = call("inspect", out).stdout

@@ -41,7 +41,9 @@ class Stub:
         if subject.id in self.refused:
             raise InputError(f"subject {subject.id!r}: no")
         self.fitted.append(subject.id)
-        measured = dict.fromkeys(("alignment", "effect", "perplexity", "perplexity_plain"), 0.5)
+        measured = dict.fromkeys(
+            ("alignment", "rank", "effect", "perplexity", "perplexity_plain"), 0.5
+        )
         return Persona(
             name=subject.id,
             layers=np.zeros(1, np.int32),

@@ -233,10 +233,10 @@ def test_subjects_that_cannot_be_fitted_are_skipped_and_listed(
     assert (printed["fitted"], printed["weak"], printed["kept"]) == (2, 2, 0)
     for part in ("all 120 answers are 3", "0 answers", "4 answers", "3 of 5 subjects cannot"):
         assert part in result.stderr
-    result = run(tiny_checkpoint, mixed, tmp_path / "o", "--json", "--allow-skipped")
-    assert result.exit_code == 3 and "--allow-weak" in result.stderr
+    result = run(tiny_checkpoint, mixed, tmp_path / "o", "--json", "--allow-skipped", "--fail-weak")
+    assert result.exit_code == 3 and "WEAK: 2 of 2" in result.stderr
     assert json.loads(result.stdout)["kept"] == 2
-    allowed = run(tiny_checkpoint, mixed, tmp_path / "o", "--allow-skipped", "--allow-weak")
+    allowed = run(tiny_checkpoint, mixed, tmp_path / "o", "--allow-skipped")
     assert allowed.exit_code == 0 and "there already" in allowed.stdout
     shard = run(tiny_checkpoint, mixed, tmp_path / "s", "--shards", 2, "--memory", 60, "--json")
     assert shard.exit_code == 1
@@ -256,14 +256,15 @@ def test_a_population_of_nobody_is_bad_input(
         assert not (tmp_path / "o").exists()
 
 
-def test_a_weak_persona_is_written_marked_and_ends_with_exit_3(
+def test_a_weak_persona_is_written_marked_and_told_of_and_fails_if_asked_to(
     tiny_checkpoint: Path, answers_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.safetensors"
     result = run(tiny_checkpoint, answers_file, out)
-    assert result.exit_code == 3 and "WEAK: 1 of 1" in result.stderr
+    assert result.exit_code == 0 and "WEAK: 1 of 1" in result.stderr
     assert load(out).fit["weak"] is True
-    assert run(tiny_checkpoint, answers_file, out, "--allow-weak").exit_code == 0
+    failed = run(tiny_checkpoint, answers_file, out, "--fail-weak")
+    assert failed.exit_code == 3 and "WEAK: 1 of 1" in failed.stderr
 
 
 def test_the_same_person_under_another_name_is_fitted_again(

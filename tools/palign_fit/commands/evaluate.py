@@ -33,10 +33,8 @@ def evaluate(
     ] = None,
     measures: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated: statements, letters, texts, drift; answers, damage, fading."
-        ),
-    ] = "statements,letters,texts,drift",
+        typer.Option(help="Comma-separated: statements, drift; answers, damage, fading."),
+    ] = "statements,drift",
     subjects: options.Subjects = None,
     openings: Annotated[int, typer.Option(help="Statements after 1 to 3 user turns.")] = 1,
     strength: options.Strength = 1.0,

@@ -36,11 +36,11 @@ def write_and_tell(
     *,
     seconds: float,
     as_json: bool,
-    allow_weak: bool,
+    fail_weak: bool,
 ) -> None:
     """Write ``persona`` and print what was measured: ``said``, or with ``as_json`` what it records.
 
-    ``weak`` says of what held-out texts fail to do. Raises typer.Exit for a weak persona.
+    ``weak`` says of what held-out texts fail to do. Raises typer.Exit for a weak persona with ``fail_weak``.
     """
     write_bytes(out, persona.to_bytes())
     fit = persona.fit
@@ -57,9 +57,7 @@ def write_and_tell(
         typer.echo(f"warning: {warning}", err=True)
     if fit["weak"]:
         typer.echo(
-            f"palign-fit: WEAK: {weak}. The persona is written, and marked weak inside"
-            + ("" if allow_weak else "; to accept it as it is, add --allow-weak"),
-            err=True,
+            f"palign-fit: WEAK: {weak}. The persona is written, and marked weak inside", err=True
         )
-        if not allow_weak:
+        if fail_weak:
             raise typer.Exit(WEAK)

@@ -55,9 +55,7 @@ Cache = Annotated[
     typer.Option("--cache", help="Keeps what no input changes; default: ~/.cache/palign-fit."),
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute everything anew.")]
-AllowWeak = Annotated[
-    bool, typer.Option("--allow-weak", help="A weak persona does not end with exit 3.")
-]
+FailWeak = Annotated[bool, typer.Option("--fail-weak", help="A weak persona ends with exit 3.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", help="File to write; default: stdout.")]
 Personas = Annotated[

@@ -35,14 +35,15 @@ def pairs(
     base_model: options.BaseModel = None,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
-    allow_weak: options.AllowWeak = False,
+    fail_weak: options.FailWeak = False,
     as_json: options.Json = False,
 ) -> None:
     """Fit one persona from preference pairs: towards what was chosen, away from what was rejected.
 
     Exit 2: the input is at fault, nothing was done.
-    Exit 3: the persona is weak: held-out pairs move no more towards the
-    chosen answer than chance may move them. It is written all the same.
+    Exit 3: with --fail-weak, the persona is weak: held-out pairs move no more
+    towards the chosen answer than chance may move them. It is written all
+    the same.
     """
     number = alpha_of(alpha)
     called = name_for(out, name, description)
@@ -74,5 +75,5 @@ def pairs(
         "held-out pairs move no more than chance may move them",
         seconds=perf_counter() - started,
         as_json=as_json,
-        allow_weak=allow_weak,
+        fail_weak=fail_weak,
     )

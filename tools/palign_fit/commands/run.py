@@ -76,7 +76,7 @@ def run(
     memory: options.Memory = None,
     cache: options.Cache = None,
     no_cache: options.NoCache = False,
-    allow_weak: options.AllowWeak = False,
+    fail_weak: options.FailWeak = False,
     allow_skipped: Annotated[
         bool, typer.Option("--allow-skipped", help="Skipped subjects do not end with exit 1.")
     ] = False,
@@ -88,7 +88,8 @@ def run(
 
     Exit 2: the input is at fault, nothing was done.
     Exit 1: some subjects were skipped, or the fit failed.
-    Exit 3: a persona is weak: its held-out alignment could be chance.
+    Exit 3: with --fail-weak, a persona is weak: many a stranger's would
+    follow the answers as well.
     What could be fitted is written in all cases but 2.
     """
     number = alpha_of(alpha)
@@ -148,7 +149,7 @@ def run(
                 done(1, free=tally.last_was_kept)
     head = {"method": method, "model": work.base_model}
     tally.tell(head, seconds=perf_counter() - started, out=out)
-    tally.leave(allow_weak=allow_weak, allow_skipped=allow_skipped)
+    tally.leave(fail_weak=fail_weak, allow_skipped=allow_skipped)
 
 
 @dataclass(frozen=True)

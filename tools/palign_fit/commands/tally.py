@@ -65,8 +65,9 @@ class Tally:
         if self.fitted <= MAX_LISTED:
             for persona in self.first:
                 print(
-                    f"{persona.path}: alpha {persona.alpha:g}, held-out alignment {persona.alignment:.2f}, "
-                    f"perplexity {persona.perplexity:.1f} (plain {persona.perplexity_plain:.1f})"
+                    f"{persona.path}: alpha {persona.alpha:g}, held-out alignment {persona.alignment:.2f} "
+                    f"(rank {persona.rank:.2g}), perplexity {persona.perplexity:.1f} "
+                    f"(plain {persona.perplexity_plain:.1f})"
                     + (", there already" if persona.kept else "")
                 )
         else:
@@ -80,8 +81,9 @@ class Tally:
             for warning in persona.warnings:
                 typer.echo(f"warning: {persona.id}: {warning}", err=True)
 
-    def leave(self, *, allow_weak: bool, allow_skipped: bool) -> None:
-        """Say what is missing or weak, and end with its exit code. Raises typer.Exit."""
+    def leave(self, *, fail_weak: bool, allow_skipped: bool) -> None:
+        """Say what is missing or weak. Raises typer.Exit for skipped subjects that nobody allowed, and with
+        ``fail_weak`` for weak personas."""
         for refusal in self.skipped[:MAX_LISTED]:
             typer.echo(f"skipped: {refusal.reason}", err=True)
         if self.skipped:
@@ -93,12 +95,11 @@ class Tally:
         if self.weak:
             typer.echo(
                 f"palign-fit: WEAK: {self.weak} of {self.fitted} persona(s) align with held-out "
-                "answers no better than chance may. They are written, and marked weak inside. More "
-                "answers or a larger model help"
-                + ("" if allow_weak else "; to accept them as they are, add --allow-weak"),
+                "answers no better than many a stranger's. They are written, and marked weak inside. More "
+                "answers or a larger model help",
                 err=True,
             )
         if self.skipped and not allow_skipped:
             raise typer.Exit(SKIPPED)
-        if self.weak and not allow_weak:
+        if self.weak and fail_weak:
             raise typer.Exit(WEAK)

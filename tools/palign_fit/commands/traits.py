@@ -41,14 +41,14 @@ def traits(
     check: Annotated[
         bool, typer.Option(help="Measure the persona by forward passes; without, estimate.")
     ] = True,
-    allow_weak: options.AllowWeak = False,
+    fail_weak: options.FailWeak = False,
     as_json: options.Json = False,
 ) -> None:
     """Make one persona from Big Five values, without answers.
 
     Exit 2: the input is at fault, nothing was done.
-    Exit 3: the persona is weak: held-out statements follow the values no
-    more than chance may. It is written all the same.
+    Exit 3: with --fail-weak, the persona is weak: held-out statements follow
+    the values no more than chance may. It is written all the same.
     """
     sliders = parse_sliders(values)
     called = name_for(out, name, description)
@@ -89,5 +89,5 @@ def traits(
         "held-out statements follow the values no more than chance may",
         seconds=perf_counter() - started,
         as_json=as_json,
-        allow_weak=allow_weak,
+        fail_weak=fail_weak,
     )

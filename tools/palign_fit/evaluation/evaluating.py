@@ -10,7 +10,7 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
-from palign_fit.evaluation.figures import Figures
+from palign_fit.evaluation.figures import PUBLISHED, Figures
 from palign_fit.evaluation.fitting import fit_learners
 from palign_fit.evaluation.readings import SPOKEN, Plan, read_all
 from palign_fit.evaluation.speech.measuring import measure_speech
@@ -93,6 +93,7 @@ def evaluate_personas(
         ],
         "conditions": figures.conditions(readings, plan.conditions),
         "baselines": figures.baselines(),
+        "published": {"error": PUBLISHED},
         "speech": speech,
         "warnings": list(_warnings(sheets, inventory, own)),
     }
@@ -137,14 +138,18 @@ def head(kind: str, kind_version: int, backend: Backend, inventory: Inventory) -
 def _persona(persona: Persona) -> dict[str, Any]:
     """What the report says of the persona that ``palign`` steered with."""
     fit: Mapping[str, Any] = persona.fit
-    alignment = fit.get("alignment")
-    number = isinstance(alignment, (int, float)) and not isinstance(alignment, bool)
+    recorded = {
+        f"recorded_{name}": value
+        if isinstance(value := fit.get(name), (int, float)) and not isinstance(value, bool)
+        else None
+        for name in ("alignment", "rank")
+    }
     return {
         "name": persona.name,
         "digest": persona.digest,
         "method": persona.method,
         "alpha": persona.alpha,
-        "recorded_alignment": alignment if number else None,
+        **recorded,
         "weak": fit.get("weak") is True,
     }
 

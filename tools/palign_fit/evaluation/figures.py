@@ -19,22 +19,29 @@ from palign_fit.evaluation.intervals import (
 from palign_fit.evaluation.readings import Readings
 from palign_fit.evaluation.split import Sheet, trait_masks, trait_means, usual_answers
 from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.norm import RARE
 from vllm_palign.directions.numbers import Reals
+
+MIN_STRANGERS = 20
+"""Subjects from which on the others stand for other people; the best of so many has a rank of 0.05."""
 
 MEASURE_TEXT = {
     "alignment": "correlation of the change in log-likelihood of unseen statements with the answers "
     "to them, both from the usual",
     "alignment_centred": "the same after taking off the mean change over the other subjects",
     "positive": "share of subjects with alignment above 0",
+    "rank": "share of people who do as well: other subjects under whose condition the answers are followed; of "
+    f"fewer than {MIN_STRANGERS} subjects, simulated people who are followed (chance 0.5)",
+    "followed": f"share of subjects of rank {RARE:g} or better (chance {RARE:g})",
     "identification": "share of pairs of subjects told apart (chance 0.5)",
-    "error_letters": "absolute error of the expected answer, by option letter, traits summed",
-    "error_letters_argmax": "absolute error of the likeliest option letter, traits summed",
-    "error_texts": "absolute error of the expected answer, by option text, traits summed",
-    "error_texts_argmax": "absolute error of the likeliest option text, traits summed",
+    "error": "absolute error of the answers that the change tells, usual + slope x change with one slope "
+    "from the other subjects; traits summed",
     "perplexity_ratio": "perplexity of neutral text / plain",
-    "error": "absolute error, traits summed",
     "rating": "how well answers fit the person, 1 to 6, by the judge",
 }
+
+PUBLISHED = {"PAS": 4.41, "few-shot": 5.96, "DPO": 7.45, "PPO": 7.62}
+"""The errors that the paper reports of Llama-3-8B on PAPI's test set, traits summed (arXiv 2408.11779, Table 1)."""
 
 
 class Figures:
@@ -65,18 +72,30 @@ class Figures:
         """What can be had without a model: a constant, the subject's own means, everybody's mean."""
         constant = self._best_constant()
         guesses = {
+            "always-3": ("the middle of the scale", np.full(self.rows.shape, 3.0)),
             "constant": (
                 f"always {constant:g}, the constant nearest to all training answers",
                 np.full(self.rows.shape, constant),
             ),
             "own-mean": ("the subject's mean training answer", self._own_mean()),
-            "own-trait-means": ("the subject's training trait means, keyed", self._own_traits()),
+            "own-trait-means": (
+                "the subject's training trait means, keyed",
+                self._own_traits(np.mean),
+            ),
+            "own-trait-medians": (
+                "the subject's training trait medians, keyed",
+                self._own_traits(np.median),
+            ),
+            "usual": (
+                "the mean answer of the other subjects"
+                if self.usual_measured
+                else "the typical mean of the item's trait",
+                self.usual,
+            ),
         }
-        if self.usual_measured:
-            guesses["usual"] = ("the mean answer of the other subjects", self.usual)
         baselines = {}
         for name, (text, guess) in guesses.items():
-            measured = dict(self._errors("error", guess))
+            measured = dict(self._errors(guess))
             if name == "own-trait-means":
                 change = ms.centred(guess) if self.usual_measured else guess - self.usual
                 measured |= dict(self._alignments(change))
@@ -118,11 +137,12 @@ class Figures:
 
     def _measures(self, steered: Readings, plain: Readings) -> Iterator[tuple[str, Measured]]:
         if steered.statements is not None and plain.statements is not None:
-            yield from self._alignments(steered.statements - plain.statements)
-        for name, options in (("letters", steered.letters), ("texts", steered.texts)):
-            if options is not None:
-                yield from self._errors(f"error_{name}", ms.expected_answer(options))
-                yield from self._errors(f"error_{name}_argmax", ms.likeliest_answer(options))
+            change = steered.statements - plain.statements
+            yield from self._alignments(change)
+            if len(self.sheets) >= 2:
+                own = ms.centred(change) if self.usual_measured else change
+                told = ms.calibrated(own, self.deviation, self.usual, self.rows)
+                yield from self._errors(told)
         if steered.perplexity is not None and plain.perplexity is not None:
             yield "perplexity_ratio", self._mean(steered.perplexity / plain.perplexity)
 
@@ -132,6 +152,9 @@ class Figures:
         if self.usual_measured:
             centred = ms.alignment(ms.centred(change), self.deviation, self.rows)
             yield "alignment_centred", self._mean(centred)
+        ranks = self._ranks(change, alignment)
+        yield "rank", self._mean(ranks)
+        yield "followed", self._mean(np.where(np.isfinite(ranks), ranks <= RARE, np.nan))
         yield "positive", self._mean(np.where(np.isfinite(alignment), alignment > 0, np.nan))
         if len(self.sheets) >= 2:
             pairs = ms.identification(change, self.deviation, self.rows)
@@ -141,10 +164,18 @@ class Figures:
             estimate = self.bootstrap.pair_mean(pairs)
             yield "identification", Measured(values, estimate, pairs=pairs)
 
-    def _errors(self, name: str, predicted: Reals) -> Iterator[tuple[str, Measured]]:
+    def _ranks(self, change: Reals, alignment: Reals) -> Reals:
+        """Where each subject stands among strangers: float64 [S]."""
+        if len(self.sheets) >= MIN_STRANGERS:
+            return ms.ranks(change, self.deviation, self.rows)
+        people = self.inventory.people
+        lines = zip(change, self.rows & np.isfinite(change), alignment, strict=True)
+        return np.array([people.rank(*line) if np.isfinite(line[2]) else np.nan for line in lines])
+
+    def _errors(self, predicted: Reals) -> Iterator[tuple[str, Measured]]:
         errors = ms.trait_errors(predicted, self.answers, self.rows, self.traits)
         total = ms.summed(errors)
-        yield name, Measured(total, self.bootstrap.mean(total), traits=errors)
+        yield "error", Measured(total, self.bootstrap.mean(total), traits=errors)
 
     def _trait_estimates(self, steered: Readings, plain: Readings) -> dict[str, Any]:
         """What each subject's traits look like under a condition; see docs/evaluation.md."""
@@ -157,10 +188,6 @@ class Figures:
                 usual = ms.keyed_mean(self.usual, self.rows, mask, self.signs)
                 shift = 4 / (1 + np.exp(-np.clip(nats, -50, 50))) - 2
                 values = {"nats": nats, "from_statements": np.clip(usual + shift, 1, 5)}
-            for name, options in (("from_letters", steered.letters), ("from_texts", steered.texts)):
-                if options is not None:
-                    expected = ms.expected_answer(options)
-                    values[name] = ms.keyed_mean(expected, self.rows, mask, self.signs)
             traits[trait] = {name: [known_number(x) for x in line] for name, line in values.items()}
         return traits
 
@@ -183,9 +210,9 @@ class Figures:
 
         return self._training(mean)
 
-    def _own_traits(self) -> Reals:
+    def _own_traits(self, middle: Callable[[Reals], Any]) -> Reals:
         def means(sheet: Sheet) -> Reals:
-            own = trait_means(sheet, self.inventory, sheet.train)
+            own = trait_means(sheet, self.inventory, sheet.train, middle)
             scores = np.array([own.get(item.trait, np.nan) for item in self.inventory.items])
             return np.where(self.signs > 0, scores, 6 - scores)
 

@@ -51,13 +51,10 @@ def centred(change: Reals) -> Reals:
     return np.where(others >= 1, change - means, np.nan)
 
 
-def identification(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
-    """For every pair of subjects whether the right pairing beats the swapped one: float64 [S, S].
-
-    1 where corr(change i, answers i) + corr(change j, answers j) is greater than with i and j
-    exchanged, 0.5 on a tie, else 0; NaN on the diagonal and where too few items are common. Chance
-    is 0.5, and whatever both conditions share cancels.
-    """
+def crossed(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> tuple[Reals, Reals]:
+    """Correlation of every subject's change with their own and with every other's deviation, over the items that the
+    two share: own [S, S], of subject i over what they share with j, and crossed [S, S], of the change of i and the
+    deviation of j."""
     rows = rows & np.isfinite(change) & np.isfinite(deviation)
     # Every sum over the items that i and j share is one matrix product, so that hundreds of subjects
     # take no longer than the sums themselves.
@@ -67,11 +64,31 @@ def identification(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_])
     own_x, own_y = x @ shared.T, y @ shared.T
     own_xx, own_yy = x**2 @ shared.T, y**2 @ shared.T
     right = _correlations(n, own_x, own_y, own_xx, own_yy, (x * y) @ shared.T)
-    crossed = _correlations(n, own_x, own_y.T, own_xx, own_yy.T, x @ y.T)
-    gain = (right + right.T) - (crossed + crossed.T)
+    return right, _correlations(n, own_x, own_y.T, own_xx, own_yy.T, x @ y.T)
+
+
+def identification(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
+    """For every pair of subjects whether the right pairing beats the swapped one: float64 [S, S].
+
+    1 where corr(change i, answers i) + corr(change j, answers j) is greater than with i and j
+    exchanged, 0.5 on a tie, else 0; NaN on the diagonal and where too few items are common. Chance
+    is 0.5, and whatever both conditions share cancels.
+    """
+    right, other = crossed(change, deviation, rows)
+    gain = (right + right.T) - (other + other.T)
     wins = np.where(np.abs(gain) < _TIE, 0.5, (np.sign(gain) + 1) / 2)
     wins[np.isnan(gain) | np.eye(len(wins), dtype=bool)] = np.nan
     return wins
+
+
+def ranks(change: Reals, deviation: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
+    """Share of subjects, each among them, whose change follows a subject's answers at least as well as the subject's
+    own: float64 [S], NaN where nothing can be told. Whoever is no more than anybody has any rank with the same chance.
+    """
+    right, other = crossed(change, deviation, rows)
+    known = np.isfinite(right) & np.isfinite(other.T) & ~np.eye(len(right), dtype=bool)
+    as_well = (known & (right - _TIE <= other.T)).sum(1)
+    return np.where(known.any(1), (1 + as_well) / (1 + known.sum(1)), np.nan)
 
 
 def _own_centred(values: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
@@ -104,15 +121,19 @@ def summed(errors: Mapping[str, Reals]) -> Reals:
     return np.asarray(np.sum(list(errors.values()), axis=0))
 
 
-def expected_answer(probabilities: Reals) -> Reals:
-    """[S, N, 5] probabilities of the answers 1..5 -> expected answer [S, N]."""
-    return np.asarray(probabilities @ np.arange(1.0, 6.0))
+def calibrated(change: Reals, deviation: Reals, usual: Reals, rows: npt.NDArray[np.bool_]) -> Reals:
+    """What the statements' likelihoods say that somebody answers, on the answers' own scale: float64 [S, N], 1 to 5.
 
-
-def likeliest_answer(probabilities: Reals) -> Reals:
-    """[S, N, 5] probabilities of the answers 1..5 -> the likeliest answer [S, N], NaN kept."""
-    filled = np.where(np.isfinite(probabilities), probabilities, -1.0)
-    return np.where(np.isfinite(probabilities).all(-1), filled.argmax(-1) + 1.0, np.nan)
+    The usual answer plus slope x ``change`` [S, N] around each subject's own mean. A subject's slope is that of all
+    *other* subjects' ``deviation`` from the usual on their change, a regression through the origin: whoever is read
+    has no part in how. Without any change around the mean it is 0, and so it is for a single subject.
+    """
+    rows = rows & np.isfinite(change) & np.isfinite(deviation)
+    own = _own_centred(change, rows)
+    shared, square = (own * np.where(rows, deviation, 0.0)).sum(1), (own**2).sum(1)
+    others, squares = shared.sum() - shared, square.sum() - square
+    slopes = np.where(squares > _TIE, others / np.maximum(squares, _TIE), 0.0)
+    return np.clip(usual + slopes[:, None] * own, 1, 5)
 
 
 def keyed_difference(

@@ -15,7 +15,6 @@ from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import (
     Backend,
     Setting,
-    read_options,
     read_perplexity,
     read_statements,
 )
@@ -24,9 +23,9 @@ from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Reals
 
-MEASURES = ("statements", "letters", "texts", "drift")
-"""What can be asked for: statement alignment and identification, absolute error of the answers by
-option letter and by option text, perplexity of neutral text."""
+MEASURES = ("statements", "drift")
+"""What can be asked for: how the likelihood of unseen statements follows the subject's answers, and perplexity of
+neutral text."""
 
 SPOKEN = ("answers", "damage", "fading")
 """What can be asked for besides, of what the model says: ``evaluation/speech/``."""
@@ -71,13 +70,11 @@ class Plan:
 class Readings:
     """What the model said under one condition; None where it was not asked.
 
-    ``statements`` float64 [S, N] nats per token; ``letters``, ``texts`` [S, N, 5] probabilities of
-    the answers 1..5; ``perplexity`` [S]. NaN where a subject has no held-out answer.
+    ``statements`` float64 [S, N] nats per token, NaN where a subject has no held-out answer; ``perplexity``
+    [S].
     """
 
     statements: Reals | None = None
-    letters: Reals | None = None
-    texts: Reals | None = None
     perplexity: Reals | None = None
 
 
@@ -123,12 +120,6 @@ def read(
         openings = OPENINGS[: plan.openings]
         with progress("statements", len(openings) * len(wanted)) as tick:
             readings["statements"] = read_statements(backend, wanted, items, asked, openings, tick)
-    for name in ("letters", "texts"):
-        if name in plan.measures:
-            with progress(f"option {name}", 2 * len(wanted)) as tick:
-                readings[name] = read_options(
-                    backend, wanted, items, asked, letters=name == "letters", tick=tick
-                )
     if "drift" in plan.measures:
         with progress("drift", len(wanted)) as tick:
             readings["perplexity"] = read_perplexity(backend, wanted, tick)

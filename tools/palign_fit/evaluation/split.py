@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,15 +138,18 @@ def usual_answers(sheets: Sequence[Sheet], inventory: Inventory) -> tuple[Reals,
     return np.where(others >= MIN_POPULATION - 1, means, usual), True
 
 
-def trait_means(sheet: Sheet, inventory: Inventory, rows: Mask) -> dict[str, float]:
-    """Keyed mean answer (1..5) per trait over ``rows``; a trait without answers is left out."""
+def trait_means(
+    sheet: Sheet, inventory: Inventory, rows: Mask, middle: Callable[[Reals], Any] = np.mean
+) -> dict[str, float]:
+    """Keyed mean answer (1..5) per trait over ``rows``, or another ``middle``; a trait without answers is left
+    out."""
     signs = np.array([item.sign for item in inventory.items])
     keyed = np.where(signs > 0, sheet.subject.agreement, 6 - sheet.subject.agreement)
     means = {}
     for trait, mask in trait_masks(inventory).items():
         values = keyed[mask & rows & np.isfinite(keyed)]
         if len(values):
-            means[trait] = float(values.mean())
+            means[trait] = float(middle(values))
     return means
 
 

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
-from palign_fit.evaluation.figures import MEASURE_TEXT
+from palign_fit.evaluation.figures import MEASURE_TEXT, PUBLISHED
 from palign_fit.evaluation.speech.tables import tables as speech_tables
 from vllm_palign.directions.traits import TRAITS
 
@@ -40,26 +40,25 @@ def tables(report: dict[str, Any], digits: int) -> Iterator[tuple[str, Rows]]:
             ]
             for name, figures in conditions.items()
         ]
-        shared = "error" if key.startswith("error") else key
         rows += [
-            [f"({name})", cell(figures["measures"][shared]), "", ""]
+            [f"({name})", cell(figures["measures"][key]), "", ""]
             for name, figures in baselines.items()
-            if shared in figures["measures"]
+            if key in figures["measures"]
         ]
         yield f"{_words(key)}: {MEASURE_TEXT[key]}", [_HEADER, *rows]
-    errors = [key for key in keys if key.startswith("error")]
-    rows = [
-        [name, _words(key.removeprefix("error_")), *_trait_cells(figures["measures"][key])]
-        for name, figures in conditions.items()
-        for key in errors
-    ]
-    rows += [
-        [f"({name})", "-", *_trait_cells(figures["measures"]["error"])]
-        for name, figures in baselines.items()
-        if errors
-    ]
-    if rows:
-        yield "absolute error by trait", [["condition", "by", *TRAITS, "summed"], *rows]
+    if "error" in keys:
+        parts = [*conditions.items(), *((f"({name})", own) for name, own in baselines.items())]
+        yield (
+            "absolute error by trait",
+            [
+                ["condition", *TRAITS, "summed"],
+                *([name, *_trait_cells(figures["measures"]["error"])] for name, figures in parts),
+                *(
+                    [f"(published: {name})", *["-"] * len(TRAITS), f"{error:.2f}"]
+                    for name, error in PUBLISHED.items()
+                ),
+            ],
+        )
     yield from speech_tables(report.get("speech") or {}, cell)
     if "rating" in keys:
         counts = ("asked", "rated", "asked_again", "unparsable", "failed")
@@ -104,7 +103,12 @@ def terminal(report: dict[str, Any]) -> RenderableType:
             table.add_row(*row)
         parts += [Text(), table]
     if report["baselines"]:
-        parts.append(Text("In brackets: what can be had without a model, from training answers."))
+        parts.append(
+            Text(
+                "In brackets: what can be had without a model, from training answers; and what the paper "
+                "reports of Llama-3-8B on PAPI's test set, which says something beside that set's figures only."
+            )
+        )
     parts += [Text(f"warning: {line}", style="bold yellow") for line in report["warnings"]]
     return Group(*parts)
 

@@ -114,48 +114,6 @@ def read_statements(
     return np.asarray(result.mean(0))
 
 
-def read_options(
-    backend: Backend,
-    settings: Sequence[Setting],
-    items: Sequence[Item],
-    rows: npt.NDArray[np.bool_],
-    *,
-    letters: bool,
-    tick: Tick,
-) -> Reals:
-    """Probabilities of the answers 1 to 5 among themselves: float64 [S, N, 5].
-
-    The mean over both orders of the options, so that a liking for a place cancels.
-    """
-    result = np.full((2, *rows.shape, len(texts.OPTIONS)), np.nan)
-    tasks, lengths = [], []
-    for upwards in (True, False):
-        answers = [
-            texts.answer(backend.tokenizer, text)
-            for text in texts.option_answers(letters=letters, upwards=upwards)
-        ]
-        lengths.append([len(tokens) for tokens in answers])
-        for setting, wanted in zip(settings, rows, strict=True):
-            asked = [
-                texts.chat(
-                    backend.tokenizer,
-                    texts.question(item, letters=letters, upwards=upwards),
-                    setting.system,
-                )
-                for item, used in zip(items, wanted, strict=True)
-                if used
-            ]
-            tasks.append(_shared(setting, [(*ids, *tokens) for ids in asked for tokens in answers]))
-    for place, scores in enumerate(backend.score(tasks, tick)):
-        order, subject = divmod(place, len(settings))
-        tails = zip(scores, lengths[order] * int(rows[subject].sum()), strict=True)
-        sums = np.array([tokens[-length:].sum() for tokens, length in tails])
-        logits = sums.reshape(-1, len(texts.OPTIONS))
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        result[order, subject, rows[subject]] = odds / odds.sum(1, keepdims=True)
-    return np.asarray(result.mean(0))
-
-
 def read_perplexity(backend: Backend, settings: Sequence[Setting], tick: Tick) -> Reals:
     """Perplexity of the neutral text: float64 [S].
 
@@ -169,12 +127,3 @@ def read_perplexity(backend: Backend, settings: Sequence[Setting], tick: Tick) -
         before = list(backend.tokenizer(lead)["input_ids"])
         tasks.append(Task(setting, (*before, text[0]), (text[1:],)))
     return np.array([np.exp(-scores[0].mean()) for scores in backend.score(tasks, tick)])
-
-
-def _shared(setting: Setting, lines: Sequence[tuple[int, ...]]) -> Task:
-    """A task whose prefix is what all ``lines`` begin with; each keeps at least one token."""
-    shortest = min(map(len, lines))
-    first, last = min(lines), max(lines)
-    same = next((place for place in range(shortest) if first[place] != last[place]), shortest - 1)
-    same = min(same, shortest - 1)
-    return Task(setting, lines[0][:same], tuple(line[same:] for line in lines))

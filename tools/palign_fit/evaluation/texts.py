@@ -1,4 +1,4 @@
-"""What prompts, options and open questions say in an evaluation; all wording is our own."""
+"""What prompts and open questions say in an evaluation; all wording is our own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,6 @@ OPTIONS = (
 )
 """The answers 1 to 5 in words."""
 
-LETTERS = "ABCDE"
-
-_QUESTION = (
-    "How accurately does the statement describe you? Choose one of these options.\n{options}\n"
-    "Statement: I {item}."
-)
 _FEW_SHOT = (
     "You are a person who rated how accurately statements describe you. These are your ratings:\n"
     "{ratings}\nAlways speak and answer as this person."
@@ -66,24 +60,6 @@ def describe(scores: Mapping[str, float]) -> list[str]:
         else:
             phrases.append(f"{'very' if abs(above) >= _STRONG else 'rather'} {listed}")
     return phrases
-
-
-def question(item: Item, *, letters: bool, upwards: bool) -> str:
-    """The user turn that asks for one option, as letters or as words.
-
-    ``upwards`` lists from "very inaccurate" on. Everything before the item is the same for all
-    items, so that it is computed once.
-    """
-    listed = OPTIONS if upwards else OPTIONS[::-1]
-    lines = [f"({a}) {text}" if letters else text for a, text in zip(LETTERS, listed, strict=True)]
-    return _QUESTION.format(options="\n".join(lines), item=item.text)
-
-
-def option_answers(*, letters: bool, upwards: bool) -> list[str]:
-    """The assistant's words for the answers 1 to 5, in that order."""
-    if not letters:
-        return list(OPTIONS)
-    return [f"({letter}" for letter in (LETTERS if upwards else LETTERS[::-1])]
 
 
 def chat(tokenizer: Any, user: str, system: str | None) -> list[int]:

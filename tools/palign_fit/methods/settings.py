@@ -17,6 +17,7 @@ from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Mask
 from vllm_palign.directions.record import tool
 from vllm_palign.directions.scores import check_agreement
+from vllm_palign.directions.traits import TYPICAL
 from vllm_palign.errors import PersonaInvalid
 
 METHODS = {
@@ -94,6 +95,7 @@ def shared_digest(
             "prompt": prompts.chat_prefix(model.tokenizer, prompts.OPENINGS[0]),
             "inventory": [inventory.name, inventory.digest],
             "used": np.flatnonzero(used).tolist(),
+            "usual": TYPICAL,
             "method": settings.method,
             "heads": settings.heads,
             "seed": settings.seed,

@@ -29,6 +29,7 @@ class Fitted:
     digest: str
     alpha: float
     alignment: float
+    rank: float
     effect: float
     perplexity: float
     perplexity_plain: float
@@ -38,7 +39,9 @@ class Fitted:
 
     @classmethod
     def of(cls, persona: Persona, subject: str, path: str, *, kept: bool) -> Fitted:
-        measured = ("alignment", "effect", "perplexity", "perplexity_plain", "weak", "warnings")
+        measured = (
+            "alignment", "rank", "effect", "perplexity", "perplexity_plain", "weak", "warnings"
+        )  # fmt: skip
         return cls(
             id=subject,
             path=path,

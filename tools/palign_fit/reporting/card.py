@@ -76,6 +76,9 @@ def _facts(persona: Persona) -> Table:
         + (" - WEAK" if fit.get("weak") is True else "")
         if "alignment" in fit
         else "",
+        "rank": f"{_number(fit.get('rank'))} of people: their personas follow the answers as well"
+        if "rank" in fit
+        else "",
         **_slider_facts(fit),
         **_pair_facts(fit),
         "perplexity": f"{_number(fit.get('perplexity'))} of neutral text "

@@ -14,9 +14,6 @@ from palign_fit.inputs.files import read_text, strict_json
 from palign_fit.reporting.record import text
 from vllm_palign.directions.traits import TRAITS
 
-SOURCES = ("from_statements", "from_texts", "from_letters")
-"""How a condition's trait scores were read, what a radar shows first; docs/evaluation.md."""
-
 Trait = Literal["O", "C", "E", "A", "N"]
 Number = Annotated[FiniteFloat, Field(ge=-1e9, le=1e9)]
 Name = Annotated[str, Field(max_length=200)]
@@ -95,29 +92,20 @@ class Evaluation(_Part):
 
     @model_validator(mode="after")
     def _in_step(self) -> Evaluation:
-        """Every list has one value a subject; all speak of the same errors, in all five traits."""
+        """Every list has one value a subject; all have the error or none, in all five traits."""
         parts: dict[str, Baseline] = {**self.baselines, **self.conditions}
-        errors = {
-            key
-            for part in self.conditions.values()
-            for key in part.measures
-            if key.startswith("error")
-        }
+        errors = any("error" in part.measures for part in self.conditions.values())
         for name, part in parts.items():
             lists = {key: measure.per_subject for key, measure in part.measures.items()}
-            wanted = errors
             if isinstance(part, Condition):
                 for trait, sources in part.traits.items():
                     lists |= {f"traits.{trait}.{key}": values for key, values in sources.items()}
-            elif errors:
-                wanted = {"error"}
             for key, values in lists.items():
                 if len(values) != len(self.subjects):
                     raise ValueError(f"{name}.{key} has {len(values)} values, wanted one a subject")
-            for key in sorted(wanted):
-                measure = part.measures.get(key)
-                if measure is None or set(measure.traits or ()) != set(TRAITS):
-                    raise ValueError(f"{name}.{key} is missing, or lacks a trait")
+            error = part.measures.get("error")
+            if errors and (error is None or set(error.traits or ()) != set(TRAITS)):
+                raise ValueError(f"{name}.error is missing, or lacks a trait")
         return self
 
     def places(self) -> dict[str, int]:

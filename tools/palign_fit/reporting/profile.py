@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from palign_fit.evaluation.conditions import PALIGN, PLAIN
 from palign_fit.evaluation.figures import MEASURE_TEXT
 from palign_fit.reporting.charts import Radar
-from palign_fit.reporting.evaluated import SOURCES, Evaluation
+from palign_fit.reporting.evaluated import Evaluation
 from palign_fit.reporting.sources import Entry
 from vllm_palign.directions.traits import TRAITS, trait_name
 
-_OWN = [key for key in MEASURE_TEXT if key not in ("positive", "identification", "rating")]
+_OWN = [
+    key for key in MEASURE_TEXT if key not in ("positive", "followed", "identification", "rating")
+]
 """Measures that a single person has."""
 
 
@@ -34,7 +36,6 @@ class Profile:
     held_out_items: int
     seen_in_fitting: bool
     other_file: bool
-    source: str
     traits: tuple[TraitRow, ...]
     radar: Radar | None
     measures: tuple[str, ...]
@@ -45,25 +46,18 @@ class Profile:
     def of(cls, evaluation: Evaluation, place: int, entry: Entry) -> Profile:
         """``place`` of the persona among the evaluation's subjects."""
         subject = evaluation.subjects[place]
-        source = next((one for one in SOURCES if _has(evaluation, one)), SOURCES[0])
-        rows = tuple(_traits(evaluation, place, source))
+        rows = tuple(_traits(evaluation, place))
         measures = tuple(key for key in _OWN if _measured(evaluation, key))
         return cls(
             held_out_items=subject.held_out_items,
             seen_in_fitting=subject.seen_in_fitting,
             other_file=subject.persona is not None and subject.persona.digest != entry.digest,
-            source=source,
             traits=rows,
             radar=_radar(rows),
             measures=measures,
             figures=tuple(_figures(evaluation, place, measures)),
             alignment=_value(evaluation, PALIGN, "alignment", place),
         )
-
-
-def _has(evaluation: Evaluation, source: str) -> bool:
-    steered = evaluation.conditions.get(PALIGN)
-    return steered is not None and any(source in sources for sources in steered.traits.values())
 
 
 def _measured(evaluation: Evaluation, key: str) -> bool:
@@ -75,23 +69,25 @@ def _measured(evaluation: Evaluation, key: str) -> bool:
     )
 
 
-def _traits(evaluation: Evaluation, place: int, source: str) -> Iterator[TraitRow]:
+def _traits(evaluation: Evaluation, place: int) -> Iterator[TraitRow]:
     subject = evaluation.subjects[place]
     for trait in TRAITS:
         own = subject.traits.get(trait)  # type: ignore[call-overload]
-        plain, steered = (
-            evaluation.conditions[condition].traits.get(trait, {}).get(source, [None] * (place + 1))  # type: ignore[call-overload]
-            if condition in evaluation.conditions
-            else [None] * (place + 1)
-            for condition in (PLAIN, PALIGN)
-        )
         yield TraitRow(
             trait=trait_name(trait),
             target=own.target if own else None,
             usual=own.usual if own else None,
-            plain=plain[place],
-            steered=steered[place],
+            plain=_told(evaluation, PLAIN, trait, place),
+            steered=_told(evaluation, PALIGN, trait, place),
         )
+
+
+def _told(evaluation: Evaluation, condition: str, trait: str, place: int) -> float | None:
+    """The score that statements tell, 1 to 5."""
+    if condition not in evaluation.conditions:
+        return None
+    scores = evaluation.conditions[condition].traits.get(trait, {})  # type: ignore[call-overload]
+    return scores["from_statements"][place] if "from_statements" in scores else None
 
 
 def _radar(rows: tuple[TraitRow, ...]) -> Radar | None:
@@ -114,7 +110,7 @@ def _figures(
     for name, baseline in evaluation.baselines.items():
         values = []
         for key in measures:
-            shared = baseline.measures.get("error" if key.startswith("error") else key)
+            shared = baseline.measures.get(key)
             values.append(shared.per_subject[place] if shared else None)
         if any(value is not None for value in values):
             yield f"({name})", tuple(values)

@@ -32,6 +32,7 @@ class FitRecord:
     """
 
     alignment: float | None
+    rank: float | None
     effect: float | None
     perplexity: float | None
     perplexity_plain: float | None
@@ -54,6 +55,7 @@ class FitRecord:
         trials = [one for one in items(fit.get("alphas"), MAX_TRIALS) if isinstance(one, Mapping)]
         return cls(
             alignment=number(fit.get("alignment")),
+            rank=number(fit.get("rank")),
             effect=number(fit.get("effect")),
             perplexity=positive(fit.get("perplexity")),
             perplexity_plain=positive(fit.get("perplexity_plain")),

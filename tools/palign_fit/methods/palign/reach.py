@@ -27,8 +27,7 @@ from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions.basis import Basis
 from vllm_palign.directions.budget import Budget
 from vllm_palign.directions.directions import FOLDS
-from vllm_palign.directions.numbers import Reals, correlation
-from vllm_palign.directions.record import is_weak
+from vllm_palign.directions.numbers import Reals, chance, correlation
 from vllm_palign.directions.traits import TRAITS
 
 REACHES = (1.0, 0.5, 0.25)
@@ -74,7 +73,7 @@ def longest(carried: Reals, items: int) -> float:
     correlations [5, R]. The whole alpha where even the best could be chance."""
     known = carried[np.isfinite(carried).all(1)]
     means = known.mean(0) if len(known) else np.zeros(len(REACHES))
-    if is_weak(float(means.max()), items):
+    if means.max() < chance(items):
         return REACHES[0]
     return next(
         reach for reach, value in zip(REACHES, means, strict=True) if value >= ENOUGH * means.max()

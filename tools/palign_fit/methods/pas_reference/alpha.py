@@ -49,11 +49,13 @@ def search_alpha(
         change = np.zeros(len(answered))
         for fold, fitted in enumerate(blind):
             change[folds == fold] = baseline.change(fitted, alpha, folds == fold)
+        alignment = correlation(change[answered], wanted)
         trials.append(
             Trial(
                 alpha=alpha,
                 effect=effect(change[answered], wanted),
-                alignment=correlation(change[answered], wanted),
+                alignment=alignment,
+                rank=inventory.people.rank(change, answered, alignment),
                 perplexity=steered_perplexity(baseline.model, heads, alpha),
             )
         )
