@@ -34,6 +34,8 @@ def open_directions(source: str, shape: ModelShape, model: str) -> Directions:
             directions.base_model[:80],
             model,
         )
+    # Made now: the first person enrolled need not wait for them.
+    _ = directions.strangers
     _logger.info(
         "palign: answers become personas by the directions %.12s of %s", directions.digest, source
     )

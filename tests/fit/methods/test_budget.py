@@ -16,7 +16,15 @@ from palign_fit.methods.settings import Settings
 
 from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.basis import SteeredHeads
-from vllm_palign.directions.budget import MAX_ALPHA, MAX_RATIO, MIN_ALPHA, TARGET_RATIO
+from vllm_palign.directions.budget import (
+    MAX_ALPHA,
+    MAX_RATIO,
+    MAX_STRENGTH,
+    MIN_ALPHA,
+    STRONG_RATIO,
+    TARGET_RATIO,
+    strongest,
+)
 from vllm_palign.directions.inventory import Inventory
 
 PLAIN = 20.0
@@ -105,3 +113,35 @@ def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
         persona = fitter.fit(ann)
         assert persona.alpha == MAX_ALPHA
         assert any("alpha stops at 20" in text for text in persona.fit["warnings"]) is said
+
+
+@given(scale=some.floats(1e-6, 10.0), power=some.floats(0.3, 6))
+def test_the_strongest_request_stays_within_its_bound_and_strength_one_is_always_let_in(
+    scale: float, power: float
+) -> None:
+    passes = 0
+
+    def cost(alpha: float) -> float:
+        nonlocal passes
+        passes += 1
+        return min(scale * alpha**power, 600.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        costs(patch, cost)
+        found = module.steered_perplexity(None, HEADS, 2.0)  # type: ignore[arg-type]
+        strength = TextBudget(PLAIN, 1.0, None).strongest(HEADS, 2.0, found)  # type: ignore[arg-type]
+        reached = module.steered_perplexity(None, HEADS, 2.0 * strength) / PLAIN  # type: ignore[arg-type]
+    assert 1 <= strength <= MAX_STRENGTH and strength == round(strength, 2)
+    assert reached <= STRONG_RATIO or strength == 1
+    assert passes < 30
+
+
+def test_text_that_costs_by_the_square_says_its_strength_at_once() -> None:
+    assert strongest(math.exp(0.03)) == math.floor(100 * math.sqrt(math.log(1.3) / 0.03)) / 100
+    assert strongest(0.99) == strongest(1.0) == MAX_STRENGTH
+    assert strongest(2.0) == strongest(math.inf) == 1
+
+
+def test_text_that_breaks_lets_strength_one_in_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "steered_perplexity", lambda *_: math.nan)
+    assert TextBudget(PLAIN, 1.0, None).strongest(HEADS, 2.0, PLAIN) == 1  # type: ignore[arg-type]

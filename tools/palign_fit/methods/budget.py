@@ -102,12 +102,13 @@ class TextBudget(Budget):
         """The largest strength that neutral text bears within STRONG_RATIO, where it has the perplexity ``found`` at
         strength 1: expected, and then lowered until a real pass says so."""
         strength = strongest(found / self.plain)
-        while (
-            strength > 1
-            and not steered_perplexity(self.model, heads, strength * alpha)
-            <= STRONG_RATIO * self.plain
-        ):
-            strength = two_decimals(0.9 * strength)
+        while strength > 1:
+            ratio = steered_perplexity(self.model, heads, strength * alpha) / self.plain
+            if ratio <= STRONG_RATIO:
+                break
+            # NaN, and what grows faster than the square, halve it.
+            step = math.sqrt(math.log(STRONG_RATIO) / math.log(ratio)) if ratio > 1 else 0.5
+            strength = two_decimals(strength * min(max(step, 0.5), 0.95))
         return strength
 
     def _beyond(self, perplexity: float) -> bool:
