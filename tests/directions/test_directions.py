@@ -151,7 +151,7 @@ def test_trait_values_by_name_or_letter(made: Directions) -> None:
 
 def test_alpha_grows_with_the_values_up_to_what_text_bears(made: Directions) -> None:
     one = made.from_traits("a", {"E": FULL / 4}).alpha
-    assert made.from_traits("a", {"E": FULL / 2}).alpha == pytest.approx(2 * one, rel=0.01)
+    assert made.from_traits("a", {"E": -FULL / 2}).alpha == pytest.approx(2 * one, rel=0.01)
     much = made.from_traits("a", dict.fromkeys(TRAITS, 3.0))
     assert much.fit["perplexity"] <= 1.151 * much.fit["perplexity_plain"]
     assert any("the values ask for alpha" in text for text in much.fit["warnings"])

@@ -30,7 +30,8 @@ from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.basis import Basis
 from vllm_palign.directions.budget import MAX_RATIO
 from vllm_palign.directions.inventory import Inventory, Item
-from vllm_palign.directions.numbers import effect
+from vllm_palign.directions.norm import RARE
+from vllm_palign.directions.numbers import correlation, effect
 from vllm_palign.directions.scores import deviations
 from vllm_palign.directions.traits import TRAITS
 from vllm_palign.persona import Persona
@@ -318,7 +319,8 @@ def test_making_everything_likelier_is_no_effect() -> None:
 def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alice and bob of examples/: both hold out, their statements move apart, and language holds."""
+    """Alice and bob of examples/: both hold out, each persona is its own person's rather than the other's, their
+    statements move apart, and language holds. No promise is made that neither is weak."""
     from palign_fit.inputs.answers import read_answers
     from palign_fit.inputs.inventory import built_in
     from palign_fit.methods.baseline import steered_perplexity
@@ -351,10 +353,17 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     )
     tokens = [continuation(model.tokenizer, line) for line in outgoing + withdrawn]
     plain = statement_loglik(model, prefix, tokens)
-    lean = {}
+    lean, changes = {}, []
     for person in people:
         one = one_fit(fitter, person)
-        assert one.fit["weak"] is False and one.fit["alignment"] > 0.2
+        assert one.fit["alignment"] > 0.2
+        assert one.fit["weak"] is (one.fit["rank"] > RARE) and one.fit["rank"] < 0.5
+        # Every item under directions that do not know it.
+        change = np.full(len(person.agreement), np.nan)
+        for rows, blind in fitter.directions.held_out(person.agreement):
+            own = blind.weights(person.agreement)
+            change[rows] = blind.change(own, blind.size(own))[rows]
+        changes.append(change)
         assert one.fit["perplexity"] <= MAX_RATIO * one.fit["perplexity_plain"]
         with steered(model, one):
             change = statement_loglik(model, prefix, tokens) - plain
@@ -368,3 +377,12 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
         )
         assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)
     assert lean["alice"] > 0.1 and lean["bob"] < -0.1, lean
+    both = np.isfinite(changes).all(0)
+    answers_of = [deviations(person.agreement, built_in())[both] for person in people]
+    right, swapped = (
+        sum(
+            correlation(change[both], wanted) for change, wanted in zip(changes, order, strict=True)
+        )
+        for order in (answers_of, answers_of[::-1])
+    )
+    assert right > swapped + 0.2, (right, swapped)
