@@ -161,7 +161,9 @@ def test_bad_usage_ends_with_exit_2_before_anybody_is_asked(
 def test_at_a_terminal_every_answer_is_kept_at_once_and_a_slip_is_only_told(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     code = (
-        "import sys\n"
+        "import signal, sys\n"
+        # A suite that a script started in the background would hand on that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "for name in ('torch', 'transformers', 'vllm'): sys.modules[name] = None\n"
         f"sys.argv = ['palign-fit', 'ask', '--form', '10', '--out', {str(out)!r}]\n"
         "from palign_fit.cli import main\n"

@@ -1,4 +1,4 @@
-"""Steering from some token on and row by row, against passes that are steered whole."""
+"""Steering a batch row by row, against passes that are steered whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.errors import FitError, InputError
-from palign_fit.model.steer import steered, steered_by, steered_rows
+from palign_fit.model.rows import Rows
+from palign_fit.model.steer import stacked, steered, steered_by
 
 from tests.fit.model.test_model import persona
 
@@ -51,96 +52,50 @@ def generated(tiny: Any, prompts: list[list[int]], **options: Any) -> list[list[
     return [[int(token) for token in row] for row in out[:, longest:].tolist()]
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_from_the_last_prompt_token_on_is_a_plain_prompt_and_a_steered_answer(
-    tiny: Any, use_cache: bool
-) -> None:
-    one, last = persona(), max(map(len, PROMPTS)) - 1
-    plain = generated(tiny, PROMPTS)
-    with steered(tiny, one, 1.0, first=last):
-        got = generated(tiny, PROMPTS, use_cache=use_cache)
-    assert got == [two_steps(tiny, prompt, one, 1.0) for prompt in PROMPTS]
-    assert got != plain
-    with steered(tiny, one, 1.0):
-        assert generated(tiny, PROMPTS) != got, "the prompt counts, where it is steered"
-
-
 def test_rows_of_one_batch_have_their_own_person_and_strength(tiny: Any) -> None:
     ann, ben = persona(0), persona(1)
-    rows = [(ann, 1.0), (None, 1.0), (ben, -0.5), (ann, 0.0), (ann, 2.0)]
-    last = len(PROMPTS[0]) - 1
-    with steered_rows(tiny, rows, first=last):
-        got = generated(tiny, [PROMPTS[0]] * len(rows))
-    plain = generated(tiny, PROMPTS[:1])[0]
+    doses = [(ann, 1.0), (None, 1.0), (ben, -0.5), (ann, 0.0), (ann, 2.0)]
+    rows = Rows.of(tiny, [PROMPTS[0][:-1]] * len(doses))
+    rows.steer(doses)
+    got, following = [[] for _ in doses], [PROMPTS[0][-1:]] * len(doses)
+    for _ in range(STEPS):
+        following = [[int(token)] for token in rows.put(following)[:, -1].argmax(-1)]
+        for said, token in zip(got, following, strict=True):
+            said += token
+    plain = two_steps(tiny, PROMPTS[0], ann, 0.0)
     assert got[1] == plain and got[3] == plain
     for row in (0, 2, 4):
-        one, strength = rows[row]
+        one, strength = doses[row]
         assert got[row] == two_steps(tiny, PROMPTS[0], one, strength)
     assert len(set(map(tuple, got))) == 4
 
 
-def test_strength_zero_is_plain_to_the_last_bit(tiny: Any) -> None:
+def test_strength_zero_and_nobody_are_plain_to_the_last_bit(tiny: Any) -> None:
     plain, _ = logits(tiny, PROMPTS[0])
-    for first in (0, 3):
-        with steered_rows(tiny, [(persona(), 0.0)], first=first):
-            assert (logits(tiny, PROMPTS[0])[0] == plain).all()
-    with steered_rows(tiny, [(None, 1.0)]):
+    with steered(tiny, persona(), 0.0):
         assert (logits(tiny, PROMPTS[0])[0] == plain).all()
-
-
-def test_tokens_before_the_first_are_plain_to_the_last_bit_in_every_row(tiny: Any) -> None:
-    import torch
-
-    tokens = torch.tensor([PROMPTS[0]] * 3)
-    with torch.no_grad():
-        plain = tiny.model(tokens).logits
-        with steered_rows(tiny, [(persona(), 1.0)] * 3, first=[2, 5, 7]):
-            got = tiny.model(tokens).logits
-    for row, first in enumerate((2, 5, 7)):
-        assert (got[row, :first] == plain[row, :first]).all()
-        assert (got[row, first:] != plain[row, first:]).any(-1).all()
-
-
-def test_columns_count_on_in_a_cache_and_anew_without_one(tiny: Any) -> None:
-    one, prompt = persona(), PROMPTS[0]
-    with steered(tiny, one, first=4):
-        whole, _ = logits(tiny, prompt)
-        start, cache = logits(tiny, prompt[:2])
-        rest, _ = logits(tiny, prompt[2:], cache)
-        again, _ = logits(tiny, prompt)
-    assert np.allclose(np.concatenate([start, rest]), whole, atol=1e-5)
-    assert (again == whole).all()
-    with steered(tiny, one):
-        assert not np.allclose(logits(tiny, prompt)[0], whole, atol=1e-3)
-
-
-def test_the_body_of_the_model_alone_is_steered_alike(tiny: Any) -> None:
-    import torch
-
-    tokens = torch.tensor(PROMPTS[:1])
-    with torch.no_grad(), steered(tiny, persona(), first=4):
-        whole = tiny.model(tokens, output_hidden_states=True).hidden_states[-1]
-        assert (tiny.model.base_model(tokens).last_hidden_state == whole).all()
+    for dose in ((persona(), 0.0), (None, 1.0)):
+        with steered_by(tiny, *stacked(tiny, [dose])):
+            assert (logits(tiny, PROMPTS[0])[0] == plain).all()
 
 
 def test_hooks_of_rows_are_gone_after_an_error_inside_the_block(tiny: Any) -> None:
-    with pytest.raises(RuntimeError), steered_rows(tiny, [(persona(), 1.0)], first=2):
+    with pytest.raises(RuntimeError), steered_by(tiny, *stacked(tiny, [(persona(), 1.0)])):
         raise RuntimeError
-    modules = (*tiny.projections, tiny.model.base_model)
-    assert not any(module._forward_pre_hooks for module in modules)
+    assert not any(module._forward_pre_hooks for module in tiny.projections)
 
 
 def test_a_batch_of_another_size_and_a_persona_of_another_geometry_are_refused(tiny: Any) -> None:
+    import torch
+
+    two = stacked(tiny, [(persona(), 1.0)] * 2)
     with (
-        steered_rows(tiny, [(persona(), 1.0)] * 2, first=1),
+        steered_by(tiny, *two),
         pytest.raises(FitError, match=re.escape("wanted [2 rows, tokens, width]")),
     ):
-        generated(tiny, [PROMPTS[0]] * 3)
-    with (
-        pytest.raises(InputError, match="fit it on this model"),
-        steered_rows(tiny, [(None, 1.0), (persona(head_dim=8), 1.0)]),
-    ):
-        pass
+        tiny.model(torch.tensor([PROMPTS[0]] * 3))
+    with pytest.raises(InputError, match="fit it on this model"):
+        stacked(tiny, [(None, 1.0), (persona(head_dim=8), 1.0)])
 
 
 def test_added_may_be_one_for_all_rows_or_one_of_each(tiny: Any) -> None:
@@ -150,8 +105,8 @@ def test_added_may_be_one_for_all_rows_or_one_of_each(tiny: Any) -> None:
     tokens = torch.tensor([PROMPTS[0]] * 2)
     scaled = one.alpha * one.offsets
     with torch.no_grad():
-        with steered_by(tiny, one.layers, one.heads, scaled, first=3):
+        with steered_by(tiny, one.layers, one.heads, scaled):
             alike = tiny.model(tokens).logits
-        with steered_by(tiny, one.layers, one.heads, np.stack([scaled, scaled]), first=3):
+        with steered_by(tiny, one.layers, one.heads, np.stack([scaled, scaled])):
             each = tiny.model(tokens).logits
     assert torch.equal(alike, each)

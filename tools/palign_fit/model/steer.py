@@ -1,11 +1,10 @@
 """Apply offsets to a Hugging Face model: what the server does to a steered request.
 
-Letters for shapes: B rows of a batch, T columns of it (tokens, padding too), K steered heads, H heads, D head_dim.
+Letters for shapes: B rows of a batch, T tokens, K steered heads, H heads, D head_dim.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,36 +17,16 @@ if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
     from vllm_palign.persona import FloatArray, IntArray, Persona
 
-First = int | Sequence[int]
-"""The first column of a batch that is steered, the same in every row or one of each; columns are counted over
-everything that the model's cache holds. In prompts padded on the left scope ``answers`` is the last prompt column,
-``T - 1``, and scope ``all`` is 0."""
-
-
 @contextmanager
-def steered(
-    model: OpenedModel, persona: Persona, strength: float = 1.0, *, first: First = 0
-) -> Iterator[None]:
-    """Inside the block every token of every forward pass, from column ``first`` on, is steered by ``persona``.
+def steered(model: OpenedModel, persona: Persona, strength: float = 1.0) -> Iterator[None]:
+    """Inside the block every token of every forward pass is steered by ``persona``.
 
     Same as ``o_proj.bias += W_o d`` (PAlign/pas.py ``set_activate``) with d = strength x alpha x
     offsets. Raises InputError if the persona was made for another geometry.
     """
     check_shape(model, persona)
     scaled = np.float32(strength * persona.alpha) * persona.offsets
-    with steered_by(model, persona.layers, persona.heads, scaled, first=first):
-        yield
-
-
-@contextmanager
-def steered_rows(
-    model: OpenedModel, rows: Sequence[tuple[Persona | None, float]], *, first: First = 0
-) -> Iterator[None]:
-    """As ``steered``, each row of a batch of ``len(rows)`` by its own persona and strength; None is nobody.
-
-    Raises InputError if a persona was made for another geometry.
-    """
-    with steered_by(model, *stacked(model, rows), first=first):
+    with steered_by(model, persona.layers, persona.heads, scaled):
         yield
 
 
@@ -87,58 +66,31 @@ def check_shape(model: OpenedModel, persona: Persona) -> None:
 
 @contextmanager
 def steered_by(
-    model: OpenedModel, layers: IntArray, heads: IntArray, added: FloatArray, *, first: First = 0
+    model: OpenedModel, layers: IntArray, heads: IntArray, added: FloatArray
 ) -> Iterator[None]:
     """As ``steered``, with ``added`` in activation units put in unscaled: float32 [K, D] for all rows of a
     batch alike, or [B, K, D] for each row its own.
 
-    Raises FitError where the model does not hand its projections [B, T, H * D], which ``first`` and rows need.
+    Raises FitError where rows of their own meet a batch of another size, or a model that does not hand its
+    projections [B, T, H * D].
     """
     import torch
 
     alike = added.ndim == 2
     by_row = torch.from_numpy(np.array(added[None] if alike else added, dtype=np.float32))
     handles = []
-    seen: _Columns | None = None
     try:
-        if not isinstance(first, int) or first > 0:
-            seen = _Columns(first)
-            # Inside the language model's head: whoever calls only the body comes by here, too.
-            body = model.model.base_model
-            handles.append(body.register_forward_pre_hook(seen.look, with_kwargs=True))
         for layer in sorted({int(layer) for layer in layers}):
             rows = torch.zeros(len(by_row), model.num_heads, model.head_dim)
             for k in np.flatnonzero(layers == layer):
                 rows[:, int(heads[k])] = by_row[:, k]
             wide = rows.flatten(1)
-            add = _adder(wide[0]) if alike and seen is None else _row_adder(wide, seen)
+            add = _adder(wide[0]) if alike else _row_adder(wide)
             handles.append(model.projections[layer].register_forward_pre_hook(add))
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _Columns:
-    """Which columns of the pass that runs are steered."""
-
-    def __init__(self, first: First) -> None:
-        self._first = first
-        self._held = 0
-
-    def look(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A forward pre-hook of the model's body: how many columns does the cache hold already?"""
-        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        cache = given.get("past_key_values")
-        self._held = 0 if cache is None else int(cache.get_seq_length())
-
-    def mask(self, taken: Any) -> Any:
-        """[B or 1, T, 1] for a projection's input [B, T, H * D]: 1 where it is steered, else 0."""
-        import torch
-
-        column = self._held + torch.arange(taken.shape[1], device=taken.device)
-        first = torch.tensor(self._first, device=taken.device).reshape(-1, 1)
-        return (column >= first)[..., None].to(taken)
 
 
 def _adder(row: Any) -> Any:
@@ -150,17 +102,16 @@ def _adder(row: Any) -> Any:
     return add
 
 
-def _row_adder(rows: Any, columns: _Columns | None) -> Any:
-    """The same with ``rows`` float32 [B or 1, H * D], one a row of the batch, in ``columns`` (None: all)."""
+def _row_adder(rows: Any) -> Any:
+    """The same with ``rows`` float32 [B, H * D], one a row of the batch."""
 
     def add(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         taken = args[0]
-        if taken.dim() != 3 or len(rows) not in (1, len(taken)):
+        if taken.dim() != 3 or len(rows) != len(taken):
             raise FitError(
                 f"an output projection takes {list(taken.shape)}, wanted [{len(rows)} rows, tokens, width]; "
-                "this model cannot be steered row by row or from some token on"
+                "this model cannot be steered row by row"
             )
-        wide = rows.to(taken)[:, None, :]
-        return (taken + (wide if columns is None else wide * columns.mask(taken)), *args[1:])
+        return (taken + rows.to(taken)[:, None, :], *args[1:])
 
     return add
