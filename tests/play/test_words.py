@@ -58,4 +58,6 @@ def test_what_a_new_persona_lets_one_expect() -> None:
     said = list(expectation({"fit": fit}))
     assert said[0].startswith("Expected alignment 0.21") and "weak" in said[1]
     assert said[2:] == ["Answers may lose fluency."]
+    sliders = list(expectation({"fit": {**fit, "sliders": {"E": 1.0}}}))
+    assert "stranger" in said[1] and "chance" in sliders[1]
     assert list(expectation({"fit": {}})) == []

@@ -104,7 +104,9 @@ def expectation(persona: Mapping[str, Any]) -> Iterator[str]:
             f"Expected alignment {number(expected)}: how closely what the model leans to should follow the person, "
             "on statements that were not asked (0 is chance, 1 would be perfect)."
         )
-    if fit.get("weak"):
+    if fit.get("weak") and "sliders" in fit:
+        yield "That is weak: chance alone may follow the values as well. A larger model may follow better."
+    elif fit.get("weak"):
         yield "That is weak: many a stranger's persona would follow as well. More answers make a clearer persona."
     # "weak: ..." says the same once more.
     for warning in fit.get("warnings") or ():
