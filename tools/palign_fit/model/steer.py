@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
     from vllm_palign.persona import FloatArray, IntArray, Persona
 
+
 @contextmanager
 def steered(model: OpenedModel, persona: Persona, strength: float = 1.0) -> Iterator[None]:
     """Inside the block every token of every forward pass is steered by ``persona``.
