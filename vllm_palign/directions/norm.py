@@ -59,7 +59,7 @@ def answered(of_trait: Mask, signs: Reals, facets: Sequence[tuple[str, str]]) ->
     there is of its trait has no part of its own.
     """
     rng = np.random.default_rng(SEED)
-    traits = _traits(rng) @ of_trait
+    traits = trait_scores(rng, PEOPLE) @ of_trait
     names = [*dict.fromkeys(facets)]
     several = {trait for trait, _ in names if sum(other == trait for other, _ in names) > 1}
     parts = rng.standard_normal((PEOPLE, len(names)))[:, [names.index(facet) for facet in facets]]
@@ -69,7 +69,7 @@ def answered(of_trait: Mask, signs: Reals, facets: Sequence[tuple[str, str]]) ->
     return NormSample(found.astype(np.float32))
 
 
-def _traits(rng: np.random.Generator) -> Reals:
-    """Trait scores of P people, in scale points: float64 [P, 5]."""
+def trait_scores(rng: np.random.Generator, people: int) -> Reals:
+    """Trait scores of so many people, in scale points from the usual: float64 [P, 5]."""
     root = np.linalg.cholesky(TRAIT_SPREAD**2 * CORRELATIONS)
-    return np.asarray(rng.standard_normal((PEOPLE, len(root))) @ root.T)
+    return np.asarray(rng.standard_normal((people, len(root))) @ root.T)

@@ -9,8 +9,9 @@ import numpy as np
 
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.speech.sampled import Sampled, average, correlation, mean, pairs
+from vllm_palign.directions.norm import trait_scores
 from vllm_palign.directions.numbers import Reals
-from vllm_palign.directions.traits import CORRELATIONS, TRAIT_SPREAD, TRAITS, TYPICAL
+from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS, TYPICAL
 
 OTHERS = 999
 """Simulated people among whom the right one is looked for."""
@@ -109,8 +110,7 @@ def ranks(profile: Reals, scores: Reals) -> Reals:
 
 def norm_sample() -> Reals:
     """Trait scores of simulated people, in standard deviations: float64 [P, 5], the same every time."""
-    drawn = np.random.default_rng(0).standard_normal((OTHERS, len(TRAITS)))
-    return np.asarray(drawn @ np.linalg.cholesky(CORRELATIONS).T)
+    return trait_scores(np.random.default_rng(0), OTHERS) / TRAIT_SPREAD
 
 
 def dose_response(doses: Sequence[float], by_dose: Sequence[Reals], scores: Reals) -> Reals:
