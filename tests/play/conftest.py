@@ -137,7 +137,7 @@ def world(
     running = start_server(
         demo_model, folder / "server.log", "--plugin", "palign", "--palign-tenants", str(tenants),
         "--palign-directions", str(directions), "--enforce-eager", "--max-model-len", "1024",
-        "--max-num-seqs", "8", *ONE_PROCESS,
+        "--max-num-seqs", "8", "--dtype", "float32", *ONE_PROCESS,
     )  # fmt: skip
     line = Line(int(running.url.rpartition(":")[2]))
     made = World(running, keys, line, "", folder / "page.log", folder / "foreign.log")
@@ -249,6 +249,10 @@ def open_tab(
     for one in (*pages, *contexts):
         one.close()
     assert not wrong
+
+
+LONG = "Tell me a long story about a dog and a cat."
+"""The plain model, alice and bob go on for 800 tokens and more, with the page's seed; in float32, on every CPU."""
 
 
 def ask(page: Page, question: str) -> None:

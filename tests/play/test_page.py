@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.play.conftest import World, answers, ask, figures, set_number
+from tests.play.conftest import LONG, World, answers, ask, figures, set_number
 
 OpenTab = Callable[..., Page]
 VIEWS = ("Meet", "Make", "Look")
@@ -135,7 +135,7 @@ def test_a_server_that_goes_away_is_said_to_and_comes_back_by_itself(
 ) -> None:
     page = open_tab()
     set_number(page, "#longest", 800)
-    page.locator("#question textarea").fill("Count from one to five hundred, in words.")
+    page.locator("#question textarea").fill(LONG)
     page.locator("#ask").click()
     page.wait_for_function("document.querySelectorAll('.bot.message').length == 3")
     world.line.cut()

@@ -1,4 +1,4 @@
-"""Five minutes of what ``make soak`` does for an hour."""
+"""Three minutes of what ``make soak`` does for an hour."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ SHOWN = [
 ]  # fmt: skip
 
 
-def test_five_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
+def test_three_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
     """Every answer is the reference's, whatever was put, replaced, removed, broken off, attacked, revoked and
     killed meanwhile; and the server's memory stays flat."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.soak", "--minutes", "5", "--json"],
+        [sys.executable, "-m", "tests.soak", "--minutes", "3", "--json"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:

@@ -262,11 +262,12 @@ class Meet:
                 **quick,
             )  # fmt: skip
 
-    def leave(self, request: gr.Request) -> None:
+    async def leave(self, request: gr.Request) -> None:
         """The tab was closed: what runs for it ends."""
-        self._stop(request)
+        await self._stop(request)
 
-    def _stop(self, request: gr.Request) -> None:
+    # In the loop, not in one of Gradio's threads: an asyncio.Event is no thread's but its loop's.
+    async def _stop(self, request: gr.Request) -> None:
         if stop := self._stops.get(str(request.session_hash)):
             stop.set()
 

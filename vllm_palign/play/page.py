@@ -37,8 +37,8 @@ POLICY = (
 """Whatever Gradio or an answer's text would load from elsewhere, a browser then does not ask for."""
 
 _HERE = Path(__file__).parent
-_RESTORE = """(key, kept, ...rest) => [
-  sessionStorage.getItem('palign.key') || key, sessionStorage.getItem('palign.answers') || kept, ...rest]"""
+_RESTORE = """(key, kept) => [
+  key || sessionStorage.getItem('palign.key') || '', kept || sessionStorage.getItem('palign.answers') || '']"""
 _KEEP_KEY = "key => { sessionStorage.setItem('palign.key', key) }"
 _KEEP_ANSWERS = "kept => { sessionStorage.setItem('palign.answers', kept) }"
 
@@ -106,7 +106,11 @@ class PlayPage:
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
         asked = [self.key, self.kept, self.make.way, self.make.sheet, self.there, *self.look.inputs]
-        self.blocks.load(self._begin, asked, [self.key, *everything], js=_RESTORE, **alone)
+        # In the tab itself: what somebody types while the server is asked is not written over.
+        restored = [self.key, self.kept]
+        self.blocks.load(
+            None, restored, restored, js=_RESTORE, show_progress="hidden", api_visibility="private"
+        ).then(self._connect, asked, everything, **alone)
         self.blocks.unload(self.meet.leave)
         self.key.submit(self._connect, asked, everything, **alone)
         self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
@@ -119,12 +123,6 @@ class PlayPage:
                 [self.tabs, self.meet.welcome, self.meet.visible, first.box, first.who, first.strength], **quick,
             ).then(self._connect, asked, everything, **alone)  # fmt: skip
         self.look.changed.change(self._connect, asked, everything, **alone)
-
-    async def _begin(
-        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
-    ) -> Changes:
-        """A tab that opens, or is loaded again."""
-        return {self.key: key, **await self._connect(key, kept, way, sheet, there, *look)}
 
     async def _connect(
         self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
