@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.traits import TraitFitter
 from palign_fit.model import checkpoint
 from palign_fit.model.cache import Cache, default_folder
@@ -53,7 +52,7 @@ def main() -> None:
                     found = trait_effects(change, fitter.directions.inventory)
                     effects[place, at] = [found[one] for one in TRAITS]
             for at, dose in enumerate(BREAKING):
-                perplexity = steered_perplexity(model, heads, dose * unit)
+                perplexity = budget.chats.under(heads, dose * unit)
                 ratios[place, side, at] = perplexity / budget.plain
     own = effects[np.arange(len(TRAITS)), :, np.arange(len(TRAITS))]
     print(f"{model.base_model}, {given.heads} heads\n")

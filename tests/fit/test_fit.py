@@ -323,7 +323,6 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     statements move apart, and language holds. No promise is made that neither is weak."""
     from palign_fit.inputs.answers import read_answers
     from palign_fit.inputs.inventory import built_in
-    from palign_fit.methods.baseline import steered_perplexity
     from palign_fit.model.likelihood import statement_loglik
     from palign_fit.model.prompts import OPENINGS, chat_prefix, continuation
     from palign_fit.model.steer import steered
@@ -375,7 +374,7 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
         predicted = fitter.budget.predicted(
             half, fitter.directions.whole.disturbance(weights, scale)
         )
-        assert predicted == pytest.approx(steered_perplexity(model, steering, half), rel=0.05)
+        assert predicted == pytest.approx(fitter.budget.chats.under(steering, half), rel=0.05)
     assert lean["alice"] > 0.1 and lean["bob"] < -0.1, lean
     both = np.isfinite(changes).all(0)
     answers_of = [deviations(person.agreement, built_in())[both] for person in people]

@@ -1,14 +1,14 @@
-"""How strongly to steer: as far as neutral text stays as probable as it should."""
+"""How strongly to steer: as far as ordinary chats stay what they were."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-TARGET_RATIO = 1.03
-"""Perplexity of neutral text, steered by plain, that alpha aims at. A request's strength comes on
-top: the logarithm of the ratio grows with its square, or faster (``strongest``). Aiming
-higher does not carry the person better (docs/experiments/alpha.md): likelihood follows less and less linearly."""
+TARGET_RATIO = 1.05
+"""Perplexity of chats, steered by plain, that alpha aims at: a divergence of 0.05 nats a token. A request's strength
+comes on top: the logarithm of the ratio grows with its square, or faster (``strongest``). Aiming higher is heard more
+clearly, and small models begin to repeat themselves (docs/experiments/alpha.md)."""
 
 MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""
@@ -24,7 +24,7 @@ MIN_ALPHA, MAX_ALPHA = 0.05, 20.0
 
 @dataclass(frozen=True)
 class Budget:
-    """``plain`` perplexity of the neutral text; ``rate``: log ratio per alpha² and unit of disturbance.
+    """``plain`` perplexity of chats; ``rate``: log ratio per alpha² and unit of disturbance.
 
     A small offset changes perplexity by a quadratic form, whose shape directions know; ``rate`` ties it to
     real passes.
@@ -55,7 +55,7 @@ def rounded(alpha: float) -> float:
 
 
 def strongest(ratio: float) -> float:
-    """The largest strength at which neutral text is expected to cost STRONG_RATIO, where it costs ``ratio`` at
+    """The largest strength at which chats are expected to cost STRONG_RATIO, where they cost ``ratio`` at
     strength 1: two decimals, 1 to MAX_STRENGTH. A request that names no strength asks for 1 and is let in."""
     if not ratio > 1:
         return MAX_STRENGTH

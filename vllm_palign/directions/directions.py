@@ -42,7 +42,7 @@ class Directions:
     ``whole`` makes offsets from answers; ``blind`` the same without the items of each of ``folds``, int32
     [N], which measures them; ``traits`` knows the shipped sentences only, and measures trait values.
     ``followed`` float64 [5, R]: how well held-out statements follow typical people of each trait, a
-    correlation by real forward passes, at each of ``doses`` of the alpha that neutral text bears; ``reach`` is
+    correlation by real forward passes, at each of ``doses`` of the alpha that chats bear; ``reach`` is
     the dose that is taken. ``order``: places of the most telling items. ``made_with``: digest of the weights,
     texts and settings behind all this; ``digest``: sha256 of the file these were read from, empty where they were just made. Raises
     DirectionsInvalid, listing every problem found.

@@ -48,7 +48,7 @@ class Trial:
     ``effect`` nats per token: how much likelier statements get that the subject agrees with than
     ones they disagree with, weighted by how far each answer is from the usual one. ``alignment``:
     correlation of the likelihood change with that distance. ``rank``: share of people (``norm``) who would
-    do as well: whose personas follow the subject, or in the published method whom this one follows. ``perplexity`` of neutral text.
+    do as well: whose personas follow the subject, or in the published method whom this one follows. ``perplexity`` of chats.
     """
 
     alpha: float
@@ -194,7 +194,7 @@ def new_persona(
 ) -> Persona:
     """A persona of any method: ``fit`` is what this one has to say beside what all record.
 
-    ``perplexity`` of neutral text, steered and plain; ``score`` says what the heads' scores are. ``max_strength``
+    ``perplexity`` of chats, steered and plain; ``score`` says what the heads' scores are. ``max_strength``
     None is expected from ``perplexity``.
     """
     return Persona(
@@ -232,10 +232,10 @@ def tool() -> str:
 
 
 def costly(alpha: float, perplexity: float, plain: float) -> Iterator[str]:
-    """A warning where neutral text suffers more than it should."""
+    """A warning where chats suffer more than they should."""
     if perplexity > MAX_RATIO * plain:
         yield (
-            f"alpha {alpha:g} raises the perplexity of neutral text from {plain:.1f} to "
+            f"alpha {alpha:g} raises the perplexity of chats from {plain:.1f} to "
             f"{perplexity:.1f}; answers may lose fluency"
         )
 

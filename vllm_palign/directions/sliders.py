@@ -110,9 +110,9 @@ def _warnings(
             "which could be chance; use a larger model"
         )
     if ratio > MAX_RATIO:
-        yield f"perplexity of neutral text is {ratio:.2f} x plain; answers may lose fluency"
+        yield f"perplexity of chats is {ratio:.2f} x plain; answers may lose fluency"
     elif alpha < min(0.99 * wanted, MAX_ALPHA):
         yield (
-            f"the values ask for alpha {wanted:.3g}; {alpha:g} is as far as perplexity of neutral text "
+            f"the values ask for alpha {wanted:.3g}; {alpha:g} is as far as perplexity of chats "
             f"stays within {MAX_RATIO:g} x plain"
         )

@@ -315,7 +315,7 @@ def _figures(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(steered, (int, float)) and isinstance(plain, (int, float)) and plain:
         rows.append(
             (
-                "Neutral text",
+                "Chats",
                 f"perplexity {number(steered)}, plain {number(plain)} (× {steered / plain:.3f})",
             )
         )

@@ -78,7 +78,7 @@ def test_one_subject_may_go_to_a_named_file(
         "--alpha", 20, "--name", "Anna", "--base-model", "org/tiny", "--method", "pas-reference",
     )  # fmt: skip
     assert result.exit_code == 0 and "alpha 20" in result.stdout
-    assert "alpha 20 raises the perplexity of neutral text" in result.stderr
+    assert "alpha 20 raises the perplexity of chats" in result.stderr
     persona = load(out)
     assert (persona.name, persona.alpha, persona.base_model) == ("Anna", 20, "org/tiny")
     assert persona.method == "pas-reference" and len(persona.layers) == 3
@@ -305,7 +305,7 @@ def test_the_template_shows_the_statements_to_people_and_to_programs(
 @pytest.mark.parametrize("command", ["run", "pairs"])
 def test_the_help_of_alpha_says_what_auto_does(command: str) -> None:
     said = " ".join(call(command, "--help").stdout.replace("│", " ").split())
-    assert "auto: as far as neutral text stays fluent" in said and "held-out items" not in said
+    assert "auto: as far as chats stay what they were" in said and "held-out items" not in said
 
 
 def test_the_inventory_can_be_printed_and_written(tmp_path: Path, inventory: Inventory) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from palign_fit.inputs.answers import Subject
-from palign_fit.methods import budget as module
 from palign_fit.methods.budget import TextBudget
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings
@@ -33,19 +32,25 @@ HEADS = SteeredHeads(
 )
 
 
-def costs(patch: pytest.MonkeyPatch, log_ratio: Any) -> None:
-    """Let alpha cost exp(``log_ratio(alpha)``) times the plain perplexity."""
-    patch.setattr(
-        module, "steered_perplexity", lambda _, heads, alpha: PLAIN * math.exp(log_ratio(alpha))
-    )
-    patch.setattr(module, "perplexity", lambda *_: PLAIN)
+@dataclass
+class Costing:
+    """Chats that alpha costs exp(``log_ratio(alpha)``) times their plain perplexity."""
+
+    log_ratio: Any
+    plain: float = PLAIN
+    passes: int = 0
+
+    def under(self, heads: SteeredHeads, alpha: float) -> float:
+        self.passes += 1
+        return self.plain * math.exp(self.log_ratio(alpha))
 
 
-def test_the_rate_is_found_from_passes_and_leads_to_the_target(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    costs(monkeypatch, lambda alpha: 0.0007 * 3 * alpha**2)
-    budget = TextBudget.measure(tiny, [(HEADS, 3.0)] * 3)
+def costing(log_ratio: Any) -> Any:
+    return Costing(log_ratio)
+
+
+def test_the_rate_is_found_from_passes_and_leads_to_the_target() -> None:
+    budget = TextBudget.measure(costing(lambda alpha: 0.0007 * 3 * alpha**2), [(HEADS, 3.0)] * 3)
     assert (budget.plain, budget.rate) == (PLAIN, pytest.approx(0.0007))
     for disturbance in (0.3, 3.0, 30.0):
         ratio = budget.predicted(budget.alpha(disturbance), disturbance) / PLAIN
@@ -54,11 +59,8 @@ def test_the_rate_is_found_from_passes_and_leads_to_the_target(
     assert budget.predicted(1e3, 1e9) < math.inf
 
 
-def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    costs(monkeypatch, lambda alpha: -0.01 * alpha)
-    budget = TextBudget.measure(tiny, [(HEADS, 1.0)])
+def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha() -> None:
+    budget = TextBudget.measure(costing(lambda alpha: 1e-9 * alpha), [(HEADS, 1.0)])
     assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA
 
 
@@ -70,34 +72,29 @@ def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha(
 def test_a_checked_alpha_keeps_the_bound_or_is_the_smallest(
     start: float, scale: float, power: float
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        costs(patch, lambda alpha: min(scale * alpha**power, 600.0))
-        alpha, found = TextBudget(PLAIN, 1.0, None).checked(HEADS, start)  # type: ignore[arg-type]
-        assert found == module.steered_perplexity(None, HEADS, alpha)  # type: ignore[arg-type]
+    chats = costing(lambda alpha: min(scale * alpha**power, 600.0))
+    alpha, found = TextBudget(PLAIN, 1.0, chats).checked(HEADS, start)
+    assert found == chats.under(HEADS, alpha)
     assert MIN_ALPHA <= alpha <= MAX_ALPHA
     assert found <= MAX_RATIO * PLAIN or alpha == MIN_ALPHA
 
 
-def test_a_check_that_breaks_the_model_ends_at_the_smallest_alpha(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_check_that_breaks_the_model_ends_at_the_smallest_alpha() -> None:
     for broken in (math.nan, math.inf):
-        monkeypatch.setattr(module, "steered_perplexity", lambda *_, broken=broken: broken)
-        assert TextBudget(PLAIN, 1.0, None).checked(HEADS, 3.0)[0] == MIN_ALPHA  # type: ignore[arg-type]
+        chats = costing(lambda _, broken=broken: broken)
+        assert TextBudget(PLAIN, 1.0, chats).checked(HEADS, 3.0)[0] == MIN_ALPHA
 
 
-def test_text_that_gains_does_not_raise_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs(monkeypatch, lambda alpha: -0.01 * alpha**2)
-    assert TextBudget(PLAIN, 1.0, None).checked(HEADS, 3.0)[0] == 3.0  # type: ignore[arg-type]
+def test_chats_that_cost_nothing_do_not_raise_alpha() -> None:
+    chats = costing(lambda alpha: 1e-6 * alpha**2)
+    assert TextBudget(PLAIN, 1.0, chats).checked(HEADS, 3.0)[0] == 3.0
 
 
-def test_one_correction_brings_a_quadratic_cost_near_the_target(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    costs(monkeypatch, lambda alpha: 0.01 * alpha**2)
+def test_one_correction_brings_a_quadratic_cost_near_the_target() -> None:
+    chats = costing(lambda alpha: 0.01 * alpha**2)
     right = math.sqrt(math.log(TARGET_RATIO) / 0.01)
     for start in (0.6 * right, right, 1.8 * right):
-        alpha, _ = TextBudget(PLAIN, 1.0, None).checked(HEADS, start)  # type: ignore[arg-type]
+        alpha, _ = TextBudget(PLAIN, 1.0, chats).checked(HEADS, start)
         assert alpha == pytest.approx(right, rel=0.01)
 
 
@@ -119,29 +116,21 @@ def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
 def test_the_strongest_request_stays_within_its_bound_and_strength_one_is_always_let_in(
     scale: float, power: float
 ) -> None:
-    passes = 0
-
-    def cost(alpha: float) -> float:
-        nonlocal passes
-        passes += 1
-        return min(scale * alpha**power, 600.0)
-
-    with pytest.MonkeyPatch.context() as patch:
-        costs(patch, cost)
-        found = module.steered_perplexity(None, HEADS, 2.0)  # type: ignore[arg-type]
-        strength = TextBudget(PLAIN, 1.0, None).strongest(HEADS, 2.0, found)  # type: ignore[arg-type]
-        reached = module.steered_perplexity(None, HEADS, 2.0 * strength) / PLAIN  # type: ignore[arg-type]
+    chats = costing(lambda alpha: min(scale * alpha**power, 600.0))
+    found = chats.under(HEADS, 2.0)
+    strength = TextBudget(PLAIN, 1.0, chats).strongest(HEADS, 2.0, found)
+    assert chats.passes < 29
+    reached = chats.under(HEADS, 2.0 * strength) / PLAIN
     assert 1 <= strength <= MAX_STRENGTH and strength == round(strength, 2)
     assert reached <= STRONG_RATIO or strength == 1
-    assert passes < 30
 
 
-def test_text_that_costs_by_the_square_says_its_strength_at_once() -> None:
+def test_chats_that_cost_by_the_square_says_its_strength_at_once() -> None:
     assert strongest(math.exp(0.03)) == math.floor(100 * math.sqrt(math.log(1.3) / 0.03)) / 100
     assert strongest(0.99) == strongest(1.0) == MAX_STRENGTH
     assert strongest(2.0) == strongest(math.inf) == 1
 
 
-def test_text_that_breaks_lets_strength_one_in_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "steered_perplexity", lambda *_: math.nan)
-    assert TextBudget(PLAIN, 1.0, None).strongest(HEADS, 2.0, PLAIN) == 1  # type: ignore[arg-type]
+def test_chats_that_break_let_strength_one_in_only() -> None:
+    chats = costing(lambda _: math.nan)
+    assert TextBudget(PLAIN, 1.0, chats).strongest(HEADS, 2.0, PLAIN) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from palign_fit.errors import InputError
 from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.pas_reference import alpha as alpha_search
 from palign_fit.methods.pas_reference.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings
@@ -75,8 +75,9 @@ def test_alpha_is_measured_only_under_directions_that_did_not_see_the_item(
             return super().change(heads, alpha, rows)
 
     heads = reference.fit(ann, np.isfinite(ann.agreement), 4)
+    chats: Any = SimpleNamespace(plain=10.0, under=lambda heads, alpha: 10.0)
     ruler, spy = Ruler(**vars(baseline)), Spy(**vars(reference))
-    search_alpha(ruler, spy, inventory, ann, heads, grid=[1.0], seed=0)
+    search_alpha(ruler, chats, spy, inventory, ann, heads, grid=[1.0], seed=0)
     assert len(asked) == len(measured) == HELD_OUT_FOLDS
     assert not any((fitted & held).any() for fitted, held in zip(asked, measured, strict=True))
     assert (np.sum(measured, axis=0) == np.isfinite(ann.agreement)).all()
@@ -94,15 +95,11 @@ def test_the_search_stops_after_the_first_alpha_beyond_the_bound(
     baseline: Baseline,
     reference: ReferenceMethod,
     inventory: Inventory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = baseline.plain_perplexity
-    monkeypatch.setattr(
-        alpha_search, "steered_perplexity", lambda model, heads, alpha: plain * (1 + alpha / 10)
-    )
+    chats: Any = SimpleNamespace(plain=10.0, under=lambda heads, alpha: 10.0 + alpha)
     ann = subject(inventory, 6)
     heads = reference.fit(ann, EVERY, 4)
-    trials = search_alpha(baseline, reference, inventory, ann, heads, grid=GRID, seed=0)
+    trials = search_alpha(baseline, chats, reference, inventory, ann, heads, grid=GRID, seed=0)
     assert [trial.alpha for trial in trials] == [0.5, 1.0, 1.5, 2.0]
 
 

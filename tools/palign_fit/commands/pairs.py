@@ -26,7 +26,7 @@ def pairs(
     alpha: Annotated[
         str,
         typer.Option(
-            help="auto: as far as neutral text stays fluent; or a number above 0, at most 100."
+            help="auto: as far as chats stay what they were; or a number above 0, at most 100."
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="For samples and held-out folds.")] = 0,

@@ -55,7 +55,7 @@ def run(
     alpha: Annotated[
         str,
         typer.Option(
-            help="auto: as far as neutral text stays fluent and statements follow; or a number above 0, at most 100."
+            help="auto: as far as chats stay what they were and statements follow; or a number above 0, at most 100."
         ),
     ] = "auto",
     seed: options.Seed = 0,

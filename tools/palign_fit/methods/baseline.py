@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from palign_fit.errors import FitError
 from palign_fit.model import prompts
-from palign_fit.model.likelihood import Reader, perplexity, reader_for, statement_loglik
+from palign_fit.model.likelihood import Reader, reader_for, statement_loglik
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.steer import steered_by
 from vllm_palign.directions.basis import SteeredHeads
@@ -27,7 +26,6 @@ class Baseline:
     prefix: list[int]
     lines: list[list[int]]
     plain: Reals
-    plain_perplexity: float
 
     @classmethod
     def measure(cls, model: OpenedModel, inventory: Inventory, rows: Mask) -> Baseline:
@@ -44,10 +42,9 @@ class Baseline:
         plain = np.full(len(lines), np.nan)
         read = [line for line, row in zip(lines, rows, strict=True) if row]
         plain[rows] = statement_loglik(model, prefix, read, reader)
-        neutral = perplexity(model, prompts.NEUTRAL_TEXT)
-        if not (math.isfinite(neutral) and np.isfinite(plain[rows]).all()):
+        if not np.isfinite(plain[rows]).all():
             raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
-        return cls(model, reader, prefix, lines, plain, neutral)
+        return cls(model, reader, prefix, lines, plain)
 
     def change(self, heads: SteeredHeads, alpha: float, rows: Mask) -> Reals:
         """Steered minus plain for the items in ``rows`` bool [N]: float64, nats per token."""
@@ -57,9 +54,3 @@ class Baseline:
         with steered_by(self.model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
             found = statement_loglik(self.model, self.prefix, chosen, self.reader)
         return found - self.plain[rows]
-
-
-def steered_perplexity(model: OpenedModel, heads: SteeredHeads, alpha: float) -> float:
-    """Perplexity of the neutral text under ``heads`` at ``alpha``."""
-    with steered_by(model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
-        return perplexity(model, prompts.NEUTRAL_TEXT)

@@ -1,18 +1,14 @@
-"""How strongly to steer: as far as neutral text stays as probable as it should."""
+"""How strongly to steer: as far as ordinary chats stay what they were."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palign_fit.errors import FitError
-from palign_fit.methods.baseline import steered_perplexity
-from palign_fit.model import prompts
-from palign_fit.model.likelihood import perplexity
 from vllm_palign.directions.basis import SteeredHeads
 from vllm_palign.directions.budget import (
     MAX_ALPHA,
@@ -27,37 +23,33 @@ from vllm_palign.directions.budget import (
 )
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import OpenedModel
+    from palign_fit.model.chats import Chats
 
 _CORRECTIONS = 3
 
 
 @dataclass(frozen=True)
 class TextBudget(Budget):
-    """A budget with the ``model`` to measure by."""
+    """A budget with the ``chats`` to measure by."""
 
-    model: OpenedModel
+    chats: Chats = field(compare=False)
 
     @classmethod
     def measure(
         cls,
-        model: OpenedModel,
+        chats: Chats,
         probes: Sequence[tuple[SteeredHeads, float]],
         tick: Callable[[int], None] = lambda _: None,
     ) -> TextBudget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until most probes cost something; the median over probes decides. Raises FitError where
-        plain text has no finite perplexity.
+        Alpha rises until most probes cost something; the median over probes decides.
         """
-        plain = perplexity(model, prompts.NEUTRAL_TEXT)
-        if not math.isfinite(plain):
-            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
         alpha, rate = 1.0, 0.0
         while alpha <= MAX_ALPHA:
             costs = []
             for heads, _ in probes:
-                costs.append(math.log(steered_perplexity(model, heads, alpha) / plain))
+                costs.append(math.log(chats.under(heads, alpha) / chats.plain))
                 tick(1)
             if np.median(costs) >= math.log(TARGET_RATIO) / 2:
                 rates = [
@@ -67,24 +59,24 @@ class TextBudget(Budget):
                 rate = float(np.median(rates))
                 break
             alpha *= 2
-        return cls(plain, rate, model)
+        return cls(chats.plain, rate, chats)
 
     def checked(self, heads: SteeredHeads, alpha: float, reach: float = 1.0) -> tuple[float, float]:
         """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.
 
         Up to three corrections towards TARGET_RATIO, then down until MAX_RATIO is kept or
-        MIN_ALPHA is reached. Text that costs next to nothing, or gains, says nothing about alpha, which
+        MIN_ALPHA is reached. Chats that cost next to nothing say nothing about alpha, which
         then stays. A shorter reach comes last: what it costs is too little to correct by.
         """
         target = math.log(TARGET_RATIO)
-        found = steered_perplexity(self.model, heads, alpha)
+        found = self.chats.under(heads, alpha)
         for _ in range(_CORRECTIONS):
             cost = math.log(found / self.plain)
             # NaN is neither: it goes down below.
             if not cost > target / 8 or abs(cost - target) <= target / 4:
                 break
             alpha = rounded(alpha * min(max(math.sqrt(target / cost), 0.5), 2.0))
-            found = steered_perplexity(self.model, heads, alpha)
+            found = self.chats.under(heads, alpha)
         if reach < 1 or self._beyond(found):
             return self.bounded(heads, reach * alpha)
         return alpha, found
@@ -92,18 +84,18 @@ class TextBudget(Budget):
     def bounded(self, heads: SteeredHeads, alpha: float, step: float = 0.7) -> tuple[float, float]:
         """``alpha`` and its real perplexity; as many ``step`` lower as MAX_RATIO asks for."""
         alpha = rounded(alpha)
-        found = steered_perplexity(self.model, heads, alpha)
+        found = self.chats.under(heads, alpha)
         while self._beyond(found) and alpha > MIN_ALPHA:
             alpha = rounded(alpha * step)
-            found = steered_perplexity(self.model, heads, alpha)
+            found = self.chats.under(heads, alpha)
         return alpha, found
 
     def strongest(self, heads: SteeredHeads, alpha: float, found: float) -> float:
-        """The largest strength that neutral text bears within STRONG_RATIO, where it has the perplexity ``found`` at
+        """The largest strength that chats bear within STRONG_RATIO, where they have the perplexity ``found`` at
         strength 1: expected, and then lowered until a real pass says so."""
         strength = strongest(found / self.plain)
         while strength > 1:
-            ratio = steered_perplexity(self.model, heads, strength * alpha) / self.plain
+            ratio = self.chats.under(heads, strength * alpha) / self.plain
             if ratio <= STRONG_RATIO:
                 break
             # NaN, and what grows faster than the square, halve it.

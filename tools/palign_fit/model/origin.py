@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from palign_fit.model import prompts
-from palign_fit.model.likelihood import perplexity
+from palign_fit.model.chats import Chats
 from palign_fit.model.model import model_dtype
 from vllm_palign.persona import Persona, model_name
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
 
 _SAME, _SAME_ROUNDED = 1e-3, 1e-2
-"""By how much the neutral text's perplexity may differ on one checkpoint, as a part of it: from one machine to
+"""By how much the perplexity of chats may differ on one checkpoint, as a part of it: from one machine to
 another, and from one dtype to another."""
 
 
@@ -23,12 +22,12 @@ def foreign_models(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
     """Names of the models that ``personas`` were fitted on and that are not ``model``, sorted.
 
     One checkpoint may lie under many paths. So a persona under another name still is of this model if it
-    records the perplexity of the neutral text that this model has.
+    records the perplexity of chats that this model has.
     """
     others = [one for one in personas if model_name(one.base_model) != model_name(model.base_model)]
     if not others:
         return []
-    plain = perplexity(model, prompts.NEUTRAL_TEXT)
+    plain = Chats.read(model).plain
     return sorted({model_name(one.base_model) for one in others if not _records(one, plain, model)})
 
 

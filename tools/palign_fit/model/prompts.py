@@ -25,7 +25,41 @@ NEUTRAL_TEXT = (
     "that shows maps, tools and a model of the river valley. It opens at nine in the morning, and "
     "guided tours start every hour from the main gate."
 )
-"""What perplexity is measured on: says nothing about anyone's personality."""
+"""What an evaluation measures perplexity on: says nothing about anyone's personality."""
+
+CHATS = (
+    (
+        "What is a good way to clean a cast iron pan?",
+        "Rinse it with hot water while it is still warm and scrub off what sticks with a brush and some salt. Dry it at "
+        "once, put it back on the stove for a minute, and rub it with a thin film of oil before you store it.",
+    ),
+    (
+        "How do I write a polite reminder of an unpaid bill?",
+        "Keep it short and friendly: name the number of the invoice, the amount and the day it was due, ask whether the "
+        "payment has perhaps crossed with your letter, and offer help in case something is unclear.",
+    ),
+    (
+        "Why do cats purr?",
+        "Cats purr when they are content, but also when they are hurt or afraid. The sound comes from muscles of the "
+        "larynx that twitch about thirty times a second, so that air trembles on its way in and out.",
+    ),
+    (
+        "Name three things to check before a long drive.",
+        "1. The pressure of all four tyres and of the spare one.\n2. Oil, coolant and the water for the windscreen.\n"
+        "3. Lights, brakes and what is left in the first-aid kit.",
+    ),
+    (
+        "Wie lagere ich Brot richtig?",
+        "Am besten liegt Brot bei Raumtemperatur in einem Kasten aus Holz oder Ton, der etwas Luft durchlässt. Im "
+        "Kühlschrank wird es schneller trocken.",
+    ),
+    (
+        "Write a Python function that counts the vowels in a text.",
+        '```python\ndef count_vowels(text):\n    return sum(letter in "aeiou" for letter in text.lower())\n```',
+    ),
+)
+"""Questions and answers of ordinary use, about nobody's personality: what says how strongly to steer. An evaluation
+asks others."""
 
 OPTION_PROMPT = (
     'Here is a statement about you: "I {statement}."\n'

@@ -81,7 +81,7 @@ def _facts(persona: Persona) -> Table:
         else "",
         **_slider_facts(fit),
         **_pair_facts(fit),
-        "perplexity": f"{_number(fit.get('perplexity'))} of neutral text "
+        "perplexity": f"{_number(fit.get('perplexity'))} of chats "
         f"(plain {_number(fit.get('perplexity_plain'))})"
         if "perplexity" in fit
         else "",

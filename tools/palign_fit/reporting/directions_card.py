@@ -43,7 +43,7 @@ def card(made: Directions) -> RenderableType:
         "steers": f"{len(made.layers)} heads in {len(np.unique(made.layers))} layers",
         "inventory": f"{len(inventory.items)} items of {inventory.name}"
         + (f", learned from {known}" if known < len(inventory.items) else ""),
-        "neutral text": f"perplexity {made.budget.plain:.3g} plain; {made.reach:g} of the alpha it bears is taken",
+        "chats": f"perplexity {made.budget.plain:.3g} plain; {made.reach:g} of the alpha they bear is taken",
         "expect": f"alignment {made.expected:.2f} on unseen statements from a whole questionnaire",
         "read in": model.dtype,
         "made by": made.tool,

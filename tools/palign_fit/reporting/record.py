@@ -15,7 +15,7 @@ _MAX_WARNINGS = 10
 class Point:
     """What one alpha did; None where it was not recorded.
 
-    ``effect`` nats per token, ``alignment`` a correlation, ``perplexity`` of neutral text.
+    ``effect`` nats per token, ``alignment`` a correlation, ``perplexity`` of chats.
     """
 
     alpha: float
@@ -78,7 +78,7 @@ class FitRecord:
 
     @property
     def perplexity_ratio(self) -> float | None:
-        """Perplexity of neutral text under the persona / plain."""
+        """Perplexity of chats under the persona / plain."""
         if self.perplexity is None or self.perplexity_plain is None:
             return None
         return number(self.perplexity / self.perplexity_plain)

@@ -15,7 +15,8 @@ from palign_fit.evaluation.judge import QUESTIONS
 from palign_fit.evaluation.tasks import Setting, Speech
 from palign_fit.inputs.inventory import built_in
 from palign_fit.model import prompts
-from palign_fit.model.likelihood import perplexity, statement_loglik
+from palign_fit.model.chats import Chats
+from palign_fit.model.likelihood import statement_loglik
 from palign_fit.model.steer import steered
 from palign_fit.progress import Progress, no_tick
 from palign_fit.reporting.record import Point, number, positive
@@ -112,7 +113,7 @@ def _answers(backend: HuggingFaceBackend, setting: Setting) -> list[str]:
 
 
 class _Statements:
-    """The built-in statements and the neutral text under the unsteered model."""
+    """The built-in statements and chats under the unsteered model."""
 
     def __init__(self, model: OpenedModel) -> None:
         self.model = model
@@ -121,6 +122,7 @@ class _Statements:
             prompts.continuation(model.tokenizer, prompts.statement(item.text))
             for item in built_in().items
         ]
+        self.chats = Chats.read(model)
         self.plain, self.perplexity = self._measure(None, 0.0)
 
     def curve(self, entry: Entry) -> Curve:
@@ -145,7 +147,7 @@ class _Statements:
         with inside:
             return (
                 statement_loglik(self.model, self.prefix, self.statements),
-                perplexity(self.model, prompts.NEUTRAL_TEXT),
+                self.chats.perplexity(),
             )
 
 

@@ -17,13 +17,13 @@ import numpy as np
 from palign_fit.arrays import Activations
 from palign_fit.errors import InputError
 from palign_fit.inputs.pairs import Pairs
-from palign_fit.methods.baseline import steered_perplexity
 from palign_fit.methods.budget import TextBudget
 from palign_fit.methods.discriminant import Discriminant, covariance_of, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.settings import check_heads, number_problems
 from palign_fit.methods.steering import steered_heads
+from palign_fit.model.chats import Chats
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.model.steer import steered_by
@@ -119,12 +119,12 @@ def fit_pairs(
     data = read_pair_data(model, lines, settings.seed, tick)
     everything = np.ones(len(lines), bool)
     steering, disturbance = steer_towards(model, data, everything, settings.heads)
-    budget = TextBudget.measure(model, [(steering, disturbance)])
+    budget = TextBudget.measure(Chats.read(model), [(steering, disturbance)])
     if settings.alpha is None:
         alpha, perplexity = budget.checked(steering, budget.alpha(disturbance))
     else:
         alpha = settings.alpha
-        perplexity = steered_perplexity(model, steering, alpha)
+        perplexity = budget.chats.under(steering, alpha)
     held = held_out(model, data, settings.heads, alpha, tick)
     return new_persona(
         model_facts(model),

@@ -8,7 +8,7 @@ import numpy as np
 
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import built_in
-from palign_fit.methods.baseline import Baseline, steered_perplexity
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.reach import REACHES, Bounds
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
@@ -59,7 +59,7 @@ class PalignFitter:
         blind = [
             solve(sentences, inventory, used & (folds != fold), count) for fold in range(FOLDS)
         ]
-        # 6 Alpha: what neutral text bears and how far statements follow, matters of the model alone.
+        # 6 Alpha: what chats bear and how far statements follow, matters of the model alone.
         default = inventory.digest == built_in().digest and bool(used.all())
         bounds = Bounds(model, count, kept, progress, sentences if default else None)
         self.budget = bounds.budget
@@ -98,7 +98,7 @@ class PalignFitter:
         agreement, budget, directions = found.agreement, self.budget, self.directions
         if found.given:
             alpha = found.chosen.alpha
-            perplexity = steered_perplexity(self.model, found.heads, alpha)
+            perplexity = budget.chats.under(found.heads, alpha)
         else:
             weights = directions.whole.weights(agreement)
             _, scale = directions.whole.offsets(weights)

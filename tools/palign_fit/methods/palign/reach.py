@@ -1,4 +1,4 @@
-"""How hard a model can be steered: what neutral text bears, and how far statements follow.
+"""How hard a model can be steered: what chats bear, and how far statements follow.
 
 Likelihood follows an offset in proportion only while the offset is small. Beyond that, steering for a
 trait and against it begin to do the same, which says nothing about a person. Some models get there before
@@ -21,7 +21,9 @@ from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.steering import random_folds
+from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, ModelCache
+from palign_fit.model.chats import Chats
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions.basis import Basis
@@ -100,7 +102,7 @@ class Bounds:
         self.inventory = built_in()
         self.every = np.ones(len(self.inventory.items), bool)
         self._sentences = sentences
-        self._known_by = {"heads": count, "sentences": shipped()}
+        self._known_by = {"heads": count, "sentences": shipped(), "chats": prompts.CHATS}
 
     @cached_property
     def sentences(self) -> SentenceGradients:
@@ -112,18 +114,20 @@ class Bounds:
 
     @cached_property
     def budget(self) -> TextBudget:
-        """What neutral text bears. Raises FitError where it has no finite perplexity."""
+        """What chats bear. Raises FitError where they have no finite perplexity."""
+
+        chats = Chats.read(self.model)
 
         def compute() -> Arrays:
             whole = solve(self.sentences, self.inventory, self.every, self.count)
             typical = [(someone.steering, someone.disturbance) for someone in whole.typical()]
             with self.progress("budget", None) as tick:
-                found = TextBudget.measure(self.model, typical, tick)
+                found = TextBudget.measure(chats, typical, tick)
             return {"budget": np.array([found.plain, found.rate])}
 
         # The number rises when directions are found in another way, here and below.
-        plain, rate = self.kept.load_or_compute("budget 2", self._known_by, compute)["budget"]
-        return TextBudget(float(plain), float(rate), self.model)
+        plain, rate = self.kept.load_or_compute("budget 3", self._known_by, compute)["budget"]
+        return TextBudget(float(plain), float(rate), chats)
 
     @cached_property
     def followed(self) -> Reals:
@@ -140,10 +144,10 @@ class Bounds:
             with self.progress("reach", total) as tick:
                 return {"carried": carried(baseline, self.budget, blind, folds, tick)}
 
-        found = self.kept.load_or_compute("reach 3", self._known_by, compute)["carried"]
+        found = self.kept.load_or_compute("reach 4", self._known_by, compute)["carried"]
         return np.asarray(found, np.float64)
 
     @property
     def reach(self) -> float:
-        """How much of the alpha that neutral text bears statements follow."""
+        """How much of the alpha that chats bear statements follow."""
         return longest(self.followed, len(self.every))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from palign_fit.inputs.answers import Subject
-from palign_fit.methods.baseline import Baseline, steered_perplexity
+from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.steering import random_folds
+from palign_fit.model.chats import Chats
 from vllm_palign.directions.basis import SteeredHeads
 from vllm_palign.directions.budget import MAX_RATIO
 from vllm_palign.directions.inventory import Inventory
@@ -23,6 +24,7 @@ HELD_OUT_FOLDS = 3
 
 def search_alpha(
     baseline: Baseline,
+    chats: Chats,
     method: ReferenceMethod,
     inventory: Inventory,
     subject: Subject,
@@ -56,10 +58,10 @@ def search_alpha(
                 effect=effect(change[answered], wanted),
                 alignment=alignment,
                 rank=inventory.people.rank(change, answered, alignment),
-                perplexity=steered_perplexity(baseline.model, heads, alpha),
+                perplexity=chats.under(heads, alpha),
             )
         )
-        if trials[-1].perplexity > MAX_RATIO * baseline.plain_perplexity:
+        if trials[-1].perplexity > MAX_RATIO * chats.plain:
             break
     return trials
 

@@ -10,6 +10,7 @@ from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_al
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache
+from palign_fit.model.chats import Chats
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions.inventory import Inventory
@@ -37,6 +38,7 @@ class ReferenceFitter:
         with progress("option prompts", 2 * len(inventory.items)) as tick:
             self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
         self.baseline = Baseline.measure(model, inventory, np.ones(len(inventory.items), bool))
+        self.chats = Chats.read(model)
 
     def fit(self, subject: Subject) -> Persona:
         """As ``fit.Fitter``."""
@@ -46,11 +48,18 @@ class ReferenceFitter:
 
     def _fit(self, subject: Subject) -> Fit:
         """Directions and heads from all answers, then the alpha that held-out items ask for."""
-        settings, method, plain = self.settings, self.method, self.baseline.plain_perplexity
+        settings, method, plain = self.settings, self.method, self.chats.plain
         heads = method.fit(subject, np.isfinite(subject.agreement), settings.heads)
         grid = GRID if settings.alpha is None else (settings.alpha,)
         trials = search_alpha(
-            self.baseline, method, self.inventory, subject, heads, grid=grid, seed=settings.seed
+            self.baseline,
+            self.chats,
+            method,
+            self.inventory,
+            subject,
+            heads,
+            grid=grid,
+            seed=settings.seed,
         )
         return Fit(
             name=subject.id,
