@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
 from tests.play.conftest import LONG, World, answers, ask, choose, figures, finish, set_number
+from vllm_palign import Persona
 from vllm_palign.play.meet import strongest
 
 OpenTab = Callable[..., Page]
@@ -158,6 +160,30 @@ def test_an_error_is_a_sentence_in_its_own_column_and_the_others_go_on(open_tab:
     page.locator("#again").click()
     finish(page)
     assert "1 × alice" in figures(page, 2) and "1 × bob" in figures(page, 2)
+
+
+def test_a_blend_of_three_is_asked_for_with_each_ones_weight(
+    open_tab: OpenTab, world: World, smol_personas: tuple[Path, dict[str, Persona]]
+) -> None:
+    weights = {"alice": 0.6, "bob": -0.3, "carol": 0.25}
+    third = smol_personas[1]["p2"].to_bytes()
+    assert world.call("PUT", "/v1/personas/carol", content=third).status_code == 201
+    try:
+        page = open_tab()
+        choose(page, 1, *weights)
+        choose(page, 2)
+        for part, (name, weight) in enumerate(weights.items()):
+            assert f"Weight of {name}" in page.locator(f"#weight-1-{part}").inner_text()
+            set_number(page, f"#weight-1-{part}", weight)
+        set_number(page, "#strength-1", 1.5)
+        ask(page, QUESTION)
+        expected, applied = request(world, QUESTION, {"mix": weights, "strength": 1.5})
+        assert answers(page, 1) == [" ".join(expected.split())] != answers(page, 0)
+        assert all(f"{name}@" in applied for name in weights)
+        for part in ("0.6 × alice", "−0.3 × bob", "0.25 × carol"):
+            assert part in figures(page, 1)
+    finally:
+        world.call("DELETE", "/v1/personas/carol")
 
 
 def test_a_request_copied_from_the_page_gives_the_same_answer_in_a_shell_and_in_python(
