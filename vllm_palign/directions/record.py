@@ -244,6 +244,6 @@ def stopped(alpha: float, most: float) -> Iterator[str]:
     """A warning where alpha is the largest that a method chooses by itself."""
     if alpha >= most:
         yield (
-            f"alpha stops at {most:g}, the most that is tried; text bears more, so the persona may be "
+            f"alpha stops at {most:g}, the most that is tried; chats bear more, so the persona may be "
             "weaker than it could be: give a larger --alpha, or a strength above 1 when serving"
         )

@@ -17,8 +17,8 @@ from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inputs.answers import Subject
-from palign_fit.model import prompts
-from palign_fit.model.likelihood import in_rows, perplexity, reader_for
+from palign_fit.model.chats import Chats
+from palign_fit.model.likelihood import in_rows, reader_for
 from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
@@ -429,7 +429,7 @@ def test_personas_of_another_model_of_the_same_shape_are_pointed_out(tiny: Any) 
 
 
 def test_one_model_under_two_paths_is_one_model(tiny: Any) -> None:
-    plain = perplexity(tiny, prompts.NEUTRAL_TEXT)
+    plain = Chats(tiny).plain
     record = {"perplexity_plain": float(f"{plain:.6g}"), "dtype": "float32"}
     moved = replace(made_from("d"), base_model="org/renamed", digest="")
     assert check_made_for(tiny, [replace(moved, fit=moved.fit | record)]) == []

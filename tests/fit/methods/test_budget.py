@@ -109,7 +109,7 @@ def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
         fitter.directions = replace(fitter.directions, budget=free, reach=1.0)
         persona = fitter.fit(ann)
         assert persona.alpha == MAX_ALPHA
-        assert any("alpha stops at 20" in text for text in persona.fit["warnings"]) is said
+        assert any("alpha stops at 100" in text for text in persona.fit["warnings"]) is said
 
 
 @given(scale=some.floats(1e-6, 10.0), power=some.floats(0.3, 6))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from palign_fit.evaluation.speech.script import chats
 from palign_fit.model import prompts
-from palign_fit.model.chats import Chats
+from palign_fit.model.chats import Chats, _perplexity
 from palign_fit.model.continuations import Prefix, batches
 from palign_fit.model.steer import steered_by
 
@@ -42,7 +42,7 @@ def divergence(model: Any, alpha: float) -> float:
 
 
 def test_the_logarithm_of_the_ratio_is_the_divergence(tiny: Any) -> None:
-    chats = Chats.read(tiny)
+    chats = Chats(tiny)
     assert 1 < chats.plain < math.inf
     assert chats.under(HEADS, 0.0) == chats.plain
     for alpha in (0.5, 2.0):
@@ -58,7 +58,7 @@ def test_a_token_that_nobody_expects_does_not_count_and_nan_is_nan() -> None:
         said = [torch.tensor([[one]]) for one in logits]
         prefix: Any = SimpleNamespace(run=lambda _: said.pop(0))
         chat = SimpleNamespace(prefix=prefix, answer=None, expected=torch.tensor([[1.0, 0.0]]))
-        return Chats(None, [chat], 1.0).perplexity()  # type: ignore[arg-type, list-item]
+        return _perplexity([chat])  # type: ignore[list-item]
 
     assert perplexity([0.0, -math.inf]) == 1
     assert math.isnan(perplexity([math.nan, 0.0]))

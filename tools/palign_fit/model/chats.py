@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from palign_fit.model.steer import steered_by
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
     from vllm_palign.directions.basis import SteeredHeads
+    from vllm_palign.persona import Persona
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,40 +36,41 @@ class _Chat:
     expected: Any
 
 
-@dataclass(frozen=True, eq=False)
 class Chats:
-    """``plain``: perplexity of what the plain model expects, to itself."""
+    """Read when they are first asked of, plainly."""
 
-    model: OpenedModel
-    chats: Sequence[_Chat]
-    plain: float
+    def __init__(self, model: OpenedModel) -> None:
+        self.model = model
 
-    @classmethod
-    def read(cls, model: OpenedModel) -> Chats:
-        """What the plain model expects; nothing may be steered meanwhile. Raises FitError where that is not finite."""
+    @cached_property
+    def plain(self) -> float:
+        """Perplexity of what the plain model expects, to itself. Raises FitError where it is not finite."""
+        plain = _perplexity(self._read)
+        if not math.isfinite(plain):
+            name = self.model.base_model
+            raise FitError(f"{name}: gives NaN or Inf likelihoods; try --dtype float32")
+        return plain
+
+    def under(self, heads: SteeredHeads | Persona, alpha: float) -> float:
+        """Perplexity of what the plain model expects, to the model under ``heads`` at ``alpha``: ``plain`` times exp of
+        the mean divergence of the two, KL(plain || steered) in nats a token. NaN where the model gives NaN."""
+        read = self._read
+        with steered_by(self.model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
+            return _perplexity(read)
+
+    @cached_property
+    def _read(self) -> list[_Chat]:
         import torch
 
         chats = []
         for question, answer in prompts.CHATS:
-            prefix = Prefix(model, prompts.chat_prefix(model.tokenizer, question))
-            (batch,) = batches([prompts.continuation(model.tokenizer, answer)], model.device)
+            prefix = Prefix(self.model, prompts.chat_prefix(self.model.tokenizer, question))
+            line = prompts.continuation(self.model.tokenizer, answer)
+            (batch,) = batches([line], self.model.device)
             with torch.inference_mode():
                 expected = prefix.run(batch)[0].float().softmax(-1)
             chats.append(_Chat(prefix, batch, expected))
-        plain = _perplexity(chats)
-        if not math.isfinite(plain):
-            raise FitError(f"{model.base_model}: gives NaN or Inf likelihoods; try --dtype float32")
-        return cls(model, chats, plain)
-
-    def perplexity(self) -> float:
-        """Perplexity of what the plain model expects, to the model as it is steered now: ``plain`` times exp of the
-        mean divergence of the two, KL(plain || steered) in nats a token. NaN where the model gives NaN."""
-        return _perplexity(self.chats)
-
-    def under(self, heads: SteeredHeads, alpha: float) -> float:
-        """``perplexity`` under ``heads`` at ``alpha``."""
-        with steered_by(self.model, heads.layers, heads.heads, np.float32(alpha) * heads.offsets):
-            return self.perplexity()
+        return chats
 
 
 def _perplexity(chats: Sequence[_Chat]) -> float:

@@ -27,7 +27,7 @@ def foreign_models(model: OpenedModel, personas: Sequence[Persona]) -> list[str]
     others = [one for one in personas if model_name(one.base_model) != model_name(model.base_model)]
     if not others:
         return []
-    plain = Chats.read(model).plain
+    plain = Chats(model).plain
     return sorted({model_name(one.base_model) for one in others if not _records(one, plain, model)})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,7 +121,7 @@ class _Statements:
             prompts.continuation(model.tokenizer, prompts.statement(item.text))
             for item in built_in().items
         ]
-        self.chats = Chats.read(model)
+        self.chats = Chats(model)
         self.plain, self.perplexity = self._measure(None, 0.0)
 
     def curve(self, entry: Entry) -> Curve:
@@ -143,12 +142,15 @@ class _Statements:
         )
 
     def _measure(self, entry: Entry | None, strength: float) -> tuple[np.ndarray, float]:
-        inside = steered(self.model, load(entry.path), strength) if entry else nullcontext()
-        with inside:
-            return (
-                statement_loglik(self.model, self.prefix, self.statements),
-                self.chats.perplexity(),
-            )
+        if entry is None:
+            return self._loglik(), self.chats.plain
+        persona = load(entry.path)
+        with steered(self.model, persona, strength):
+            loglik = self._loglik()
+        return loglik, self.chats.under(persona, strength * persona.alpha)
+
+    def _loglik(self) -> np.ndarray:
+        return statement_loglik(self.model, self.prefix, self.statements)
 
 
 def left_out(entries: Sequence[Entry], asked: Sequence[Entry], model: OpenedModel) -> Iterator[str]:

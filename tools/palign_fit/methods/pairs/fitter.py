@@ -119,7 +119,7 @@ def fit_pairs(
     data = read_pair_data(model, lines, settings.seed, tick)
     everything = np.ones(len(lines), bool)
     steering, disturbance = steer_towards(model, data, everything, settings.heads)
-    budget = TextBudget.measure(Chats.read(model), [(steering, disturbance)])
+    budget = TextBudget.measure(Chats(model), [(steering, disturbance)])
     if settings.alpha is None:
         alpha, perplexity = budget.checked(steering, budget.alpha(disturbance))
     else:

@@ -116,7 +116,7 @@ class Bounds:
     def budget(self) -> TextBudget:
         """What chats bear. Raises FitError where they have no finite perplexity."""
 
-        chats = Chats.read(self.model)
+        chats = Chats(self.model)
 
         def compute() -> Arrays:
             whole = solve(self.sentences, self.inventory, self.every, self.count)

@@ -38,7 +38,7 @@ class ReferenceFitter:
         with progress("option prompts", 2 * len(inventory.items)) as tick:
             self.method = ReferenceMethod.prepare(model, inventory, settings.seed, tick)
         self.baseline = Baseline.measure(model, inventory, np.ones(len(inventory.items), bool))
-        self.chats = Chats.read(model)
+        self.chats = Chats(model)
 
     def fit(self, subject: Subject) -> Persona:
         """As ``fit.Fitter``."""
