@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.reach import REACHES, Bounds
 from palign_fit.model.cache import Cache
 
@@ -69,6 +70,9 @@ def test_an_items_own_answer_has_no_part_in_what_moves_it(
     tiny: Any, questionnaire: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bounds, "followed", np.ones((5, len(REACHES))))
+    # Ten fits: a few sentences are enough to see which items they know.
+    few = sentences.statements()[::12]
+    monkeypatch.setattr(sentences, "statements", lambda: few)
     rng = np.random.default_rng(1)
     answers = bfi.five_points(rng.integers(1, 7, (2, 25)).astype(float))
     turn = np.array([int(item.id[1:]) for item in questionnaire.items])

@@ -43,23 +43,23 @@ class TextBudget(Budget):
     ) -> TextBudget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until most probes cost something; the median over probes decides.
+        Alpha rises until the first probe costs something, then all are tried there; their median decides.
         """
-        alpha, rate = 1.0, 0.0
-        while alpha <= MAX_ALPHA:
-            costs = []
-            for heads, _ in probes:
-                costs.append(math.log(chats.under(heads, alpha) / chats.plain))
-                tick(1)
-            if np.median(costs) >= math.log(TARGET_RATIO) / 2:
-                rates = [
-                    cost / (alpha**2 * max(disturbance, 1e-30))
-                    for cost, (_, disturbance) in zip(costs, probes, strict=True)
-                ]
-                rate = float(np.median(rates))
-                break
+
+        def cost(heads: SteeredHeads, alpha: float) -> float:
+            tick(1)
+            return math.log(chats.under(heads, alpha) / chats.plain)
+
+        alpha = 1.0
+        while alpha <= MAX_ALPHA and cost(probes[0][0], alpha) < math.log(TARGET_RATIO) / 2:
             alpha *= 2
-        return cls(chats.plain, rate, chats)
+        if alpha > MAX_ALPHA:
+            return cls(chats.plain, 0.0, chats)
+        rates = [
+            cost(heads, alpha) / (alpha**2 * max(disturbance, 1e-30))
+            for heads, disturbance in probes
+        ]
+        return cls(chats.plain, float(np.median(rates)), chats)
 
     def checked(self, heads: SteeredHeads, alpha: float, reach: float = 1.0) -> tuple[float, float]:
         """``reach`` of an alpha near the target, and its real perplexity; starting from ``alpha``.

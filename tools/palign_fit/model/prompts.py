@@ -34,19 +34,9 @@ CHATS = (
         "once, put it back on the stove for a minute, and rub it with a thin film of oil before you store it.",
     ),
     (
-        "How do I write a polite reminder of an unpaid bill?",
-        "Keep it short and friendly: name the number of the invoice, the amount and the day it was due, ask whether the "
-        "payment has perhaps crossed with your letter, and offer help in case something is unclear.",
-    ),
-    (
         "Why do cats purr?",
         "Cats purr when they are content, but also when they are hurt or afraid. The sound comes from muscles of the "
         "larynx that twitch about thirty times a second, so that air trembles on its way in and out.",
-    ),
-    (
-        "Name three things to check before a long drive.",
-        "1. The pressure of all four tyres and of the spare one.\n2. Oil, coolant and the water for the windscreen.\n"
-        "3. Lights, brakes and what is left in the first-aid kit.",
     ),
     (
         "Wie lagere ich Brot richtig?",
