@@ -18,7 +18,7 @@ little (docs/experiments/fit-variants.md)."""
 
 @dataclass(frozen=True, eq=False)
 class Discriminant:
-    """(noise covariance + ridge)^-1 on the chosen heads, by its dual form.
+    """(noise covariance + ridge)^-1 on the chosen heads, by its dual form where that is the smaller one.
 
     ``noise`` float64 [N, K * D]: gradients of all sentences around their groups' means, without what
     their loadings explain. Directions along it change how sentences are worded, not what they say.
@@ -26,7 +26,7 @@ class Discriminant:
 
     choice: Choice
     noise: Reals
-    _kernel: Reals
+    _inverse: Reals
     _ridge: float
 
     @classmethod
@@ -36,7 +36,9 @@ class Discriminant:
         loadings = np.concatenate([within(one.loadings) for one in groups])
         explained = loadings @ np.linalg.lstsq(loadings, gradients, rcond=None)[0]
         noise = gradients - explained
-        kernel = noise @ noise.T
+        # Few heads have fewer coordinates than there are sentences.
+        by_sentence = len(noise) <= noise.shape[1]
+        kernel = noise @ noise.T if by_sentence else noise.T @ noise
         ridge = RIDGE * float(np.trace(kernel)) / gradients.shape[1]
         return cls(choice, noise, np.linalg.inv(kernel + ridge * np.eye(len(kernel))), ridge)
 
@@ -44,7 +46,9 @@ class Discriminant:
         """``directions`` [M, K * D] against the noise: float64 [M, K * D]."""
         if self._ridge == 0:
             return directions
-        seen = self._kernel @ (self.noise @ directions.T)
+        if len(self._inverse) != len(self.noise):
+            return np.asarray(directions @ self._inverse)
+        seen = self._inverse @ (self.noise @ directions.T)
         return np.asarray((directions - seen.T @ self.noise) / self._ridge)
 
     def disturbance(self, directions: Reals) -> Reals:
