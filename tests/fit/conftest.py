@@ -14,6 +14,7 @@ from palign_fit.inputs import traits
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.palign.sentences import denied, statements
 from palign_fit.model import prompts
+from palign_fit.model.cache import Cache
 
 from vllm_palign.directions.inventory import Inventory
 
@@ -86,6 +87,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         path = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(path))
         yield path / "palign-fit"
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """For fits of ``tiny`` by tests that are not about what a fit computes anew: read once, kept bit for bit."""
+    return {"checkpoint": "tiny", "cache": Cache(tmp_path_factory.mktemp("kept"))}
 
 
 @pytest.fixture(scope="session")

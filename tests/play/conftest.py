@@ -278,9 +278,16 @@ def figures(page: Page, column: int) -> str:
 
 
 def set_number(page: Page, selector: str, value: float) -> None:
-    box = page.locator(f"{selector} input[type=number]")
-    box.fill(str(value))
-    box.press("Tab")
+    """Of a slider, by its box. What is written into a box that was just drawn may not be heard: the slider beside it shows
+    what was."""
+    box, slider = (page.locator(f"{selector} input[type={kind}]") for kind in ("number", "range"))
+    for _ in range(50):
+        box.fill(str(value))
+        box.press("Tab")
+        if float(slider.input_value()) == value:
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{selector} stays at {slider.input_value()}, not {value}")
 
 
 def choose(page: Page, column: int, *names: str) -> None:

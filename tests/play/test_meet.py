@@ -173,7 +173,8 @@ def test_a_blend_of_three_is_asked_for_with_each_ones_weight(
         choose(page, 1, *weights)
         choose(page, 2)
         for part, (name, weight) in enumerate(weights.items()):
-            assert f"Weight of {name}" in page.locator(f"#weight-1-{part}").inner_text()
+            # Named by the page's server, a moment after the choice.
+            page.locator(f"#weight-1-{part}").get_by_text(f"Weight of {name}").wait_for()
             set_number(page, f"#weight-1-{part}", weight)
         set_number(page, "#strength-1", 1.5)
         ask(page, QUESTION)

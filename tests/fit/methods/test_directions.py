@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,12 +76,14 @@ def test_a_single_questionnaire_gives_its_largest_directions() -> None:
     assert not choice.scores.any()
 
 
-def test_the_solver_is_the_ridge_solution() -> None:
+@pytest.mark.parametrize("heads", [[1, 6, 7], range(L * H)], ids=["few heads", "few sentences"])
+def test_the_solver_is_the_ridge_solution(heads: Sequence[int]) -> None:
+    """Whichever of coordinates and sentences is fewer."""
     groups = [*family(0), *family(1)]
-    discriminant = Discriminant.of(groups, Choice(np.array([1, 6, 7]), np.zeros(3)))
+    discriminant = Discriminant.of(groups, Choice(np.array(heads), np.zeros(len(heads))))
     squares = discriminant.noise.T @ discriminant.noise
     ridge = RIDGE * np.trace(squares) / len(squares)
-    directions = np.random.default_rng(0).normal(size=(5, 3 * D))
+    directions = np.random.default_rng(0).normal(size=(5, len(heads) * D))
     wanted = np.linalg.solve(squares + ridge * np.eye(len(squares)), directions.T).T
     assert np.allclose(discriminant(directions), wanted, rtol=1e-8)
     assert np.allclose(

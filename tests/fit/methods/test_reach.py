@@ -71,10 +71,12 @@ def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_chec
         PalignFitter(tiny, inventory, every, Settings(heads=4), **kept)
 
 
-def test_a_model_that_turns_back_early_is_steered_less(tiny: Any, inventory: Inventory) -> None:
+def test_a_model_that_turns_back_early_is_steered_less(
+    tiny: Any, inventory: Inventory, kept: dict[str, Any]
+) -> None:
     """Items follow up to a quarter of alpha, then all move alike, whoever it is."""
     every = np.ones(120, bool)
-    whole = PalignFitter(tiny, inventory, every, Settings(heads=5))
+    whole = PalignFitter(tiny, inventory, every, Settings(heads=5), **kept)
     keys = np.array(
         [[item.sign * (item.trait == trait) for trait in TRAITS] for item in inventory.items], float
     )
