@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, sync_playwright
 
 from tests.conftest import ONE_PROCESS, ROOT, Server, start_server, stop_server
 from tests.directions import tiny_directions
@@ -257,13 +257,24 @@ LONG = "Tell me a long story about a dog and a cat."
 
 def ask(page: Page, question: str) -> None:
     """And wait until all have answered."""
+    before = page.locator("#chat-0 .user.message").count()
     page.locator("#question textarea").fill(question)
     page.locator("#ask").click()
-    finish(page)
+    # The question is shown after the buttons are turned off, which may last too short for anybody to see it.
+    page.wait_for_function(
+        "n => document.querySelectorAll('#chat-0 .user.message').length > n", arg=before
+    )
+    _answered(page)
 
 
 def finish(page: Page) -> None:
-    page.wait_for_selector("#stop:enabled")
+    """Wait until all have answered once more."""
+    with suppress(TimeoutError):
+        page.wait_for_selector("#stop:enabled", timeout=15_000)
+    _answered(page)
+
+
+def _answered(page: Page) -> None:
     # Three long answers are there in seconds, and in a minute where the CPU has no instructions for bfloat16.
     page.wait_for_selector("#ask:enabled", timeout=180_000)
 
