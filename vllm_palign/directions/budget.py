@@ -8,7 +8,7 @@ from dataclasses import dataclass
 TARGET_RATIO = 1.05
 """Perplexity of chats, steered by plain, that alpha aims at: a divergence of 0.05 nats a token. A request's strength
 comes on top: the logarithm of the ratio grows with its square, or faster (``strongest``). Aiming higher is heard more
-clearly, and small models begin to repeat themselves (docs/experiments/alpha.md)."""
+clearly, and small models begin to repeat themselves (docs/experiments/speech.md)."""
 
 MAX_RATIO = 1.15
 """Most that a checked alpha may cost; beyond it language starts to break."""

@@ -1,8 +1,7 @@
 """How far ordinary chats move: what says how strongly a model can be steered.
 
-Neutral text without a chat around it misses most: two personas under which it stays equally probable may move chats
-sevenfold (docs/experiments/alpha.md). So a model's own expectations in a few answers are measured, token by token, plain and
-steered.
+Neutral text without a chat around it does not see it: it may get likelier while chats move (docs/experiments/alpha.md).
+So a model's own expectations in a few answers are measured, token by token, plain and steered.
 """
 
 from __future__ import annotations
