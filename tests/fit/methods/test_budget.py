@@ -59,6 +59,17 @@ def test_the_rate_is_found_from_passes_and_leads_to_the_target() -> None:
     assert budget.predicted(1e3, 1e9) < math.inf
 
 
+def test_one_probe_that_the_model_does_not_feel_decides_nothing() -> None:
+    class Deaf(Costing):
+        def under(self, heads: SteeredHeads, alpha: float) -> float:
+            return self.plain if heads is nobody else super().under(heads, alpha)
+
+    nobody = replace(HEADS)
+    chats: Any = Deaf(lambda alpha: 0.0007 * 3 * alpha**2)
+    budget = TextBudget.measure(chats, [(nobody, 1e-9), (HEADS, 3.0), (HEADS, 3.0)])
+    assert budget.rate == pytest.approx(0.0007)
+
+
 def test_a_model_that_steering_does_not_disturb_gets_the_largest_alpha() -> None:
     budget = TextBudget.measure(costing(lambda alpha: 1e-9 * alpha), [(HEADS, 1.0)])
     assert budget.rate == 0 and budget.alpha(1.0) == MAX_ALPHA

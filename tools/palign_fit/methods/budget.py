@@ -43,15 +43,17 @@ class TextBudget(Budget):
     ) -> TextBudget:
         """From real passes under ``probes``, (offsets, disturbance at alpha 1) of typical personas.
 
-        Alpha rises until the first probe costs something, then all are tried there; their median decides.
+        Alpha rises until the probe of middle disturbance costs something, then all are tried there; their median
+        decides.
         """
 
         def cost(heads: SteeredHeads, alpha: float) -> float:
             tick(1)
             return math.log(chats.under(heads, alpha) / chats.plain)
 
+        middle, _ = sorted(probes, key=lambda probe: probe[1])[len(probes) // 2]
         alpha = 1.0
-        while alpha <= MAX_ALPHA and cost(probes[0][0], alpha) < math.log(TARGET_RATIO) / 2:
+        while alpha <= MAX_ALPHA and cost(middle, alpha) < math.log(TARGET_RATIO) / 2:
             alpha *= 2
         if alpha > MAX_ALPHA:
             return cls(chats.plain, 0.0, chats)

@@ -126,7 +126,7 @@ class Bounds:
             return {"budget": np.array([found.plain, found.rate])}
 
         # The number rises when directions are found in another way, here and below.
-        plain, rate = self.kept.load_or_compute("budget 3", self._known_by, compute)["budget"]
+        plain, rate = self.kept.load_or_compute("budget 4", self._known_by, compute)["budget"]
         return TextBudget(float(plain), float(rate), chats)
 
     @cached_property
