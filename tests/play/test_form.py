@@ -29,12 +29,11 @@ def test_a_profile_turns_statements_that_say_the_opposite_and_leaves_open_what_i
 def test_a_sheet_goes_on_behind_its_end_never_and_keeps_answers_across_lengths() -> None:
     sheet, form = Sheet("2"), KNOWN.form("2")
     for value in (5, 4, 1, 1):
-        sheet.answer(form, value)
+        sheet = sheet.answer(form, value)
     assert sheet.answers == {"q3": 5, "q1": 4} and sheet.at == 2
-    sheet.move(form, 1)
-    sheet.move(form, -5)
+    sheet = sheet.move(form, 1).move(form, -5)
     assert sheet.at == 0
-    sheet.resize("all", KNOWN.form("all"))
+    sheet = sheet.resize("all", KNOWN.form("all"))
     assert sheet.at == 1 and sheet.given(KNOWN.form("all")) == {"q1": 4, "q3": 5}
     assert Sheet.from_text(sheet.to_text(), KNOWN) == sheet
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 import httpx
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 from tests.play.conftest import World, answers, ask, figures, in_thread, set_number
 from vllm_palign import Persona
@@ -59,6 +59,26 @@ def test_ten_answers_by_keyboard_become_a_persona_that_one_talks_to(
     ask(page, "A friend invites you to a big party. How do you feel?")
     assert f"nina ({persona['digest'][:12]}) at strength 1" in figures(page, 1)
     assert answers(page, 1)[0] != answers(page, 0)[0]
+
+
+def test_a_reply_that_was_overtaken_shows_nothing_old(open_tab: OpenTab) -> None:
+    """The browser may hear that a tap was taken only after it has heard of the next one's outcome."""
+    page = to_make(open_tab())
+    wait_for_count(page, 0)
+    held: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        reply = route.fetch()
+        held.append(route)
+        if len(held) == 1:
+            page.wait_for_timeout(1500)
+        route.fulfill(response=reply)
+
+    page.route("**/queue/join*", hold_the_first)
+    with page.expect_event("requestfinished", lambda request: request == held[0].request):
+        tap(page, 5, 1)
+    page.wait_for_timeout(500)  # what the late reply would show
+    assert "2 of 10 answered" in page.locator("#statement").inner_text()
 
 
 def test_sliders_make_a_persona_and_another_of_that_name_is_asked_about(
@@ -137,8 +157,7 @@ def test_what_the_tab_has_kept_and_cannot_be_used_is_nothing(open_tab: OpenTab) 
         page.reload()
         page.wait_for_selector(".status.there")
         to_make(page)
-        page.wait_for_selector("#answer-5")
-    assert "0 of 10 answered" in page.locator("#statement").inner_text()
+        wait_for_count(page, 0)
 
 
 def test_a_server_without_directions_takes_files_of_personas_and_says_so_at_once() -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm_palign.play.words import TRAITS
@@ -21,7 +21,7 @@ class FormError(ValueError):
     """An answers file that says nothing to this questionnaire; the message is for its owner."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Questionnaire:
     """A server's: items by id, what the answers 1 to 5 mean, shorter forms and usual answers."""
 
@@ -62,26 +62,30 @@ class Questionnaire:
         return {trait: sum(some) / len(some) if some else None for trait, some in held.items()}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sheet:
     """One person's answers in the making: the form's ``length``, the place ``at`` in it, and answers by item."""
 
     length: str = "10"
     at: int = 0
-    answers: dict[str, int] = field(default_factory=dict)
+    answers: Mapping[str, int] = field(default_factory=dict)
 
-    def answer(self, form: Sequence[str], value: int) -> None:
-        if self.at < len(form):
-            self.answers[form[self.at]] = value
-            self.at += 1
+    def __hash__(self) -> int:
+        """By which the page sees that there is something else to show."""
+        return hash((self.length, self.at, tuple(self.answers.items())))
 
-    def move(self, form: Sequence[str], step: int) -> None:
-        self.at = min(max(self.at + step, 0), len(form))
+    def answer(self, form: Sequence[str], value: int) -> Sheet:
+        if self.at >= len(form):
+            return self
+        return Sheet(self.length, self.at + 1, {**self.answers, form[self.at]: value})
 
-    def resize(self, length: str, form: Sequence[str]) -> None:
+    def move(self, form: Sequence[str], step: int) -> Sheet:
+        return replace(self, at=min(max(self.at + step, 0), len(form)))
+
+    def resize(self, length: str, form: Sequence[str]) -> Sheet:
         """Another form: answers stay, the first open item is next."""
-        self.length = length
-        self.at = next((at for at, name in enumerate(form) if name not in self.answers), len(form))
+        at = next((at for at, name in enumerate(form) if name not in self.answers), len(form))
+        return Sheet(length, at, self.answers)
 
     def given(self, form: Sequence[str]) -> dict[str, int]:
         return {name: self.answers[name] for name in form if name in self.answers}
@@ -99,11 +103,10 @@ class Sheet:
                 for name, value in kept["answers"].items()
                 if name in known.items and int(value) in range(1, 6)
             }
-            sheet = cls(str(kept["length"]), max(int(kept["at"]), 0), answers)
+            length, at = str(kept["length"]), int(kept["at"])
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
-        sheet.at = min(sheet.at, len(known.form(sheet.length)))
-        return sheet
+        return cls(length, min(max(at, 0), len(known.form(length))), answers)
 
 
 def read_answers(data: bytes, known: Questionnaire) -> tuple[str, dict[str, int]]:

@@ -131,48 +131,52 @@ class Make:
         }
         if questionnaire is None:
             return {**changes, self.radar: ""}
-        # The sheet that there is, not a copy: somebody may be answering meanwhile.
+        lengths = [value for _, value in questionnaire.lengths]
+        if sheet is not None and sheet.length in lengths:
+            # It stays where it is: somebody may be answering meanwhile.
+            return changes
         sheet = sheet or Sheet.from_text(kept, questionnaire)
-        if sheet.length not in (value for _, value in questionnaire.lengths):
-            sheet.length, sheet.at = questionnaire.lengths[0][1], 0
+        if sheet.length not in lengths:
+            sheet = Sheet(lengths[0], 0, sheet.answers)
         return {
-            **changes, **self._asked(questionnaire, sheet),
+            **changes,
+            self.sheet: sheet,
             self.length: gr.update(choices=questionnaire.lengths, value=sheet.length),
-        }  # fmt: skip
+        }
 
     @property
     def outputs(self) -> list[Any]:
         """All that ``ready`` may change."""
         return [
-            self.notice, self.whole, self.known, self.way, *self._rooms, self.radar, self.length, *self._sheet_outputs
+            self.notice, self.whole, self.known, self.way, *self._rooms, self.radar, self.length, self.sheet
         ]  # fmt: skip
 
     @property
     def _rooms(self) -> list[Any]:
         return [self.by_answers, self.by_sliders, self.by_file]
 
-    @property
-    def _sheet_outputs(self) -> list[Any]:
-        return [self.sheet, self.kept, self.statement, *self.scale]
-
     def _wire(self) -> None:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         # One after the other and none left out: whoever taps quickly is not answered for twice or not at all.
         tapped: dict[str, Any] = {
-            "inputs": [self.known, self.sheet], "outputs": [*self._sheet_outputs, self.radar],
+            "inputs": [self.known, self.sheet], "outputs": self.sheet,
             "trigger_mode": "multiple", "concurrency_id": "tap", "concurrency_limit": 1, **quick,
         }  # fmt: skip
         for value, button in enumerate(self.scale, start=1):
             button.click(self._tapping(_answering(value)), **tapped)
         self.back.click(self._tapping(lambda sheet, form: sheet.move(form, -1)), **tapped)
         self.skip.click(self._tapping(lambda sheet, form: sheet.move(form, 1)), **tapped)
-        self.restart.click(self._tapping(_begin_again), **tapped)
+        self.restart.click(self._tapping(lambda sheet, form: Sheet(sheet.length)), **tapped)
         self.length.input(
-            self._resize,
-            [self.length, self.known, self.sheet],
-            [*self._sheet_outputs, self.radar],
-            **quick,
-        )
+            self._resize, [self.length, self.known, self.sheet], self.sheet,
+            concurrency_id="tap", **quick,
+        )  # fmt: skip
+        # Replies to quick taps may overtake one another on their way. What is shown is asked for one at a time, and
+        # once more where there was another tap meanwhile.
+        gr.on(
+            [self.known.change, self.sheet.change], self._asked, [self.known, self.sheet],
+            [self.kept, self.statement, *self.scale, self.radar], trigger_mode="always_last", **quick,
+        )  # fmt: skip
         self.way.input(
             self._choose_way, [self.way, self.known, self.sheet, self.given, *self.traits],
             [*self._rooms, self.radar, self.told, self.replace], **quick,
@@ -202,26 +206,23 @@ class Make:
             for button, enrol in ((self.make, self._make), (self.replace, self._make_again))
         ]
 
-    def _tapping(self, change: Callable[[Sheet, Sequence[str]], None]) -> Callable[..., Changes]:
-        def tap(known: Questionnaire | None, sheet: Sheet) -> Changes:
-            if known is None:
-                return {self.sheet: sheet}
-            change(sheet, known.form(sheet.length))
-            return self._asked(known, sheet)
+    def _tapping(self, change: Callable[[Sheet, Sequence[str]], Sheet]) -> Callable[..., Sheet]:
+        def tap(known: Questionnaire | None, sheet: Sheet) -> Sheet:
+            return change(sheet, known.form(sheet.length)) if known else sheet
 
         return tap
 
-    def _resize(self, length: str, known: Questionnaire, sheet: Sheet) -> Changes:
-        sheet.resize(length, known.form(length))
-        return self._asked(known, sheet)
+    def _resize(self, length: str, known: Questionnaire, sheet: Sheet) -> Sheet:
+        return sheet.resize(length, known.form(length))
 
-    def _asked(self, known: Questionnaire, sheet: Sheet) -> Changes:
+    def _asked(self, known: Questionnaire | None, sheet: Sheet | None) -> Any:
         """The statement that is next, how far one is, the person so far."""
+        if known is None or sheet is None:
+            return gr.skip()
         form = known.form(sheet.length)
         open_ = sheet.at < len(form)
         before = sheet.answers.get(form[sheet.at]) if open_ else None
         return {
-            self.sheet: sheet,
             self.kept: sheet.to_text(),
             self.statement: _statement(known, sheet, form),
             self.radar: _of_answers(known, sheet.given(form), form),
@@ -368,13 +369,8 @@ def _read(path: Path, known: Questionnaire | None) -> tuple[str, Given, str]:
     return name or path.stem, Given(answers=answers), text
 
 
-def _answering(value: int) -> Callable[[Sheet, Sequence[str]], None]:
+def _answering(value: int) -> Callable[[Sheet, Sequence[str]], Sheet]:
     return lambda sheet, form: sheet.answer(form, value)
-
-
-def _begin_again(sheet: Sheet, form: Sequence[str]) -> None:
-    sheet.answers.clear()
-    sheet.at = 0
 
 
 def _statement(known: Questionnaire, sheet: Sheet, form: Sequence[str]) -> str:
