@@ -27,8 +27,7 @@ from palign_fit.inputs.inventory import parse_inventory
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings
-from palign_fit.model import checkpoint
-from palign_fit.model.cache import Cache, default_folder
+from palign_fit.model.cache import Cache, ModelCache, default_folder
 from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.progress import Progress, no_progress, show_progress
 
@@ -125,16 +124,14 @@ def changes(
 ) -> Reals:
     """What everybody's personas do to the items that they do not know: float64 [S, 25], nats per token."""
     cache = cache or Cache(default_folder())
-    digest = checkpoint.digest(model, cache.folder)
+    kept = ModelCache.of(model, cache)
     turn = np.array([int(item.id[1:]) for item in inventory.items]) % TURNS
     every = np.ones(len(turn), bool)
     baseline = Baseline.measure(model, inventory, every)
     found = np.zeros(answers.shape)
     settings = Settings(heads=heads, check=False)
     for held in (turn == number for number in range(TURNS)):
-        fitter = PalignFitter(
-            model, inventory, ~held, settings, checkpoint=digest, cache=cache, progress=told
-        )
+        fitter = PalignFitter(model, inventory, ~held, settings, kept, told)
         with told("people", len(answers)) as tick:
             for place, own in enumerate(answers):
                 known = np.where(held, np.nan, own)

@@ -18,7 +18,6 @@ from palign_fit.inputs.pairs import Pairs, read_pairs
 from palign_fit.methods.pairs.data import margins
 from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
-from palign_fit.model.cache import Cache
 from palign_fit.model.dialogue import tokenised
 from palign_fit.model.likelihood import perplexity, reader_for
 from palign_fit.model.model import OpenedModel
@@ -59,14 +58,7 @@ class Prepared:
 
     def __init__(self, model: OpenedModel, inventory: Inventory, used: Mask) -> None:
         began = time.perf_counter()
-        self.fitter = open_fitter(
-            model,
-            inventory,
-            used,
-            Settings(heads=heads_of(model)),
-            checkpoint="",
-            cache=Cache(None),
-        )
+        self.fitter = open_fitter(model, inventory, used, Settings(heads=heads_of(model)))
         self.seconds = time.perf_counter() - began
 
 

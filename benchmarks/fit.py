@@ -35,8 +35,7 @@ from palign_fit.inputs.answers import Answers
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.settings import Settings
 from palign_fit.model import prompts
-from palign_fit.model.cache import Cache
-from palign_fit.model.checkpoint import digest
+from palign_fit.model.cache import Cache, ModelCache
 from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel, open_model
 from palign_fit.model.steer import steered_by
@@ -229,11 +228,11 @@ def generate(model: OpenedModel, lines: Sequence[list[int]]) -> None:
 def ours(model: OpenedModel, inventory: Inventory, people: Answers, kept: Path) -> dict[str, float]:
     """Seconds of palign-fit for ``people``, one file each, shared work told apart and left in ``kept``."""
     began = time.perf_counter()
-    content, cache = digest(model, None), Cache(kept)
+    known = ModelCache.of(model, Cache(kept))
 
     def opened(*, check: bool) -> Fitter:
         settings = Settings(check=check)
-        return open_fitter(model, inventory, people.used, settings, checkpoint=content, cache=cache)
+        return open_fitter(model, inventory, people.used, settings, known)
 
     fitter = opened(check=True)
     shared = time.perf_counter() - began

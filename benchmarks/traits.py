@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from palign_fit.methods.traits import TraitFitter
-from palign_fit.model import checkpoint
-from palign_fit.model.cache import Cache, default_folder
+from palign_fit.model.cache import Cache, ModelCache, default_folder
 from palign_fit.model.model import open_model
 
 from vllm_palign.directions.sliders import of_values, trait_effects, wanted_alpha
@@ -34,9 +33,7 @@ def main() -> None:
     arguments.add_argument("--heads", type=int, default=24)
     given = arguments.parse_args()
     model = open_model(given.model)
-    cache = Cache(default_folder())
-    digest = checkpoint.digest(model, cache.folder)
-    fitter = TraitFitter(model, given.heads, checkpoint=digest, cache=cache)
+    fitter = TraitFitter(model, given.heads, kept=ModelCache.of(model, Cache(default_folder())))
     budget, baseline = fitter.budget, fitter.baseline
     assert baseline is not None
     effects = np.zeros((len(TRAITS), len(DOSES), len(TRAITS)))

@@ -14,7 +14,7 @@ from palign_fit.inputs import traits
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.palign.sentences import denied, statements
 from palign_fit.model import prompts
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import Cache, ModelCache
 
 from vllm_palign.directions.inventory import Inventory
 
@@ -90,9 +90,9 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def kept(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelCache:
     """For fits of ``tiny`` by tests that are not about what a fit computes anew: read once, kept bit for bit."""
-    return {"checkpoint": "tiny", "cache": Cache(tmp_path_factory.mktemp("kept"))}
+    return ModelCache.of(tiny, Cache(tmp_path_factory.mktemp("kept")))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
 from palign_fit.methods.pas_reference.alpha import GRID
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import Cache, ModelCache
 from palign_fit.model.model import OpenedModel, open_model, wrap
 from typer.testing import CliRunner
 
@@ -63,16 +63,16 @@ def passes(model: OpenedModel, work: Callable[[], Any]) -> int:
 
 
 @pytest.fixture(scope="module")
-def fitter(tiny: Any, inventory: Inventory, kept: dict[str, Any]) -> PalignFitter:
-    return PalignFitter(tiny, inventory, EVERY, Settings(heads=5), **kept)
+def fitter(tiny: Any, inventory: Inventory, kept: ModelCache) -> PalignFitter:
+    return PalignFitter(tiny, inventory, EVERY, Settings(heads=5), kept)
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def persona(
-    request: pytest.FixtureRequest, tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    request: pytest.FixtureRequest, tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> Persona:
     settings = Settings(method=request.param, heads=5)
-    (one,) = fit_personas(tiny, inventory, [subject(inventory, 3)], settings, **kept)
+    (one,) = fit_personas(tiny, inventory, [subject(inventory, 3)], settings, kept)
     return one
 
 
@@ -120,18 +120,18 @@ def test_the_same_fit_gives_the_same_bytes_in_this_and_another_process(
 
 
 def test_other_subjects_who_answered_the_same_items_do_not_change_a_persona(
-    tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> None:
     ann, ben = subject(inventory, 1, 7), subject(inventory, 2, 7, name="ben")
     settings = Settings(heads=5, alpha=1.0)
-    both = list(fit_personas(tiny, inventory, [ben, ann], settings, **kept))
+    both = list(fit_personas(tiny, inventory, [ben, ann], settings, kept))
     assert [one.name for one in both] == ["ben", "ann"]
-    (alone,) = fit_personas(tiny, inventory, [ann], settings, **kept)
+    (alone,) = fit_personas(tiny, inventory, [ann], settings, kept)
     assert alone.to_bytes() == both[1].to_bytes()
     assert both[0] != both[1]
 
 
-def test_items_nobody_answered_do_not_change_a_persona(tiny: Any, kept: dict[str, Any]) -> None:
+def test_items_nobody_answered_do_not_change_a_persona(tiny: Any, kept: ModelCache) -> None:
     """Other texts, traits and keys there: only the inventory's digest is another."""
     texts = [f"talk about {n} good tasks" for n in range(40)]
     items = tuple(
@@ -148,7 +148,7 @@ def test_items_nobody_answered_do_not_change_a_persona(tiny: Any, kept: dict[str
     found = []
     for some in (items, others):
         (one,) = fit_personas(
-            tiny, Inventory("own", some), [Subject("ann", answers)], Settings(heads=5), **kept
+            tiny, Inventory("own", some), [Subject("ann", answers)], Settings(heads=5), kept
         )
         digest = one.fit["inventory"].pop("digest")
         found.append((one.to_bytes(), digest))
@@ -165,9 +165,9 @@ def test_opposite_people_get_opposite_offsets(fitter: PalignFitter, inventory: I
 
 
 def test_an_estimate_needs_no_forward_pass_and_says_so(
-    tiny: Any, inventory: Inventory, fitter: PalignFitter, kept: dict[str, Any]
+    tiny: Any, inventory: Inventory, fitter: PalignFitter, kept: ModelCache
 ) -> None:
-    quick = PalignFitter(tiny, inventory, EVERY, Settings(heads=5, check=False), **kept)
+    quick = PalignFitter(tiny, inventory, EVERY, Settings(heads=5, check=False), kept)
     people = [subject(inventory, seed, name=f"s{seed}") for seed in range(3)]
     found: list[Any] = []
     assert passes(tiny, lambda: found.extend(map(quick.fit, people))) == 0
@@ -185,9 +185,8 @@ def test_what_no_subject_changes_is_computed_once(
     settings, made = Settings(heads=5, check=False), []
 
     def open_it() -> None:
-        made.append(
-            open_fitter(tiny, inventory, EVERY, settings, checkpoint="abc", cache=Cache(tmp_path))
-        )
+        kept = ModelCache.of(tiny, Cache(tmp_path))
+        made.append(open_fitter(tiny, inventory, EVERY, settings, kept))
 
     assert passes(tiny, open_it) > 0
     assert passes(tiny, open_it) == 0
@@ -195,10 +194,11 @@ def test_what_no_subject_changes_is_computed_once(
     assert one.to_bytes() == other.to_bytes()
 
 
-def test_without_knowing_the_model_nothing_is_kept(
-    tiny: Any, inventory: Inventory, tmp_path: Path
+def test_without_a_cache_nothing_is_kept(
+    tiny: Any, inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    PalignFitter(tiny, inventory, EVERY, Settings(heads=2, check=False), cache=Cache(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    PalignFitter(tiny, inventory, EVERY, Settings(heads=2, check=False))
     assert not list(tmp_path.iterdir())
 
 
@@ -265,24 +265,24 @@ def test_answers_that_describe_nobody_are_refused(sheet: list[float], message: s
 
 
 def test_agreeing_a_little_with_everything_is_no_personality(
-    tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> None:
     """Where usual answers are 3.5 and 2.5 by keying, half a point above both says nothing."""
     halves = dataclasses.replace(inventory)
     vars(halves)["usual"] = np.where(inventory.signs > 0, 3.5, 2.5)
     sheet = np.where(inventory.of_trait[TRAITS.index("C")], halves.usual + 0.5, np.nan)
     with pytest.raises(InputError, match="nothing to steer towards"):
-        next(fit_personas(tiny, halves, [Subject("x", sheet)], Settings(heads=5), **kept))
+        next(fit_personas(tiny, halves, [Subject("x", sheet)], Settings(heads=5), kept))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_very_few_answers_still_make_a_persona(
-    method: str, tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    method: str, tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> None:
     sheet = np.full(120, np.nan)
     sheet[:10] = [5, 1, 4, 2, 5, 1, 2, 4, 5, 1]
     (one,) = fit_personas(
-        tiny, inventory, [Subject("x", sheet)], Settings(method, heads=5, alpha=1), **kept
+        tiny, inventory, [Subject("x", sheet)], Settings(method, heads=5, alpha=1), kept
     )
     assert one.fit["answered"] == 10 and one.offsets.any()
 

@@ -11,7 +11,7 @@ import numpy as np
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Refusal, Subject
 from palign_fit.methods.settings import METHODS, Settings, check_heads, check_subject, naming
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import ModelCache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions import Directions
@@ -44,7 +44,7 @@ class DirectionsFitter:
 
 class Method(Protocol):
     """Prepares a fitter. ``used`` bool [N]: items with an answer by anybody; the others do not exist for
-    the fit. ``cache`` is used where ``checkpoint`` (``checkpoint.digest``) says what the model is.
+    the fit. ``kept`` has what was computed of the model before; None keeps nothing.
     ``progress`` hears of every stage. Raises FitError for a model that cannot be fitted."""
 
     def __call__(
@@ -53,9 +53,7 @@ class Method(Protocol):
         inventory: Inventory,
         used: Mask,
         settings: Settings,
-        *,
-        checkpoint: str = "",
-        cache: Cache | None = None,
+        kept: ModelCache | None = None,
         progress: Progress = no_progress,
     ) -> Fitter: ...
 
@@ -65,9 +63,7 @@ def open_fitter(
     inventory: Inventory,
     used: Mask,
     settings: Settings,
-    *,
-    checkpoint: str = "",
-    cache: Cache | None = None,
+    kept: ModelCache | None = None,
     progress: Progress = no_progress,
 ) -> Fitter:
     """The fitter of ``settings.method``, everything shared by subjects computed; see ``Method``.
@@ -77,9 +73,7 @@ def open_fitter(
     check_heads(settings.heads, model)
     module, name = METHODS[settings.method].split(":")
     method: Method = getattr(import_module(module), name)
-    return method(
-        model, inventory, used, settings, checkpoint=checkpoint, cache=cache, progress=progress
-    )
+    return method(model, inventory, used, settings, kept, progress)
 
 
 def fit_or_refuse(fitter: Fitter, subject: Subject) -> Persona | Refusal:
@@ -95,9 +89,7 @@ def fit_personas(
     inventory: Inventory,
     subjects: Sequence[Subject],
     settings: Settings,
-    *,
-    checkpoint: str = "",
-    cache: Cache | None = None,
+    kept: ModelCache | None = None,
     progress: Progress = no_progress,
 ) -> Iterator[Persona]:
     """One persona a subject, in order; what the model is needed for is computed once for all.
@@ -107,8 +99,6 @@ def fit_personas(
     for subject in subjects:
         check_subject(subject)
     used = np.any([np.isfinite(subject.agreement) for subject in subjects], axis=0)
-    fitter = open_fitter(
-        model, inventory, used, settings, checkpoint=checkpoint, cache=cache, progress=progress
-    )
+    fitter = open_fitter(model, inventory, used, settings, kept, progress)
     for subject in subjects:
         yield fitter.fit(subject)

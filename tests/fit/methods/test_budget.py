@@ -12,6 +12,7 @@ from palign_fit.inputs.answers import Subject
 from palign_fit.methods.budget import TextBudget
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings
+from palign_fit.model.cache import ModelCache
 
 from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.basis import SteeredHeads
@@ -110,13 +111,13 @@ def test_one_correction_brings_a_quadratic_cost_near_the_target() -> None:
 
 
 def test_alpha_that_stops_at_the_most_that_is_tried_says_so(
-    tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> None:
     every = np.ones(120, bool)
     ann = Subject("ann", np.array(list(answer_sheet(inventory, 1).values()), float))
     for alpha, said in ((None, True), (MAX_ALPHA, False)):
         settings = Settings(heads=5, alpha=alpha, check=False)
-        fitter = PalignFitter(tiny, inventory, every, settings, **kept)
+        fitter = PalignFitter(tiny, inventory, every, settings, kept)
         free = replace(fitter.budget, rate=0.0)
         fitter.directions = replace(fitter.directions, budget=free, reach=1.0)
         persona = fitter.fit(ann)

@@ -16,7 +16,7 @@ from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.palign.reach import REACHES, longest
 from palign_fit.methods.settings import Settings
 from palign_fit.methods.traits import TraitFitter
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import Cache, ModelCache
 
 from tests.fit.conftest import answer_sheet
 from vllm_palign.directions.basis import SteeredHeads
@@ -46,9 +46,9 @@ def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_chec
     tiny: Any, inventory: Inventory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``--no-check`` and another inventory find it done, and so does ``traits``."""
-    kept: dict[str, Any] = {"checkpoint": "abc", "cache": Cache(tmp_path)}
+    kept = ModelCache.of(tiny, Cache(tmp_path))
     every = np.ones(120, bool)
-    first = PalignFitter(tiny, inventory, every, Settings(heads=5), **kept)
+    first = PalignFitter(tiny, inventory, every, Settings(heads=5), kept)
     monkeypatch.setattr(reach, "carried", None)
     monkeypatch.setattr(reach.TextBudget, "measure", None)
     texts = [item.text for item in inventory.items[:40]]
@@ -64,19 +64,19 @@ def test_what_a_model_bears_is_measured_once_for_every_inventory_people_and_chec
         (inventory, np.arange(120) > 3, Settings(heads=5, seed=3)),
         (own, np.ones(40, bool), Settings(heads=5, check=False)),
     ):
-        again = PalignFitter(tiny, other, used, settings, **kept)
+        again = PalignFitter(tiny, other, used, settings, kept)
         assert (again.directions.reach, again.budget) == (first.directions.reach, first.budget)
-    TraitFitter(tiny, 5, **kept)
+    TraitFitter(tiny, 5, kept=kept)
     with pytest.raises(TypeError):
-        PalignFitter(tiny, inventory, every, Settings(heads=4), **kept)
+        PalignFitter(tiny, inventory, every, Settings(heads=4), kept)
 
 
 def test_a_model_that_turns_back_early_is_steered_less(
-    tiny: Any, inventory: Inventory, kept: dict[str, Any]
+    tiny: Any, inventory: Inventory, kept: ModelCache
 ) -> None:
     """Items follow up to a quarter of alpha, then all move alike, whoever it is."""
     every = np.ones(120, bool)
-    whole = PalignFitter(tiny, inventory, every, Settings(heads=5), **kept)
+    whole = PalignFitter(tiny, inventory, every, Settings(heads=5), kept)
     keys = np.array(
         [[item.sign * (item.trait == trait) for trait in TRAITS] for item in inventory.items], float
     )

@@ -58,7 +58,7 @@ def test_a_killed_stage_goes_on_where_it_was_and_no_sentence_is_read_twice(
     once = dict(counting.read)
     # Words unknown to the tiny model make a few sentences alike; none is read oftener than it is said.
     counting.read.clear()
-    kept = ModelCache.of(tiny, "abc", Cache(tmp_path))
+    kept = ModelCache.of(tiny, Cache(tmp_path))
     for packs in (3, 1, 20):
         counting.packs = packs
         with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,7 @@ def test_a_killed_stage_goes_on_where_it_was_and_no_sentence_is_read_twice(
 def test_another_inventory_reads_only_what_is_its_own(
     tiny: Any, inventory: Inventory, tmp_path: Path, counting: Counting
 ) -> None:
-    kept = ModelCache.of(tiny, "abc", Cache(tmp_path))
+    kept = ModelCache.of(tiny, Cache(tmp_path))
     SentenceGradients.read(tiny, inventory, EVERY, kept)
     counting.read.clear()
     shared = built_in().items[:30]
@@ -102,7 +102,7 @@ def test_progress_tells_what_was_there_already_from_what_takes_time(
         stages.append((name, total))
         yield lambda count, /, *, free=False: told.append((count, free))
 
-    kept = ModelCache.of(tiny, "abc", Cache(tmp_path))
+    kept = ModelCache.of(tiny, Cache(tmp_path))
     for free in (False, True):
         told.clear()
         SentenceGradients.read(tiny, inventory, EVERY, kept, progress)

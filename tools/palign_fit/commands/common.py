@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 import typer
 
+from palign_fit.commands import options
 from palign_fit.errors import FitError, InputError
 from palign_fit.inputs.files import write_text
 from palign_fit.inputs.inventory import built_in, read_inventory
 from palign_fit.model.cache import Cache, default_folder
+from palign_fit.model.model import OpenedModel, open_model
+from palign_fit.progress import Progress
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.numbers import Mask
 from vllm_palign.errors import PalignError
@@ -40,12 +43,24 @@ def with_exit_codes(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
-def quiet_transformers() -> None:
-    """Its loading bars go to stderr even when that is a file."""
+def opened_model(
+    progress: Progress,
+    source: str,
+    device: options.Device,
+    dtype: options.Dtype,
+    **known: Any,
+) -> OpenedModel:
+    """--model, --device and --dtype as ``open_model`` opens them; ``known`` is what else it takes.
+
+    torch and transformers take seconds to import: call this only after everything cheap was checked.
+    """
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
+        # Its loading bars go to stderr even when that is a file.
         logging.disable_progress_bar()
+    with progress(f"opening {source}", None):
+        return open_model(source, device=device.value, dtype=dtype.value, **known)
 
 
 def alpha_of(text: str) -> float | None:

@@ -15,12 +15,13 @@ from palign_fit.commands.common import (
     inventory_of,
     learned_items,
     open_cache,
-    quiet_transformers,
+    opened_model,
     with_exit_codes,
 )
 from palign_fit.inputs.files import write_bytes
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings, check_heads
+from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
 from vllm_palign.directions import parse_directions, to_bytes
 
@@ -52,29 +53,18 @@ def directions(
     items = inventory_of(inventory)
     used = learned_items(train_items, items)
     check_file("--out", out)
-    # torch and transformers take seconds to import: only after everything cheap was checked.
+    # It takes seconds to import: only after everything cheap was checked.
     from palign_fit.methods.palign.fitter import PalignFitter
-    from palign_fit.model import checkpoint
-    from palign_fit.model.model import open_model
 
-    quiet_transformers()
     started = perf_counter()
-    kept = open_cache(cache, no_cache)
+    texts = sum(map(len, shipped())) + 2 * int(used.sum())
     with show_progress() as progress:
-        with progress(f"opening {model}", None):
-            opened = open_model(
-                model,
-                base_model=base_model,
-                device=device.value,
-                dtype=dtype.value,
-                texts=sum(map(len, shipped())) + 2 * int(used.sum()),
-                memory=memory,
-            )
-            content = checkpoint.digest(opened, kept.folder)
-        check_heads(heads, opened)
-        fitter = PalignFitter(
-            opened, items, used, settings, checkpoint=content, cache=kept, progress=progress
+        opened = opened_model(
+            progress, model, device, dtype, base_model=base_model, texts=texts, memory=memory
         )
+        check_heads(heads, opened)
+        kept = ModelCache.of(opened, open_cache(cache, no_cache))
+        fitter = PalignFitter(opened, items, used, settings, kept, progress)
     data = to_bytes(fitter.directions)
     # What a server would refuse is not written.
     made = parse_directions(data, source=str(out))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 
 from palign_fit.commands import options
-from palign_fit.commands.common import inventory_of, quiet_transformers
+from palign_fit.commands.common import inventory_of, opened_model
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT
 from palign_fit.inputs.answers import Subject, read_answers
@@ -140,11 +140,8 @@ def open_backend(
         )
         return served, None, []
     from palign_fit.evaluation.huggingface import HuggingFaceBackend
-    from palign_fit.model.model import open_model
 
-    quiet_transformers()
-    with progress(f"opening {model}", None):
-        opened = open_model(model, device=device.value, dtype=dtype.value)
+    opened = opened_model(progress, model, device, dtype)
     return HuggingFaceBackend(opened, strength), opened, check_made_for(opened, personas)
 
 

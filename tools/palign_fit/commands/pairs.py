@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands import options
-from palign_fit.commands.common import alpha_of, quiet_transformers, with_exit_codes
+from palign_fit.commands.common import alpha_of, opened_model, with_exit_codes
 from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.pairs import read_pairs
 from palign_fit.progress import show_progress
@@ -50,18 +50,13 @@ def pairs(
     given = read_pairs(pairs)
     for note in given.notes:
         typer.echo(f"palign-fit: {note}", err=True)
-    # torch and transformers take seconds to import: only after everything cheap was checked.
+    # They take seconds to import: only after everything cheap was checked.
     from palign_fit.methods.pairs.data import MAX_USED
     from palign_fit.methods.pairs.fitter import PairSettings, fit_pairs
-    from palign_fit.model.model import open_model
 
     settings = PairSettings(called, description, heads=heads, alpha=number, seed=seed)
-    quiet_transformers()
     with show_progress() as progress:
-        with progress(f"opening {model}", None):
-            opened = open_model(
-                model, base_model=base_model, device=device.value, dtype=dtype.value
-            )
+        opened = opened_model(progress, model, device, dtype, base_model=base_model)
         started = perf_counter()
         with progress("pairs", 3 * min(len(given.pairs), MAX_USED)) as tick:
             persona = fit_pairs(opened, given, settings, tick=tick)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands import options
-from palign_fit.commands.common import check_file, quiet_transformers, with_exit_codes
+from palign_fit.commands.common import check_file, opened_model, with_exit_codes
 from palign_fit.inputs.files import write_text
 from palign_fit.progress import show_progress
 
@@ -42,13 +42,10 @@ def report(
     rows = overview(sources, measured)
     spoken, asked, left_out = {}, None, list(sources.left_out)
     if model is not None:
-        from palign_fit.model.model import open_model
         from palign_fit.reporting import samples
 
-        quiet_transformers()
         with show_progress() as progress:
-            with progress(f"opening {model}", None):
-                opened = open_model(model, device=device.value, dtype=dtype.value)
+            opened = opened_model(progress, model, device, dtype)
             detailed = [row.entry for row in rows if row.detailed]
             chosen = samples.chosen(detailed, opened)
             asked = opened.base_model

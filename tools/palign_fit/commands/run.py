@@ -17,7 +17,7 @@ from palign_fit.commands.common import (
     inventory_of,
     learned_items,
     open_cache,
-    quiet_transformers,
+    opened_model,
     with_exit_codes,
 )
 from palign_fit.commands.tally import Tally
@@ -26,6 +26,7 @@ from palign_fit.fit import DirectionsFitter, Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import METHODS, Settings, check_subject, shared_digest
+from palign_fit.model.cache import ModelCache
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, Output, fit_population, run_inputs
 from palign_fit.output.shards import ShardOutput
@@ -111,31 +112,18 @@ def run(
         if made is not None:
             work = _of_directions(made, number)
         else:
-            # torch and transformers take seconds to import: only after everything cheap was checked.
-            from palign_fit.model import checkpoint
-            from palign_fit.model.model import open_model
-
-            quiet_transformers()
             used = learned_items(train_items, items)
-            kept = open_cache(cache, no_cache)
-            with progress(f"opening {model}", None):
-                opened = open_model(
-                    str(model),
-                    base_model=base_model,
-                    device=device.value,
-                    dtype=dtype.value,
-                    texts=sum(map(len, shipped())) + 2 * int(used.sum()),
-                    memory=memory,
-                )
-                content = checkpoint.digest(opened, kept.folder)
+            texts = sum(map(len, shipped())) + 2 * int(used.sum())
+            opened = opened_model(
+                progress, str(model), device, dtype,
+                base_model=base_model, texts=texts, memory=memory,
+            )  # fmt: skip
+            kept = ModelCache.of(opened, open_cache(cache, no_cache))
 
             def prepare() -> Fitter:
-                return open_fitter(
-                    opened, items, used, settings,
-                    checkpoint=content, cache=kept, progress=progress,
-                )  # fmt: skip
+                return open_fitter(opened, items, used, settings, kept, progress)
 
-            shared = shared_digest(opened, content, items, used, settings)
+            shared = shared_digest(opened, kept.checkpoint, items, used, settings)
             work = _Work(prepare, shared, opened.base_model, check)
         job = Job(
             run=run_inputs(work.made_with, alpha=number, check=work.check),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from palign_fit.commands import options
+from palign_fit.commands.common import opened_model
 from palign_fit.commands.measuring import listed
 from palign_fit.errors import InputError
 from palign_fit.model.cache import Cache
@@ -55,7 +56,6 @@ def open_readers(
     """The readers that ``named`` are: URLs, or models that are opened here, ``model`` itself if it is open or none is
     named. Raises InputError."""
     from palign_fit.evaluation.speech.reader import RatingReader, WordReader
-    from palign_fit.model.model import open_model
 
     if not {"answers", "fading"} & set(measures):
         return []
@@ -67,9 +67,7 @@ def open_readers(
         elif name == model and opened is not None:
             readers.append(WordReader(opened, cache))
         else:
-            with progress(f"opening {name}", None):
-                own = open_model(name, device=device.value, dtype=dtype.value)
-            readers.append(WordReader(own, cache))
+            readers.append(WordReader(opened_model(progress, name, device, dtype), cache))
     twice = {one.name for one in readers if [other.name for other in readers].count(one.name) > 1}
     if twice:
         raise InputError(

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands import options
-from palign_fit.commands.common import open_cache, quiet_transformers, with_exit_codes
+from palign_fit.commands.common import open_cache, opened_model, with_exit_codes
 from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.sliders import parse_sliders
 from palign_fit.methods.palign.sentences import shipped
 from palign_fit.methods.settings import Settings
+from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
 from vllm_palign.directions import load_directions
 
@@ -58,27 +59,17 @@ def traits(
         started = perf_counter()
         persona = load_directions(given).from_traits(called, sliders, description)
     else:
-        # torch and transformers take seconds to import: only after everything cheap was checked.
+        # It takes seconds to import: only after everything cheap was checked.
         from palign_fit.methods.traits import TraitFitter
-        from palign_fit.model import checkpoint
-        from palign_fit.model.model import open_model
 
-        quiet_transformers()
-        kept = open_cache(cache, no_cache)
         with show_progress() as progress:
-            with progress(f"opening {model}", None):
-                opened = open_model(
-                    str(model),
-                    base_model=base_model,
-                    device=device.value,
-                    dtype=dtype.value,
-                    texts=sum(map(len, shipped())),
-                )
-                content = checkpoint.digest(opened, kept.folder)
-            started = perf_counter()
-            fitter = TraitFitter(
-                opened, heads, check=check, checkpoint=content, cache=kept, progress=progress
+            texts = sum(map(len, shipped()))
+            opened = opened_model(
+                progress, str(model), device, dtype, base_model=base_model, texts=texts
             )
+            kept = ModelCache.of(opened, open_cache(cache, no_cache))
+            started = perf_counter()
+            fitter = TraitFitter(opened, heads, check=check, kept=kept, progress=progress)
             persona = fitter.fit(called, sliders, description)
     fit = persona.fit
     effects = ", ".join(f"{trait} {value:+.3f}" for trait, value in fit["effects"].items())

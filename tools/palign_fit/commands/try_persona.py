@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from palign_fit.commands import options
-from palign_fit.commands.common import quiet_transformers, with_exit_codes
+from palign_fit.commands.common import opened_model, with_exit_codes
 from palign_fit.commands.measuring import check_made_for, listed
 from palign_fit.errors import InputError
 from palign_fit.progress import show_progress
@@ -53,9 +53,8 @@ def try_persona(
     # torch and transformers take seconds to import: only after everything cheap was checked.
     from palign_fit.evaluation.huggingface import HuggingFaceBackend
     from palign_fit.evaluation.tasks import Setting, Speech
-    from palign_fit.model.model import model_dtype, open_model
+    from palign_fit.model.model import model_dtype
 
-    quiet_transformers()
     settings = [
         Setting(
             system=system, persona_id=made.name, persona=made, strength=value, scope=scope.value
@@ -64,8 +63,7 @@ def try_persona(
     ]
     asked = [Speech(setting, question) for question in questions for setting in settings]
     with show_progress() as progress:
-        with progress(f"opening {model}", None):
-            opened = open_model(model, device=device.value, dtype=dtype.value)
+        opened = opened_model(progress, model, device, dtype)
         warnings = check_made_for(opened, [made])
         with progress("answers", len(asked)) as tick:
             said = HuggingFaceBackend(opened).speak(asked, max_tokens, tick)

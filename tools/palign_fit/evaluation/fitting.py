@@ -15,8 +15,7 @@ from palign_fit.evaluation.split import Sheet
 from palign_fit.fit import Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal
 from palign_fit.methods.settings import Settings, check_subject, shared_digest
-from palign_fit.model import checkpoint
-from palign_fit.model.cache import Cache, key_digest
+from palign_fit.model.cache import Cache, ModelCache, key_digest
 from palign_fit.model.model import OpenedModel
 from palign_fit.output.folder import FolderOutput
 from palign_fit.output.population import Job, fit_population, run_inputs
@@ -57,10 +56,10 @@ def fit_learners(
         check_subject(learner)
     most = model.num_layers * model.num_heads
     settings = Settings(method=method, heads=min(Settings.heads, most), seed=seed)
-    content = checkpoint.digest(model, cache.folder)
+    known = ModelCache.of(model, cache)
     job = Job(
         run=run_inputs(
-            shared_digest(model, content, inventory, learners.used, settings),
+            shared_digest(model, known.checkpoint, inventory, learners.used, settings),
             alpha=settings.alpha,
             check=settings.check,
         ),
@@ -75,10 +74,7 @@ def fit_learners(
     ):
 
         def prepare() -> Fitter:
-            return open_fitter(
-                model, inventory, learners.used, settings,
-                checkpoint=content, cache=cache, progress=progress,
-            )  # fmt: skip
+            return open_fitter(model, inventory, learners.used, settings, known, progress)
 
         personas = []
         for outcome in fit_population(

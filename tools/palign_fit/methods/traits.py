@@ -14,7 +14,7 @@ from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.settings import Settings, check_heads
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import ModelCache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions.sliders import of_values, trait_persona, wanted_alpha
@@ -36,8 +36,7 @@ class TraitFitter:
         count: int,
         *,
         check: bool = True,
-        checkpoint: str = "",
-        cache: Cache | None = None,
+        kept: ModelCache | None = None,
         progress: Progress = no_progress,
     ) -> None:
         """``count`` heads. Raises InputError and FitError as ``fit.open_fitter``."""
@@ -48,9 +47,8 @@ class TraitFitter:
             built_in(),
             self.every,
             Settings(heads=count, check=check),
-            checkpoint=checkpoint,
-            cache=cache,
-            progress=progress,
+            kept,
+            progress,
         )
         self.directions, self.budget = fitter.directions, fitter.budget
         self.baseline: Baseline | None = fitter.baseline

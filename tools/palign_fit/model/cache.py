@@ -16,16 +16,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from palign_fit.model import checkpoint
+from palign_fit.model.model import OpenedModel, model_dtype
 from vllm_palign.files import replacing
-
-if TYPE_CHECKING:
-    from palign_fit.model.model import OpenedModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -127,7 +126,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class ModelCache:
-    """The entries of one model; with ``cache`` None everything is computed anew."""
+    """The entries of one model; with ``cache`` None everything is computed anew. ``checkpoint`` is its content's digest."""
 
     cache: Cache | None
     checkpoint: str
@@ -135,11 +134,15 @@ class ModelCache:
     device: str
 
     @classmethod
-    def of(cls, model: OpenedModel, checkpoint: str, cache: Cache | None) -> ModelCache:
-        """``checkpoint`` is ``checkpoint.digest``; a model of which nobody says what it is keeps nothing."""
-        from palign_fit.model.model import model_dtype
+    def of(cls, model: OpenedModel, cache: Cache) -> ModelCache:
+        """Of ``model`` as it is on disk."""
+        content = checkpoint.digest(model, cache.folder)
+        return cls(cache, content, model_dtype(model), model.device.type)
 
-        return cls(cache if checkpoint else None, checkpoint, model_dtype(model), model.device.type)
+    @classmethod
+    def none(cls, model: OpenedModel) -> ModelCache:
+        """For whoever does not say what ``model`` is."""
+        return cls(None, "", model_dtype(model), model.device.type)
 
     def load_or_compute(
         self, what: str, key_parts: Mapping[str, Any], compute: Callable[[], Arrays]

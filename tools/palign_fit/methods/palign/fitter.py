@@ -14,7 +14,7 @@ from palign_fit.methods.palign.reach import REACHES, Bounds
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.settings import Settings, naming, shared_digest
 from palign_fit.methods.steering import random_folds
-from palign_fit.model.cache import Cache, ModelCache
+from palign_fit.model.cache import ModelCache
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress
 from vllm_palign.directions import Directions
@@ -41,14 +41,12 @@ class PalignFitter:
         inventory: Inventory,
         used: Mask,
         settings: Settings,
-        *,
-        checkpoint: str = "",
-        cache: Cache | None = None,
+        kept: ModelCache | None = None,
         progress: Progress = no_progress,
     ) -> None:
         """As ``fit.Method``."""
         self.model, self.settings = model, settings
-        kept = ModelCache.of(model, checkpoint, cache)
+        kept = kept or ModelCache.none(model)
         # 1 Examples, 2 Effects: what steering does to sentences of known keying.
         sentences = SentenceGradients.read(model, inventory, used, kept, progress)
         count = settings.heads
@@ -67,7 +65,7 @@ class PalignFitter:
         given = settings.alpha is not None
         self.directions = Directions(
             model=model_facts(model),
-            made_with=shared_digest(model, checkpoint, inventory, used, settings),
+            made_with=shared_digest(model, kept.checkpoint, inventory, used, settings),
             whole=whole,
             blind=tuple(blind),
             traits=solve(sentences, inventory, np.zeros_like(used), count, alone=True),

@@ -9,7 +9,7 @@ from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference.alpha import GRID, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import ModelCache
 from palign_fit.model.chats import Chats
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress
@@ -28,9 +28,7 @@ class ReferenceFitter:
         inventory: Inventory,
         used: Mask,
         settings: Settings,
-        *,
-        checkpoint: str = "",
-        cache: Cache | None = None,
+        kept: ModelCache | None = None,
         progress: Progress = no_progress,
     ) -> None:
         """As ``fit.Method``; the published method reads every item, and keeps nothing."""
