@@ -54,6 +54,8 @@ def fork(job: dict[str, Any]) -> int:
     try:
         run(**job)
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from tests.conftest import TINY
 from tests.directions import tiny_directions
 from tests.personas import SMOLLM2, random_persona
-from tests.warm import run_vllm
+from tests.warm import run_vllm, warm
 from vllm_palign import PalignStartupError, Persona, save
 from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.sources import parse_personas
@@ -25,23 +24,17 @@ from vllm_palign.directions import to_bytes
 from vllm_palign.plugin.refusals import refuse_front_ends
 from vllm_palign.registry import Registry
 
-VLLM = Path(sys.executable).with_name("vllm")
 
-
-def vllm(*arguments: str | Path, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [VLLM, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
-    return done.returncode, done.stdout + done.stderr
+def vllm(folder: Path, *arguments: str | Path, **environment: str | None) -> tuple[int, str]:
+    """What ``vllm ARGUMENTS`` does, by a process that has vLLM imported."""
+    script = folder / "vllm.py"
+    script.write_text("from vllm.entrypoints.cli.main import main\nmain()\n")
+    return warm().run(script, [str(one) for one in arguments], folder, environment)
 
 
 def test_help_documents_the_flags() -> None:
-    code, text = vllm("serve", "--help=palign")
-    assert code == 0
+    command = [Path(sys.executable).with_name("vllm"), "serve", "--help=palign"]
+    text = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     for flag in (
         "--plugin NAME",
         "--palign-personas NAME=PATH|DIR",
@@ -150,8 +143,8 @@ def test_front_ends_without_middleware_are_refused(monkeypatch: pytest.MonkeyPat
         refuse_front_ends(Namespace(grpc=False))
 
 
-def test_an_unknown_plugin_is_a_usage_error() -> None:
-    code, text = vllm("serve", "model", "--plugin", "nosuchthing")
+def test_an_unknown_plugin_is_a_usage_error(tmp_path: Path) -> None:
+    code, text = vllm(tmp_path, "serve", "model", "--plugin", "nosuchthing")
     assert code == 2
     assert "--plugin nosuchthing: not installed; installed are" in text
 
@@ -163,7 +156,9 @@ def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path:
     path = save(
         random_persona(0, num_layers=30, num_heads=9, head_dim=64), tmp_path / "a.safetensors"
     )
-    code, text = vllm("serve", tiny_model, "--plugin", "palign", "--palign-personas", f"a={path}")
+    code, text = vllm(
+        tmp_path, "serve", tiny_model, "--plugin", "palign", "--palign-personas", f"a={path}"
+    )
     assert code != 0
     assert "num_layers is 30, the served model has 3" in text
     assert "head_dim is 64, the served model has 32" in text
@@ -179,7 +174,7 @@ def test_run_batch_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "in.jsonl").write_text(json.dumps(line))
     code, text = vllm(
-        "run-batch", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--model", tiny_model,
+        tmp_path, "run-batch", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--model", tiny_model,
         VLLM_PLUGINS="palign",
     )  # fmt: skip
     assert code != 0
