@@ -254,6 +254,12 @@ def test_the_head_map_says_what_is_wrong(
         {"scores": "x", "alphas": 3, "warnings": {}, "inventory": 1, "answered": [], "weak": "yes"},
         {"scores": [True], "alphas": [{"alpha": []}], "warnings": [1, "[red]\x1b[2J"], "tool": {}},
         {"alphas": [], "inventory": {}, "perplexity": None, "alignment": "x", "score": "[/]"},
+        {
+            "effect": 10**400,
+            "perplexity": -(10**400),
+            "sliders": {"E": 10**400},
+            "alphas": [{"alpha": 10**400}],
+        },
     ],
 )
 def test_a_file_of_another_maker_still_gets_a_card(fit: dict[str, Any], tmp_path: Path) -> None:
@@ -319,6 +325,12 @@ def test_the_inventory_can_be_printed_and_written(tmp_path: Path, inventory: Inv
 def test_every_command_has_help_with_an_example(command: str) -> None:
     result = call(command, "--help")
     assert result.exit_code == 0 and f"Example: palign-fit {command}" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whoever_opens_a_model_may_be_told_how_much_memory_it_may_take(command: str) -> None:
+    text = call(command, "--help").stdout
+    assert ("--device" in text) == ("--memory" in text)
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["run"], ["inspect"], ["run", "--bogus"]])

@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.cli import app
 from palign_fit.commands.measuring import check_made_for
+from palign_fit.errors import InputError
 from palign_fit.evaluation import measures as ms
 from palign_fit.evaluation import texts
-from palign_fit.evaluation.conditions import CONDITIONS, settings, system_prompt
+from palign_fit.evaluation.conditions import (
+    CONDITIONS,
+    check_learned,
+    check_prompts,
+    settings,
+    system_prompt,
+)
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_answers
 from palign_fit.inputs.answers import Subject
@@ -98,6 +105,19 @@ def test_train_items_are_read_in_three_forms(
 ) -> None:
     (tmp_path / "t").write_text(text)
     assert read_train_items(tmp_path / "t", inventory) == {"q1", "q7"}
+
+
+def test_a_prompt_is_not_written_of_nothing(inventory: Inventory) -> None:
+    other = made_from("0" * 64, items=["x1"])
+    sheets = [split(person(inventory, 0), inventory, None, other)]
+    with pytest.raises(InputError, match=r"1 subjects have no training answers.* 'ann'"):
+        check_prompts(["plain", "personality-prompt"], sheets)
+    check_prompts(["plain", "palign"], sheets)
+    for learns in ("few-shot", "palign"):
+        with pytest.raises(InputError, match=f"^{learns}: what was held out is unknown"):
+            check_learned(["plain", learns], None, None)
+    check_learned(["plain"], None, None)
+    check_learned(["palign"], None, {"q1"})
 
 
 def test_numbers_in_a_split_file_are_papi_items(tmp_path: Path) -> None:

@@ -263,6 +263,7 @@ def test_a_server_without_palign_is_never_taken_for_a_persona(stub: Stub, people
     [
         (["--conditions", "pas-reference"], "'pas-reference' is unknown"),
         (["--max-tokens", "0"], "max-tokens is 0"),
+        (["--strength", "nan"], "strength is nan"),
         (["--timeout", "0"], "more than 0 seconds"),
         (["--personas", "nowhere"], "a.safetensors"),
         (["--judge-url", "localhost:8000"], "wanted a URL"),

@@ -92,6 +92,13 @@ def test_the_solver_is_the_ridge_solution(heads: Sequence[int]) -> None:
     )
 
 
+def test_without_noise_nothing_is_weighed() -> None:
+    silent = [dataclasses.replace(one, gradients=np.zeros_like(one.gradients)) for one in family(0)]
+    discriminant = Discriminant.of(silent, Choice(np.array([1]), np.zeros(1)))
+    directions = np.ones((2, D))
+    assert (discriminant(directions) == directions).all()
+
+
 def test_noise_is_what_the_loadings_do_not_explain() -> None:
     groups = family(0)
     discriminant = Discriminant.of(groups, Choice(np.arange(L * H), np.zeros(L * H)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,34 @@ def test_a_model_without_head_outputs_is_refused_by_name(tiny: Any) -> None:
 
 
 def test_a_folder_that_is_no_model_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_model(str(tmp_path))
+
+
+def test_a_checkpoints_own_program_is_never_run_whatever_is_typed(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    asked: list[Any] = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "y")
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_model(str(tmp_path))
+    assert not asked and not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_cut_off_are_an_input_error(tiny: Any, tmp_path: Path) -> None:
+    tiny.model.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be opened"):
         open_model(str(tmp_path))
 

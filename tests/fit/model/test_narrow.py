@@ -68,3 +68,13 @@ def test_weights_come_back_when_a_stage_is_stopped(
         assert model.model.dtype == torch.bfloat16
         raise KeyboardInterrupt
     assert model.model.dtype == torch.float32
+
+
+def test_a_weight_that_a_model_keeps_wider_stays_as_it_is(stored_narrow: Path) -> None:
+    model = open_model(str(stored_narrow), device="cpu", dtype="bfloat16").model
+    wide = next(model.parameters())
+    wide.data = wide.data.float() + 1e-6
+    before = wide.data.clone()
+    with narrow.computing_in(model, ""):
+        assert torch.equal(wide.data, before)
+    assert wide.dtype == torch.float32 and torch.equal(wide.data, before)

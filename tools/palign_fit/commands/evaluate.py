@@ -13,6 +13,7 @@ from palign_fit.commands.common import check_file, open_cache, with_exit_codes
 from palign_fit.commands.measuring import People, listed, open_backend, show
 from palign_fit.commands.speech import open_readers, speech_plan
 from palign_fit.evaluation.client import IN_FLIGHT
+from palign_fit.methods.palign.sentences import shipped
 from palign_fit.progress import show_progress
 
 
@@ -66,6 +67,7 @@ def evaluate(
     in_flight: Annotated[int, typer.Option(help="Requests to --server at once.")] = IN_FLIGHT,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     cache: options.Cache = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
@@ -88,13 +90,15 @@ def evaluate(
     started = perf_counter()
     with show_progress() as progress:
         backend, opened, warnings = open_backend(
-            model, people.files or (), progress, device=device, dtype=dtype,
+            model, people.files or (), progress, device=device, dtype=dtype, memory=memory,
             server=server, api_key=api_key, strength=strength, in_flight=in_flight,
+            texts=0 if people.files else sum(map(len, shipped())) + 2 * len(people.items.items),
         )  # fmt: skip
         kept = open_cache(cache, no_cache)
         readers = open_readers(
-            reader or [], plan.measures, model, opened, kept, progress, device=device, dtype=dtype
-        )
+            reader or [], plan.measures, model, opened, kept, progress,
+            device=device, dtype=dtype, memory=memory,
+        )  # fmt: skip
         report = evaluate_personas(
             backend, opened, people.subjects, people.items, plan,
             train_items=people.train, files=people.files, readers=readers,

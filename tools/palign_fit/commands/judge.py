@@ -41,13 +41,14 @@ def judge(
     api_key: options.ApiKey = None,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     as_json: options.Json = False,
 ) -> None:
     """Let another model rate how well answers to open questions fit each person."""
     if markdown is not None:
         check_file("--markdown", markdown)
     people = People.read(answers, inventory, subjects, seed, train_items, personas)
-    from palign_fit.evaluation.conditions import CONDITIONS, PALIGN
+    from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, check_learned
     from palign_fit.evaluation.judge import Rater
     from palign_fit.evaluation.judging import JudgePlan, judge_personas
     from palign_fit.evaluation.split import split_all
@@ -59,12 +60,13 @@ def judge(
     steered = any(CONDITIONS[name].method for name in plan.conditions)
     if steered and people.files is None and server is None:
         raise InputError("--personas: is missing; palign-fit run writes them, or leave out palign")
+    check_learned(plan.conditions, people.files, people.train)
     sheets = split_all(people.subjects, people.items, people.train, people.files)
     known = {PALIGN: people.files} if people.files else {}
     started = perf_counter()
     with show_progress() as progress:
         backend, _, warnings = open_backend(
-            model, people.files or (), progress, device=device, dtype=dtype,
+            model, people.files or (), progress, device=device, dtype=dtype, memory=memory,
             server=server, api_key=api_key, strength=strength,
         )  # fmt: skip
         report = judge_personas(backend, rater, sheets, people.items, known, plan, progress)

@@ -126,12 +126,15 @@ def open_backend(
     *,
     device: options.Device,
     dtype: options.Dtype,
+    memory: float | None,
     server: str | None,
     api_key: str | None,
     strength: float,
     in_flight: int = IN_FLIGHT,
+    texts: int = 0,
 ) -> tuple[Backend, OpenedModel | None, list[str]]:
-    """What runs the model, the model if it runs in this process, and warnings about ``personas``."""
+    """What runs the model, the model if it runs in this process, and warnings about ``personas``. ``texts``: sentences
+    whose gradients it is to hold."""
     if server is not None:
         from palign_fit.evaluation.server import ServerBackend
 
@@ -141,7 +144,7 @@ def open_backend(
         return served, None, []
     from palign_fit.evaluation.huggingface import HuggingFaceBackend
 
-    opened = opened_model(progress, model, device, dtype)
+    opened = opened_model(progress, model, device, dtype, memory=memory, texts=texts)
     return HuggingFaceBackend(opened, strength), opened, check_made_for(opened, personas)
 
 

@@ -35,6 +35,7 @@ def pairs(
     base_model: options.BaseModel = None,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     fail_weak: options.FailWeak = False,
     as_json: options.Json = False,
 ) -> None:
@@ -56,7 +57,10 @@ def pairs(
 
     settings = PairSettings(called, description, heads=heads, alpha=number, seed=seed)
     with show_progress() as progress:
-        opened = opened_model(progress, model, device, dtype, base_model=base_model)
+        texts = 2 * min(len(given.pairs), MAX_USED)
+        opened = opened_model(
+            progress, model, device, dtype, base_model=base_model, texts=texts, memory=memory
+        )
         started = perf_counter()
         with progress("pairs", 3 * min(len(given.pairs), MAX_USED)) as tick:
             persona = fit_pairs(opened, given, settings, tick=tick)

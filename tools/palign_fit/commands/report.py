@@ -28,6 +28,7 @@ def report(
     ] = None,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     as_json: options.Json = False,
 ) -> None:
     """Show a folder of personas as one HTML page that needs no network."""
@@ -45,7 +46,7 @@ def report(
         from palign_fit.reporting import samples
 
         with show_progress() as progress:
-            opened = opened_model(progress, model, device, dtype)
+            opened = opened_model(progress, model, device, dtype, memory=memory)
             detailed = [row.entry for row in rows if row.detailed]
             chosen = samples.chosen(detailed, opened)
             asked = opened.base_model

@@ -52,6 +52,7 @@ def open_readers(
     *,
     device: options.Device,
     dtype: options.Dtype,
+    memory: float | None,
 ) -> list[Reader]:
     """The readers that ``named`` are: URLs, or models that are opened here, ``model`` itself if it is open or none is
     named. Raises InputError."""
@@ -67,7 +68,8 @@ def open_readers(
         elif name == model and opened is not None:
             readers.append(WordReader(opened, cache))
         else:
-            readers.append(WordReader(opened_model(progress, name, device, dtype), cache))
+            own = opened_model(progress, name, device, dtype, memory=memory)
+            readers.append(WordReader(own, cache))
     twice = {one.name for one in readers if [other.name for other in readers].count(one.name) > 1}
     if twice:
         raise InputError(

@@ -17,7 +17,7 @@ from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
 from vllm_palign.directions import load_directions
 
-_OF_A_MODEL = ("heads", "base_model", "device", "dtype", "cache", "no_cache", "check")
+_OF_A_MODEL = ("heads", "base_model", "device", "dtype", "memory", "cache", "no_cache", "check")
 """Options that say how a model is read: directions were made with theirs."""
 
 
@@ -37,6 +37,7 @@ def traits(
     base_model: options.BaseModel = None,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     cache: options.Cache = None,
     no_cache: options.NoCache = False,
     check: Annotated[
@@ -65,7 +66,13 @@ def traits(
         with show_progress() as progress:
             texts = sum(map(len, shipped()))
             opened = opened_model(
-                progress, str(model), device, dtype, base_model=base_model, texts=texts
+                progress,
+                str(model),
+                device,
+                dtype,
+                base_model=base_model,
+                texts=texts,
+                memory=memory,
             )
             kept = ModelCache.of(opened, open_cache(cache, no_cache))
             started = perf_counter()

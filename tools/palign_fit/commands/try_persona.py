@@ -38,6 +38,7 @@ def try_persona(
     ] = Scope.answers,
     device: options.OnDevice = options.Device.auto,
     dtype: options.InDtype = options.Dtype.auto,
+    memory: options.Memory = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask the model, plain and with a persona, and show the answers side by side.
@@ -63,7 +64,7 @@ def try_persona(
     ]
     asked = [Speech(setting, question) for question in questions for setting in settings]
     with show_progress() as progress:
-        opened = opened_model(progress, model, device, dtype)
+        opened = opened_model(progress, model, device, dtype, memory=memory)
         warnings = check_made_for(opened, [made])
         with progress("answers", len(asked)) as tick:
             said = HuggingFaceBackend(opened).speak(asked, max_tokens, tick)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from palign_fit.errors import InputError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Setting
@@ -52,6 +53,31 @@ CONDITIONS = {
 
 Personas = Mapping[str, Sequence[Persona]]
 """Method -> one persona a subject, in order."""
+
+
+def check_learned(
+    conditions: Sequence[str],
+    files: Sequence[Persona] | None,
+    train_items: Collection[str] | None,
+) -> None:
+    """Raises InputError where a condition learns from answers and nobody says which were held out."""
+    learning = [name for name in conditions if CONDITIONS[name].method or CONDITIONS[name].prompt]
+    if learning and files is None and train_items is None:
+        raise InputError(
+            f"{', '.join(learning)}: what was held out is unknown: give --personas (their files say what they "
+            "were made from), or --train-items"
+        )
+
+
+def check_prompts(conditions: Sequence[str], sheets: Sequence[Sheet]) -> None:
+    """Raises InputError where a prompt is to be written of somebody's training answers, and there are none."""
+    written = [name for name in conditions if CONDITIONS[name].prompt]
+    bare = [sheet.subject.id for sheet in sheets if not sheet.train.any()]
+    if written and bare:
+        raise InputError(
+            f"{', '.join(written)}: {len(bare)} subjects have no training answers to write a prompt of, such as "
+            f"{bare[0]!r}; give --train-items, or leave prompts out of --conditions"
+        )
 
 
 def settings(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from palign_fit.errors import InputError
-from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN
+from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, check_prompts
 from palign_fit.evaluation.figures import PUBLISHED, Figures
 from palign_fit.evaluation.fitting import fit_learners
 from palign_fit.evaluation.readings import SPOKEN, Plan, read_all
@@ -51,6 +51,7 @@ def evaluate_personas(
     """
     _check(plan, model, files, train_items)
     sheets = split_all(subjects, inventory, train_items, files)
+    check_prompts(plan.conditions, sheets)
     given: dict[str, Sequence[Persona]] = {PALIGN: files} if files else {}
     wanted = {CONDITIONS[name].method for name in plan.conditions} - {"", *given}
     fittings = {
@@ -117,6 +118,8 @@ def _check(
             f"condition {', '.join(unserved)}: its personas are fitted here and no server has them; "
             "leave --server out"
         )
+    if model is None and "damage" in plan.measures:
+        raise InputError("--measures damage: no server tells all probabilities; leave --server out")
 
 
 def head(kind: str, kind_version: int, backend: Backend, inventory: Inventory) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Figures:
         guesses = {
             "always-3": ("the middle of the scale", np.full(self.rows.shape, 3.0)),
             "constant": (
-                f"always {constant:g}, the constant nearest to all training answers",
+                "the constant nearest to all training answers"
+                + ("" if np.isnan(constant) else f", {constant:g}"),
                 np.full(self.rows.shape, constant),
             ),
             "own-mean": ("the subject's mean training answer", self._own_mean()),
@@ -199,9 +200,11 @@ class Figures:
         return np.array([values(sheet) for sheet in self.sheets])
 
     def _best_constant(self) -> float:
+        """NaN where there are no training answers."""
         answers = np.concatenate([sheet.subject.agreement[sheet.train] for sheet in self.sheets])
-        errors = [np.abs(answers - value).mean() if len(answers) else 0 for value in range(1, 6)]
-        return float(np.argmin(errors) + 1)
+        if not len(answers):
+            return float("nan")
+        return float(np.argmin([np.abs(answers - value).mean() for value in range(1, 6)]) + 1)
 
     def _own_mean(self) -> Reals:
         def mean(sheet: Sheet) -> Reals:

@@ -32,7 +32,10 @@ class HuggingFaceBackend:
 
     def score(self, tasks: Sequence[Task], tick: Tick) -> list[list[Reals]]:
         for task in tasks:
-            self._check(len(task.prefix) + max(map(len, task.continuations)))
+            self._check(
+                len(task.prefix) + max(map(len, task.continuations)),
+                "leave few-shot out of --conditions",
+            )
         read = reader_for(self.model)
         results = []
         for task in tasks:
@@ -44,7 +47,10 @@ class HuggingFaceBackend:
     def speak(self, speeches: Sequence[Speech], max_tokens: int, tick: Tick) -> list[str]:
         """Many in one batch, whatever their settings."""
         lines = [self._line(one.setting, one.question) for one in speeches]
-        self._check(max(len(line.prompt) for line in lines) + max_tokens)
+        self._check(
+            max(len(line.prompt) for line in lines) + max_tokens,
+            "a shorter system prompt (few-shot is long), or fewer tokens of an answer",
+        )
         said = self._speaker.answers(lines, max_tokens, tick)
         return [self._text(ids) for ids in said]
 
@@ -67,7 +73,8 @@ class HuggingFaceBackend:
             max(
                 len(first.prompt) + sum(map(len, own)) + max_tokens * (len(own) + 1)
                 for first, own in zip(firsts, later, strict=True)
-            )
+            ),
+            "fewer turns, or fewer tokens of an answer",
         )
         said = conversations(self.model, firsts, later, max_tokens, tick)
         return [[self._text(ids) for ids in answers] for answers in said]
@@ -84,12 +91,12 @@ class HuggingFaceBackend:
         prompt = texts.chat(self.tokenizer, user, setting.system)
         return Line(tuple(prompt), self.dose(setting), setting.scope == "all")
 
-    def _check(self, length: int) -> None:
+    def _check(self, length: int, instead: str) -> None:
         """Raises InputError for more tokens than the model reads."""
         if length > self._longest:
             raise InputError(
-                f"a prompt has {length} tokens, {self.model.base_model} reads at most "
-                f"{self._longest}; leave few-shot out of --conditions"
+                f"a prompt and its answer take up to {length} tokens, {self.model.base_model} reads at most "
+                f"{self._longest}; {instead}"
             )
 
     def _under(self, setting: Setting) -> AbstractContextManager[Any]:

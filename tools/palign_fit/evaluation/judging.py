@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from palign_fit.errors import FitError, InputError
-from palign_fit.evaluation.conditions import CONDITIONS, PALIGN, PLAIN, Personas, settings
+from palign_fit.evaluation.conditions import (
+    CONDITIONS,
+    PALIGN,
+    PLAIN,
+    Personas,
+    check_prompts,
+    settings,
+)
 from palign_fit.evaluation.evaluating import head
 from palign_fit.evaluation.figures import compared
 from palign_fit.evaluation.intervals import Bootstrap, Measured
@@ -52,6 +60,8 @@ class JudgePlan:
             problems.append("no condition")
         if self.max_tokens < 1:
             problems.append(f"max-tokens is {self.max_tokens}, wanted at least 1")
+        if not math.isfinite(self.strength):
+            problems.append(f"strength is {self.strength}, wanted a finite number")
         if not 0 <= self.seed < 2**32:
             problems.append(f"seed is {self.seed}, wanted 0 to {2**32 - 1}")
         if problems:
@@ -79,8 +89,9 @@ def judge_personas(
 ) -> dict[str, Any]:
     """The whole report as JSON-ready data (docs/evaluation.md has the schema).
 
-    Raises FitError where the judge gave no rating at all.
+    Raises InputError where a prompt has nothing to be written of, FitError where the judge gave no rating at all.
     """
+    check_prompts(plan.conditions, sheets)
     cases = _answers(backend, sheets, inventory, personas, plan, progress)
     persons = [trait_means(sheet, inventory, sheet.held_out) for sheet in sheets]
     # Shuffled, so that neither a condition nor a person comes in a row; the judge sees no names.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palign_fit.errors import InputError
+from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
 from palign_fit.evaluation.tasks import Setting, Speech, Task
@@ -125,7 +125,10 @@ class ServerBackend:
             extra_body=self._persona(setting, setting.scope),
         )
         self._check(setting, raw.headers)
-        return (raw.parse().choices[0].message.content or "").strip()
+        choices = raw.parse().choices
+        if not choices:
+            raise FitError(f"{self.url}: answered a chat without a choice")
+        return (choices[0].message.content or "").strip()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -201,10 +204,11 @@ def open_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"--model {source}: its tokenizer cannot be opened: {str(error).splitlines()[0][:300]}. "
+            f"--model {source}: its tokenizer cannot be opened: {first[0][:300]}. "
             "Give the Hugging Face name or folder of the model that is served"
         ) from error
 

@@ -40,7 +40,9 @@ class Discriminant:
         by_sentence = len(noise) <= noise.shape[1]
         kernel = noise @ noise.T if by_sentence else noise.T @ noise
         ridge = RIDGE * float(np.trace(kernel)) / gradients.shape[1]
-        return cls(choice, noise, np.linalg.inv(kernel + ridge * np.eye(len(kernel))), ridge)
+        one = np.eye(len(kernel))
+        # Without noise nothing is weighed, and the kernel has no inverse.
+        return cls(choice, noise, np.linalg.inv(kernel + ridge * one) if ridge else one, ridge)
 
     def __call__(self, directions: Reals) -> Reals:
         """``directions`` [M, K * D] against the noise: float64 [M, K * D]."""

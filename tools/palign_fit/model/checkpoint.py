@@ -84,7 +84,12 @@ class _Remembered:
         state = path.stat()
         mark = [state.st_size, state.st_mtime_ns]
         held = self.known.get(str(path))
-        if isinstance(held, list) and held[:2] == mark and isinstance(held[2], str):
+        if (
+            isinstance(held, list)
+            and len(held) == 3
+            and held[:2] == mark
+            and isinstance(held[2], str)
+        ):
             return held[2]
         with path.open("rb") as file:
             found = file_digest(file, "sha256").hexdigest()

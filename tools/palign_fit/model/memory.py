@@ -63,7 +63,7 @@ def refuse_too_large(
     """
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     if dtype == "auto":
         stored = getattr(config.get_text_config(decoder=True), "dtype", None)
         dtype = str(stored or "float32").removeprefix("torch.")

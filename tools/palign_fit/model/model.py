@@ -71,6 +71,7 @@ def open_model(
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,15 +81,19 @@ def open_model(
     if automatic and device == "cpu":
         dtype = "float32"
     try:
-        # trust_remote_code stays off: a checkpoint is data here, never a program.
+        # trust_remote_code is off, not left out, or transformers asks whoever sits there: a checkpoint is
+        # data here, never a program.
         refuse_too_large(source, device=device, dtype=dtype, texts=texts, limit=memory)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), use_safetensors=True
+            source,
+            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"--model {source}: cannot be opened as a causal language model: {first[0][:300]}. "

@@ -38,10 +38,14 @@ def narrower(model: Any) -> str:
 def computing_in(model: Any, dtype: str) -> Iterator[None]:
     """Inside the block the torch ``model`` computes in ``dtype``, "" for its own; after it weights are what
     they were."""
+    if not dtype:
+        # Not cast to it either: some models keep some of their weights wider.
+        yield
+        return
     import torch
 
     wide = model.dtype
-    _cast(model, getattr(torch, dtype) if dtype else wide)
+    _cast(model, getattr(torch, dtype))
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from palign_fit.reporting.record import number
 from vllm_palign.directions.numbers import short
 from vllm_palign.persona import Persona
 
@@ -100,9 +101,9 @@ def _slider_facts(fit: Mapping[str, Any]) -> dict[str, str]:
         values = fit.get(key)
         if isinstance(values, dict):
             shown = [
-                f"{trait} {value:+.3g}"
+                f"{trait} {known:+.3g}"
                 for trait, value in list(values.items())[:5]
-                if isinstance(value, (int, float))
+                if (known := number(value)) is not None
             ]
             unit = "standard deviations" if key == "sliders" else "nats a token, by trait"
             facts[name] = f"{', '.join(shown)} ({unit})"
@@ -154,9 +155,8 @@ def _list(value: object) -> list[Any]:
 
 
 def _number(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "-"
-    return f"{value:.3g}"
+    known = number(value)
+    return "-" if known is None else f"{known:.3g}"
 
 
 def plain(value: object) -> str:

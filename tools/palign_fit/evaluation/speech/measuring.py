@@ -41,11 +41,9 @@ def measure_speech(
     progress: Progress,
 ) -> dict[str, Any]:
     """What ``measures`` (of readings.SPOKEN) ask for, JSON-ready. ``model`` is the one in this process, None for a
-    server's. Raises InputError where a server is asked for what it cannot tell, or without a reader."""
+    server's. Raises InputError without a reader."""
     if not measures:
         return {}
-    if "damage" in measures and not isinstance(backend, HuggingFaceBackend):
-        raise InputError("--measures damage: no server tells all probabilities; leave --server out")
     people = People.of(sheets, inventory, personas, seed)
     asker = Asker(backend, model, cache, progress)
     if not readers and model is not None:

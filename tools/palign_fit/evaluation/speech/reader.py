@@ -158,7 +158,7 @@ class RatingReader:
                 temperature=0,
             )
             tick(1)
-            return ratings(reply.choices[0].message.content or "")
+            return ratings(reply.choices[0].message.content or "" if reply.choices else "")
 
         calls = [partial(rate, pair) for pair in pairs]
         return np.array(run_all(calls, self._open, IN_FLIGHT)).reshape(-1, len(TRAITS))
