@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from palign_fit.fit import open_fitter
 from palign_fit.inputs import traits
+from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.palign.sentences import denied, statements
+from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model import prompts
 from palign_fit.model.cache import Cache, ModelCache
+from palign_fit.model.model import OpenedModel
 
 from vllm_palign.directions.inventory import Inventory
+from vllm_palign.persona import Persona
 
 # A loaded machine is slow, not wrong; the same examples every run.
 settings.register_profile("fit", deadline=None, derandomize=True)
@@ -115,3 +120,19 @@ def answers_file(inventory: Inventory, tmp_path: Path) -> Path:
     path = tmp_path / "answers.json"
     path.write_text(json.dumps({"id": "ann", "answers": answer_sheet(inventory, 1, missing=2)}))
     return path
+
+
+def fit_personas(
+    model: OpenedModel,
+    inventory: Inventory,
+    subjects: Sequence[Subject],
+    settings: Settings,
+    kept: ModelCache | None = None,
+) -> Iterator[Persona]:
+    """One persona a subject, in order; what the model is needed for is computed once for all."""
+    for subject in subjects:
+        check_subject(subject)
+    used = np.any([np.isfinite(subject.agreement) for subject in subjects], axis=0)
+    fitter = open_fitter(model, inventory, used, settings, kept)
+    for subject in subjects:
+        yield fitter.fit(subject)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from palign_fit.cli import app
 from palign_fit.errors import FitError, InputError
-from palign_fit.fit import fit_personas, open_fitter
+from palign_fit.fit import open_fitter
 from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.palign import sentences
@@ -26,7 +26,7 @@ from palign_fit.model.model import OpenedModel, open_model, wrap
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT
-from tests.fit.conftest import answer_sheet
+from tests.fit.conftest import answer_sheet, fit_personas
 from vllm_palign.directions.basis import Basis
 from vllm_palign.directions.budget import MAX_RATIO
 from vllm_palign.directions.inventory import Inventory, Item

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Protocol
 
-import numpy as np
-
-from palign_fit.errors import InputError
-from palign_fit.inputs.answers import Refusal, Subject
-from palign_fit.methods.settings import METHODS, Settings, check_heads, check_subject, naming
+from palign_fit.inputs.answers import Subject
+from palign_fit.methods.settings import METHODS, Settings, check_heads, naming
 from palign_fit.model.cache import ModelCache
 from palign_fit.model.model import OpenedModel
 from palign_fit.progress import Progress, no_progress
@@ -74,31 +70,3 @@ def open_fitter(
     module, name = METHODS[settings.method].split(":")
     method: Method = getattr(import_module(module), name)
     return method(model, inventory, used, settings, kept, progress)
-
-
-def fit_or_refuse(fitter: Fitter, subject: Subject) -> Persona | Refusal:
-    """The persona of ``subject``, or why there is none."""
-    try:
-        return fitter.fit(subject)
-    except InputError as error:
-        return Refusal(subject.id, str(error))
-
-
-def fit_personas(
-    model: OpenedModel,
-    inventory: Inventory,
-    subjects: Sequence[Subject],
-    settings: Settings,
-    kept: ModelCache | None = None,
-    progress: Progress = no_progress,
-) -> Iterator[Persona]:
-    """One persona a subject, in order; what the model is needed for is computed once for all.
-
-    Raises InputError for settings or a subject that cannot be fitted.
-    """
-    for subject in subjects:
-        check_subject(subject)
-    used = np.any([np.isfinite(subject.agreement) for subject in subjects], axis=0)
-    fitter = open_fitter(model, inventory, used, settings, kept, progress)
-    for subject in subjects:
-        yield fitter.fit(subject)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.errors import InputError
-from palign_fit.fit import fit_personas
 from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings
 
-from tests.fit.conftest import answer_sheet
+from tests.fit.conftest import answer_sheet, fit_personas
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.directions.record import Trial
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from palign_fit.arrays import Activations
+from palign_fit.model.steer import before_projections
 
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel
@@ -113,21 +113,3 @@ def collect(
             result[batch.rows] = last.float().cpu().numpy().reshape(-1, *shape)
             tick(len(batch.rows))
     return result
-
-
-@contextmanager
-def before_projections(model: OpenedModel, change: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Inside the block every projection reads ``change(layer, its input)``, [..., H * D]."""
-
-    def hook(layer: int) -> Any:
-        return lambda module, args: (change(layer, args[0]), *args[1:])
-
-    handles = [
-        module.register_forward_pre_hook(hook(layer))
-        for layer, module in enumerate(model.projections)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from palign_fit.arrays import Activations
-from palign_fit.model.continuations import Batch, Prefix, batches, before_projections
+from palign_fit.model.continuations import Batch, Prefix, batches
+from palign_fit.model.steer import before_projections
 
 if TYPE_CHECKING:
     from palign_fit.model.model import OpenedModel

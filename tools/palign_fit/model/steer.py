@@ -5,7 +5,7 @@ Letters for shapes: B rows of a batch, T tokens, K steered heads, H heads, D hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,40 +79,43 @@ def steered_by(
 
     alike = added.ndim == 2
     by_row = torch.from_numpy(np.array(added[None] if alike else added, dtype=np.float32))
-    handles = []
+    offsets = {}
+    for layer in sorted({int(layer) for layer in layers}):
+        rows = torch.zeros(len(by_row), model.num_heads, model.head_dim)
+        for k in np.flatnonzero(layers == layer):
+            rows[:, int(heads[k])] = by_row[:, k]
+        offsets[layer] = rows.flatten(1)
+
+    def add(layer: int, value: Any) -> Any:
+        if layer not in offsets:
+            return value
+        wide = offsets[layer].to(value)
+        if alike:
+            return value + wide[0]
+        if value.dim() != 3 or len(wide) != len(value):
+            raise FitError(
+                f"an output projection takes {list(value.shape)}, wanted [{len(wide)} rows, tokens, width]; "
+                "this model cannot be steered row by row"
+            )
+        return value + wide[:, None, :]
+
+    with before_projections(model, add):
+        yield
+
+
+@contextmanager
+def before_projections(model: OpenedModel, change: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Inside the block every projection reads ``change(layer, its input)``, [..., H * D]."""
+
+    def hook(layer: int) -> Any:
+        return lambda module, args: (change(layer, args[0]), *args[1:])
+
+    handles = [
+        module.register_forward_pre_hook(hook(layer))
+        for layer, module in enumerate(model.projections)
+    ]
     try:
-        for layer in sorted({int(layer) for layer in layers}):
-            rows = torch.zeros(len(by_row), model.num_heads, model.head_dim)
-            for k in np.flatnonzero(layers == layer):
-                rows[:, int(heads[k])] = by_row[:, k]
-            wide = rows.flatten(1)
-            add = _adder(wide[0]) if alike else _row_adder(wide)
-            handles.append(model.projections[layer].register_forward_pre_hook(add))
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _adder(row: Any) -> Any:
-    """A forward pre-hook adding ``row`` float32 [H * D] to the projection's input."""
-
-    def add(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] + row.to(args[0]), *args[1:])
-
-    return add
-
-
-def _row_adder(rows: Any) -> Any:
-    """The same with ``rows`` float32 [B, H * D], one a row of the batch."""
-
-    def add(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        taken = args[0]
-        if taken.dim() != 3 or len(rows) != len(taken):
-            raise FitError(
-                f"an output projection takes {list(taken.shape)}, wanted [{len(rows)} rows, tokens, width]; "
-                "this model cannot be steered row by row"
-            )
-        return (taken + rows.to(taken)[:, None, :], *args[1:])
-
-    return add

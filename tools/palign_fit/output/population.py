@@ -14,7 +14,8 @@ from functools import cache, cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
-from palign_fit.fit import Fitter, fit_or_refuse
+from palign_fit.errors import InputError
+from palign_fit.fit import Fitter
 from palign_fit.inputs.answers import Answers, Refusal, Subject
 from palign_fit.model.cache import key_digest
 from vllm_palign.persona import Persona
@@ -50,9 +51,6 @@ class Fitted:
             kept=kept,
             **{name: persona.fit[name] for name in measured},
         )
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 Outcome = Fitted | Refusal
@@ -124,8 +122,11 @@ class Work:
         """The labelled persona, or why there is none."""
         if subject.id in self.job.refused:
             return self.job.refused[subject.id]
-        result = fit_or_refuse(self.prepare(), subject)
-        return self.job.label(result, subject) if isinstance(result, Persona) else result
+        fitter = self.prepare()
+        try:
+            return self.job.label(fitter.fit(subject), subject)
+        except InputError as error:
+            return Refusal(subject.id, str(error))
 
 
 def fit_population(
@@ -142,5 +143,4 @@ def fit_population(
 
 def as_line(outcome: Outcome) -> str:
     """One line of JSON: of a persona, or of a subject that was skipped."""
-    row = outcome.as_json() if isinstance(outcome, Fitted) else asdict(outcome)
-    return json.dumps(row, sort_keys=True)
+    return json.dumps(asdict(outcome), sort_keys=True)
