@@ -121,7 +121,7 @@ def main() -> int:
         demo.pid.write_text(str(server.pid))
         console.print(
             f"\nServing on http://127.0.0.1:{port}/v1, model {demo.model.served}, personas alice and bob; "
-            "python examples/enrol.py makes one of yourself."
+            ".venv/bin/python examples/enrol.py makes one of yourself."
         )
         console.print(f"Log: {demo.log.relative_to(ROOT)}. Stop it with: make stop")
         return 0
@@ -187,7 +187,8 @@ def start(demo: Demo, command: list[str | Path], port: int) -> subprocess.Popen[
                     end = demo.log.read_text()[-2000:]
                     fail(f"the server did not start; the end of {demo.log}:\n{end}")
                 try:
-                    httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                    # No proxy of the environment reaches this machine.
+                    httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
                     break
                 except httpx.HTTPError:
                     time.sleep(1)
@@ -200,7 +201,7 @@ def start(demo: Demo, command: list[str | Path], port: int) -> subprocess.Popen[
 
 def enrol(port: int) -> None:
     """Carol's answers to the server's own short form, made a persona there and then."""
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60) as web:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60, trust_env=False) as web:
         form = web.get("/questionnaire").raise_for_status().json()
         items = {item["id"]: item for item in form["data"]}
         answers = {
@@ -221,7 +222,10 @@ def enrol(port: int) -> None:
 
 async def ask(demo: Demo, port: int, question: str) -> list[tuple[str, str, str]]:
     """(who, answer, reply header or nothing) of four requests sent at once, so that one batch holds them."""
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+    direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+    async with openai.AsyncOpenAI(
+        base_url=f"http://127.0.0.1:{port}/v1", api_key="none", http_client=direct
+    ) as client:
 
         async def one(persona: str | None) -> tuple[str, str, str]:
             raw = await client.chat.completions.with_raw_response.create(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
+import time
 import webbrowser
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -59,8 +61,17 @@ def play(
     url = f"http://{HOST}:{port}"
     typer.echo(f"The page for {server}: {url}")
     if _has_screen():
-        webbrowser.open(url)
+        threading.Thread(target=_open_when_there, args=(port, url), daemon=True).start()
     serve(Server(server, api_key), port)
+
+
+def _open_when_there(port: int, url: str) -> None:
+    """A browser that comes before the page says that nobody answers."""
+    for _ in range(600):
+        if _taken(port):
+            webbrowser.open(url)
+            return
+        time.sleep(0.1)
 
 
 def _taken(port: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -60,8 +60,10 @@ class Server:
         self.url = url.rstrip("/").removesuffix("/v1")
         self._key = key
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=httpx.Timeout(60, connect=5), follow_redirects=False
-        )
+            base_url=self.url, timeout=httpx.Timeout(60, connect=5), follow_redirects=False,
+            # No proxy reaches this machine for us, nor has it any business with the key.
+            trust_env=urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"),
+        )  # fmt: skip
 
     async def model(self, key: str) -> str:
         """The served model's name. The names that a persona makes of it stand behind it in the list."""

@@ -30,7 +30,7 @@ Changes = dict[Any, Any]
 class Look:
     """The view. ``changed`` tells the page that the personas are others now."""
 
-    def __init__(self, server: Server, key: gr.Textbox) -> None:
+    def __init__(self, server: Server, key: gr.State) -> None:
         self._server, self._key = server, key
         self.starts = gr.State([""])
         self.changed = gr.State(0)
@@ -165,7 +165,8 @@ class Look:
         return {
             self.list: gr.update(
                 choices=[(_label(one), one["id"]) for one in found],
-                value=chosen if any(one["id"] == chosen for one in found) else None,
+                # Whoever is still there stays chosen, or somebody else whom one chose meanwhile.
+                **({} if any(one["id"] == chosen for one in found) else {"value": None}),
             ),
             self.count: _told(text, "hint"),
             self.earlier: gr.update(interactive=len(starts) > 1),

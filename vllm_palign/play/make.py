@@ -37,7 +37,7 @@ class Make:
     """The view. ``kept`` is a text of the tab that holds its answers. After each of ``enrolled``, events, ``made``
     is the persona that was made, or None."""
 
-    def __init__(self, server: Server, key: gr.Textbox, kept: gr.Textbox) -> None:
+    def __init__(self, server: Server, key: gr.State, kept: gr.Textbox) -> None:
         self._server, self._key, self.kept = server, key, kept
         self.known = gr.State(None)
         self.sheet = gr.State(None)
@@ -108,7 +108,7 @@ class Make:
             )
         self._wire()
 
-    async def ready(self, key: str, kept: str, way: str, sheet: Sheet | None) -> Changes:
+    async def ready(self, key: str, kept: str, sheet: Sheet | None) -> Changes:
         """The view as far as server and key allow; says at once what they do not."""
         notice, questionnaire = "", None
         try:
@@ -121,16 +121,17 @@ class Make:
         except Trouble as trouble:
             notice = _said(trouble.sentence, "trouble")
         made_here = questionnaire is not None
-        way = way if made_here else FILE
         changes: Changes = {
             self.notice: notice,
             self.whole: gr.update(visible=True),
             self.known: questionnaire,
-            self.way: gr.update(choices=WAYS if made_here else WAYS[2:], value=way),
-            **self._ways(way),
+            # Where everything is offered the way stays: somebody may be choosing another meanwhile.
+            self.way: gr.update(choices=WAYS)
+            if made_here
+            else gr.update(choices=WAYS[2:], value=FILE),
         }
         if questionnaire is None:
-            return {**changes, self.radar: ""}
+            return {**changes, **self._ways(FILE), self.radar: ""}
         lengths = [value for _, value in questionnaire.lengths]
         if sheet is not None and sheet.length in lengths:
             # It stays where it is: somebody may be answering meanwhile.
@@ -169,17 +170,17 @@ class Make:
         self.restart.click(self._tapping(lambda sheet, form: Sheet(sheet.length)), **tapped)
         self.length.input(
             self._resize, [self.length, self.known, self.sheet], self.sheet,
-            concurrency_id="tap", **quick,
+            trigger_mode="always_last", concurrency_id="tap", **quick,
         )  # fmt: skip
         # Replies to quick taps may overtake one another on their way. What is shown is asked for one at a time, and
         # once more where there was another tap meanwhile.
         gr.on(
-            [self.known.change, self.sheet.change], self._asked, [self.known, self.sheet],
+            [self.known.change, self.sheet.change], self._asked, [self.known, self.sheet, self.way],
             [self.kept, self.statement, *self.scale, self.radar], trigger_mode="always_last", **quick,
         )  # fmt: skip
         self.way.input(
             self._choose_way, [self.way, self.known, self.sheet, self.given, *self.traits],
-            [*self._rooms, self.radar, self.told, self.replace], **quick,
+            [*self._rooms, self.radar, self.told, self.replace], trigger_mode="always_last", **quick,
         )  # fmt: skip
         for trait in self.traits:
             trait.change(_of_sliders, self.traits, self.radar, trigger_mode="always_last", **quick)
@@ -215,7 +216,7 @@ class Make:
     def _resize(self, length: str, known: Questionnaire, sheet: Sheet) -> Sheet:
         return sheet.resize(length, known.form(length))
 
-    def _asked(self, known: Questionnaire | None, sheet: Sheet | None) -> Any:
+    def _asked(self, known: Questionnaire | None, sheet: Sheet | None, way: str) -> Any:
         """The statement that is next, how far one is, the person so far."""
         if known is None or sheet is None:
             return gr.skip()
@@ -225,7 +226,7 @@ class Make:
         return {
             self.kept: sheet.to_text(),
             self.statement: _statement(known, sheet, form),
-            self.radar: _of_answers(known, sheet.given(form), form),
+            **({self.radar: _of_answers(known, sheet.given(form), form)} if way == ANSWERS else {}),
             **{
                 button: gr.update(
                     value=f"{value} {known.scale.get(str(value), '')}".strip(),

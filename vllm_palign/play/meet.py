@@ -144,7 +144,7 @@ def wish_of(chosen: Sequence[Any], scope: str) -> Wish | None:
 class Meet:
     """The view. ``model`` holds the served model's name, ``key`` the tab's API key."""
 
-    def __init__(self, server: Server, key: gr.Textbox, model: gr.State) -> None:
+    def __init__(self, server: Server, key: gr.State, model: gr.State) -> None:
         self._server = server
         self._stops: dict[str, asyncio.Event] = {}
         self._key, self._model = key, model

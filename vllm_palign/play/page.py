@@ -86,14 +86,16 @@ class PlayPage:
                     "", label="API key", type="password", elem_id="key", submit_btn="Use it",
                     html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
                 )  # fmt: skip
+            # The key that was given, not the one that is being typed: what asks by itself asks with this one.
+            self.given = gr.State("")
             self.kept = gr.Textbox("", visible="hidden", show_label=False, elem_id="kept")
             with gr.Tabs(elem_id="views") as self.tabs:
                 with gr.Tab("Meet", id="meet"):
-                    self.meet = Meet(server, self.key, self.model)
+                    self.meet = Meet(server, self.given, self.model)
                 with gr.Tab("Make", id="make"):
-                    self.make = Make(server, self.key, self.kept)
+                    self.make = Make(server, self.given, self.kept)
                 with gr.Tab("Look", id="look"):
-                    self.look = Look(server, self.key)
+                    self.look = Look(server, self.given)
             self.timer = gr.Timer(SECONDS)
             self._wire()
 
@@ -105,14 +107,16 @@ class PlayPage:
         everything = [
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
-        asked = [self.key, self.kept, self.make.way, self.make.sheet, self.there, *self.look.inputs]
+        asked = [self.given, self.kept, self.make.sheet, self.there, *self.look.inputs]
         # In the tab itself: what somebody types while the server is asked is not written over.
         restored = [self.key, self.kept]
         self.blocks.load(
             None, restored, restored, js=_RESTORE, show_progress="hidden", api_visibility="private"
-        ).then(self._connect, asked, everything, **alone)
+        ).then(_same, self.key, self.given, **quick).then(self._connect, asked, everything, **alone)
         self.blocks.unload(self.meet.leave)
-        self.key.submit(self._connect, asked, everything, **alone)
+        self.key.submit(_same, self.key, self.given, **quick).then(
+            self._connect, asked, everything, **alone
+        )
         self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
         self.kept.change(None, [self.kept], js=_KEEP_ANSWERS, api_visibility="private")
         self.timer.tick(self._watch, asked, everything, **alone)
@@ -125,7 +129,7 @@ class PlayPage:
         self.look.changed.change(self._connect, asked, everything, **alone)
 
     async def _connect(
-        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
+        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *look: Any
     ) -> Changes:
         """Everything that the server decides."""
         try:
@@ -135,19 +139,19 @@ class PlayPage:
             return self._without(trouble, there)
         return {
             **self._with(model, page, first=there is None),
-            **await self.make.ready(key, kept, way, sheet),
+            **await self.make.ready(key, kept, sheet),
             **await self.look.ready(key, *look),
         }
 
     async def _watch(
-        self, key: str, kept: str, way: str, sheet: Sheet | None, there: bool | None, *look: Any
+        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *look: Any
     ) -> Any:
         """The server went away or came back. Else nothing changes."""
         try:
             await self._server.model(key)
         except Trouble as trouble:
             return self._without(trouble, there) if there else gr.skip()
-        return gr.skip() if there else await self._connect(key, kept, way, sheet, there, *look)
+        return gr.skip() if there else await self._connect(key, kept, sheet, there, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""
@@ -192,6 +196,10 @@ class PlayPage:
             first.who: gr.update(value=[made["id"]]),
             first.strength: 1.0,
         }
+
+
+def _same(text: str) -> str:
+    return text
 
 
 class OnlyThisPage:
