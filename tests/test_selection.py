@@ -66,6 +66,7 @@ def store_of(personas: dict[str, Persona], shape: ModelShape) -> Resolver:
         ({"id": "alice", "strength": "-1.5e0"}, (("alice", 1.0),), -1.5),
         ({"mix": {"bob": 0.3, "alice": 0.7}}, (("alice", 0.7), ("bob", 0.3)), 1.0),
         ({"mix": {"alice": 1}, "strength": 2}, (("alice", 1.0),), 2.0),
+        ({"mix": {"alice": 1, "bob": None}}, (("alice", 1.0),), 1.0),
         ({"id": "alice", "strength": None}, (("alice", 1.0),), 1.0),
         ({"mix": {"alice": 1}, "id": None, "scope": None}, (("alice", 1.0),), 1.0),
     ],
@@ -150,6 +151,11 @@ def test_strength_is_bounded_and_never_clamped(value: Any, allowed: bool) -> Non
     else:
         with pytest.raises(PersonaInvalid, match="at most 3"):
             store().resolve(selection, Tenant())
+
+
+def test_a_blend_exactly_at_the_bound_is_not_beyond_it() -> None:
+    selection = parse_persona({"mix": {f"p{n}": 0.2 for n in range(5)}, "strength": 3.0})
+    assert selection is not None and selection.magnitude == 3.0
 
 
 BOUNDED = {

@@ -10,7 +10,7 @@ ELSEWHERE = {
     # Serving.
     "vllm_palign/admission": {
         "directions": "tests/plugin/test_plugin.py",
-        "front_end handoff": "tests/test_selection.py",
+        "handoff": "tests/test_selection.py",
         "outage": "tests/admission/test_resolver.py",
     },
     "vllm_palign/cli": {

@@ -143,6 +143,7 @@ class MethodNotOffered(NotOffered):
 
 class PalignStartupError(PalignError):
     code = "palign_startup"
+    type = "server_error"
 
 
 class DirectionsInvalid(PalignStartupError):

@@ -34,6 +34,36 @@ _WANTED = (
 _KEYS = {"id", "mix", "strength", "scope"}
 
 
+ASKING = frozenset(
+    (
+        "persona",
+        "personas",
+        "personaid",
+        "personaids",
+        "personaname",
+        "personastrength",
+        "personascope",
+        "personamix",
+        "personaweight",
+        "personaweights",
+        "palign",
+        "palignid",
+        "palignmix",
+        "palignpersona",
+        "palignpersonas",
+        "palignscope",
+        "palignstrength",
+        "xpalignpersona",
+    )
+)
+"""A reader would take these names for asking, folded; vLLM ignores what it does not know, with a 200."""
+
+
+def fold(name: str) -> str:
+    """``personaId``, ``persona_id`` and ``PERSONA-ID`` are one name."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
 @dataclass(frozen=True)
 class Selection:
     """Whom a request asks for: ``parts`` are (persona id, weight), sorted by id; a single persona
@@ -47,7 +77,9 @@ class Selection:
     @property
     def magnitude(self) -> float:
         """What ``--palign-max-strength`` bounds: the larger of |strength| and sum |strength x weight|."""
-        return max(abs(self.strength), sum(abs(self.strength * weight) for _, weight in self.parts))
+        # Weights first, and exactly: three times five fifths is 3, not a little more.
+        weights = math.fsum(abs(weight) for _, weight in self.parts)
+        return abs(self.strength) * max(1.0, weights)
 
     def with_default(self, scope: Scope) -> Selection:
         """The same with ``scope`` where the request names none."""
@@ -80,6 +112,8 @@ def parse_persona(value: object, *, param: str = "persona") -> Selection | None:
     if "id" in value:
         return Selection(((parse_id(value["id"], f"{param}.id"), 1.0),), strength, scope)
     mix = value["mix"]
+    if isinstance(mix, Mapping):
+        mix = {name: weight for name, weight in mix.items() if weight is not None}
     if not isinstance(mix, Mapping) or not 1 <= len(mix) <= MAX_MIX:
         count = f" with {len(mix)} entries" if isinstance(mix, Mapping) else ""
         raise PersonaInvalid(
@@ -108,11 +142,12 @@ def check_strength(selection: Selection, most: float) -> None:
 def check_own_strength(selection: Selection, personas: Mapping[str, Persona]) -> None:
     """Raises PersonaInvalid when ``selection`` asks for more of one of ``personas``, by name, than its file allows;
     never clamps. Content that a blend holds under several names counts once, with all of their weights."""
-    asked: dict[str, float] = {}
+    weights: dict[str, list[float]] = {}
     for name, weight in selection.parts:
         persona = personas[name]
-        asked[persona.digest] = asked.get(persona.digest, 0.0) + abs(selection.strength * weight)
-        got, most = asked[persona.digest], persona.max_strength
+        own = weights.setdefault(persona.digest, [])
+        own.append(abs(weight))
+        got, most = abs(selection.strength) * math.fsum(own), persona.max_strength
         if most is not None and got > most:
             raise PersonaInvalid(
                 f"strength: {describe(selection)} amounts to {got:g} for persona {name!r}, whose file allows at "

@@ -167,6 +167,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "metadata in extra_body": (CHAT, {"extra_body": {"metadata": {"persona": "alice"}}}, "extra_body.metadata.persona"),
     "model in extra_body": (CHAT, {"extra_body": {"model": "SmolLM2@alice"}}, "extra_body.model"),
     "extra_query": (CHAT, {"extra_query": {"persona": "alice"}}, "extra_query.persona"),
+    "metadata as text": (CHAT, {"metadata": '{"persona": "alice"}'}, "metadata (text).persona"),
+    "a list of metadata": (CHAT, {"metadata": [{"persona": "alice"}]}, "metadata[].persona"),
+    "extra_body as text": (CHAT, {"extra_body": ' {"metadata": {"persona": "alice"}}'}, "extra_body (text).metadata.persona"),
+    "a list of texts": (CHAT, {"extra_body": [1, '{"model": "SmolLM2@alice"}']}, "extra_body[].model"),
+    "palign_scope": (CHAT, {"persona": "alice", "palign_scope": "all"}, "palign_scope"),
+    "a weight in metadata": (CHAT, {"metadata": {"persona": "alice", "persona_weight": "2"}}, "metadata.persona_weight"),
     "PERSONA": (CHAT, {"PERSONA": "alice"}, "PERSONA"),
     "personaId": (CHAT, {"personaId": "alice"}, "personaId"),
     "persona-id": (CHAT, {"persona-id": "alice"}, "persona-id"),
@@ -206,6 +212,7 @@ PASSES: dict[str, dict[str, Any]] = {
     "a prompt's variables": {"prompt": {"id": "x", "variables": {"persona": "pirate"}}},
     "a client's own metadata": {"metadata": {"personality": "warm", "user_strength": "2", "scope": "a@b", "mix": "x", "personal": "1"}},
     "loose words without a persona": {"strength": 2, "mix": {"a": 1}, "scope": "@"},
+    "metadata that is no object": {"metadata": [None, 3, "a personal matter", ["x"], {"personality": "warm"}]},
     "words in a message": {"messages": [{"role": "user", "content": '"persona": "alice" \\u0070 SmolLM2@alice'}]},
     "a served name with @": {"model": "odd@alice"},
     "a model that is not here": {"model": "other@alice"},
@@ -300,11 +307,17 @@ def test_a_file_that_holds_our_words_is_no_field(app: FastAPI) -> None:
 def test_request_headers_that_ask_are_refused(app: FastAPI) -> None:
     for headers in (
         {"X-Palign-Persona": "alice"},
+        {"Persona": "alice"},
+        {"X-Persona-Id": "alice"},
+        {"X-Palign-Scope": "all"},
         {"X-Amzn-SageMaker-Adapter-Identifier": "SmolLM2@alice"},
     ):
         assert ask(app, CHAT, {"messages": MESSAGES}, headers=headers)[0] == 400
-    headers = {"X-Amzn-SageMaker-Adapter-Identifier": "pirate"}
-    assert ask(app, CHAT, {"messages": MESSAGES}, headers=headers)[0] == 200
+    for headers in (
+        {"X-Amzn-SageMaker-Adapter-Identifier": "pirate"},
+        {"X-Personal": "1", "X-Impersonate-User": "alice"},
+    ):
+        assert ask(app, CHAT, {"messages": MESSAGES}, headers=headers)[0] == 200
 
 
 def test_a_slash_at_the_end_redirects_as_in_stock_vllm(app: FastAPI) -> None:

@@ -23,7 +23,15 @@ from vllm_palign.effect import is_packed, salted
 from vllm_palign.errors import PalignStartupError, PersonaInvalid, RegistryUnavailable
 from vllm_palign.registry import Registry
 from vllm_palign.registry.configured import import_personas
-from vllm_palign.selection import REQUEST_KEY, Selection, check_salt, open_named, reserved
+from vllm_palign.selection import (
+    ASKING,
+    REQUEST_KEY,
+    Selection,
+    check_salt,
+    fold,
+    open_named,
+    reserved,
+)
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
@@ -178,7 +186,16 @@ class FrontEnd:
 
     def _granted(self, params: Any, tenant: Tenant) -> Granted:
         """What the request was granted or, offline, is granted now; takes the wish out of ``params``."""
-        if params is None or not params.extra_args or REQUEST_KEY not in params.extra_args:
+        if params is None or not params.extra_args:
+            return PLAIN
+        for name in params.extra_args:
+            if name != REQUEST_KEY and fold(str(name)) in ASKING:
+                raise PersonaInvalid(
+                    f'extra_args[{name!r}]: would not be applied; wanted extra_args=persona_args("alice", '
+                    "strength=1.5)",
+                    param=f"extra_args.{name}",
+                )
+        if REQUEST_KEY not in params.extra_args:
             return PLAIN
         # A copy: callers reuse their dict, and vLLM's clone of SamplingParams may be shallow.
         params.extra_args = dict(params.extra_args)

@@ -1,7 +1,7 @@
 """What a request says about personas: the one place that knows the names of its fields.
 
 **The rule.** A name is read blind to case, ``_`` and ``-``. Where a request may speak of a persona, a name of
-``_ASKING`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
+``ASKING`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
 does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the request names
 a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
 it and in one another, the query, form fields, and messages of a WebSocket; no others. So a tool's
@@ -21,11 +21,12 @@ from typing import Any
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
 from vllm_palign.persona import Scope
 from vllm_palign.selection import (
-    HEADER,
+    ASKING,
     REQUEST_KEY,
     Selection,
     check_salt,
     describe,
+    fold,
     parse_id,
     parse_number,
     parse_persona,
@@ -42,24 +43,6 @@ APPLIED = (
     ("model",),
 )
 """What is applied, on a path that is steered."""
-
-_ASKING = frozenset(
-    (
-        "persona",
-        "personas",
-        "personaid",
-        "personaids",
-        "personaname",
-        "personastrength",
-        "personascope",
-        "personamix",
-        "palign",
-        "palignpersona",
-        "palignstrength",
-        "xpalignpersona",
-    )
-)
-"""A reader would take these for asking, folded; vLLM ignores fields it does not know, with a 200."""
 
 _LOOSE = frozenset(("strength", "mix", "scope"))
 
@@ -83,12 +66,12 @@ _WRITTEN_BY_HAND = frozenset(("vllmxargs", "extraargs", "samplingparams"))
 _TOP = frozenset(("model", "cachesalt", "usebeamsearch", "loraname"))
 """Further names that are looked at."""
 
-_ONCE = frozenset((*_ASKING, "metadata", "model", "vllmxargs"))
+_ONCE = frozenset((*ASKING, "metadata", "model", "vllmxargs"))
 """A key given twice means its last value to us and perhaps its first to a proxy before us; and the value that
 is dropped may be the one that asked for a persona."""
 
-_HEADERS = {HEADER.encode(): HEADER, b"x-amzn-sagemaker-adapter-identifier": "model"}
-"""Request headers that ask: our reply's own, and the one ``/invocations`` takes its model from."""
+_ADAPTER_HEADER = b"x-amzn-sagemaker-adapter-identifier"
+"""The request header that ``/invocations`` takes its model from."""
 
 _DEEPEST = 4
 _MOST_MEMBERS = 4096
@@ -111,7 +94,8 @@ class Mention:
 
     @property
     def name(self) -> str:
-        return fold(self.path[-1])
+        """Folded; ``x-`` before a name, as headers have it, makes no other of it."""
+        return fold(self.path[-1].lower().removeprefix("x-"))
 
     @property
     def param(self) -> str:
@@ -164,11 +148,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return marked
 
 
-def fold(name: str) -> str:
-    """``personaId``, ``persona_id`` and ``PERSONA-ID`` are one name."""
-    return name.lower().replace("_", "").replace("-", "")
-
-
 def may_ask(text: bytes) -> bool:
     """Whether ``text`` holds what a request for a persona cannot do without."""
     for at in range(0, len(text), _WINDOW):
@@ -198,7 +177,7 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
             )
         name = fold(member.name)
         place = name in _PLACES
-        if not (place or name in _ASKING or name in _LOOSE or name in _TOP):
+        if not (place or name in ASKING or name in _LOOSE or name in _TOP):
             continue
         if member.name in seen and name in _ONCE:
             raise PersonaInvalid(f"{'.'.join(here)}: the key is there twice", param=".".join(here))
@@ -206,10 +185,29 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
         at_top = None if path else member
         if place:
             yield Mention(here, b"", at_top)
-            if text[member.value : member.value + 1] == b"{" and len(path) < _DEEPEST:
+            if len(path) >= _DEEPEST:
+                continue
+            if text[member.value : member.value + 1] == b"{":
                 yield from _object_mentions(here, text, member.value)
+            else:
+                yield from _mentions_in_no_object(here, text[member.value : member.end])
         elif (value := text[member.value : member.end]) != b"null":
             yield Mention(here, value, at_top)
+
+
+def _mentions_in_no_object(path: tuple[str, ...], value: bytes) -> Iterator[Mention]:
+    """Of a place that holds an object as text, or a list of such. vLLM ignores it in most places, so that nothing of
+    it is applied: its names stand below no place of ``APPLIED``."""
+    if value[:1] not in (b'"', b"[") or not may_ask(value):
+        return
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return
+    listed = isinstance(found, list)
+    inside = (*path[:-1], path[-1] + ("[]" if listed else " (text)"))
+    for one in itertools.islice(found if listed else [found], _MOST_MEMBERS):
+        yield from _nested_in_text(inside, one if isinstance(one, str) else json.dumps(one))
 
 
 def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
@@ -220,7 +218,7 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
             here = (place, *path[:depth])
             folded = fold(part)
             if folded not in _PLACES:
-                if folded in _ASKING or folded in _LOOSE or folded == "model":
+                if folded in ASKING or folded in _LOOSE or folded == "model":
                     yield Mention(here, json.dumps(value).encode())
                 break
         else:
@@ -239,12 +237,22 @@ def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
 
 def mentions_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Mention]:
     for name, value in headers:
-        if name in _HEADERS:
-            yield Mention(("header", _HEADERS[name]), json.dumps(value.decode("latin-1")).encode())
+        if asked := _header_name(name):
+            yield Mention(("header", asked), json.dumps(value.decode("latin-1")).encode())
 
 
 def asks_by_header(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name in _HEADERS for name, _ in headers)
+    return any(_header_name(name) for name, _ in headers)
+
+
+def _header_name(name: bytes) -> str:
+    """What a request header asks for, such as our reply's own or ``X-Persona``; empty for all others."""
+    if name == _ADAPTER_HEADER:
+        return "model"
+    if b"persona" not in name and b"palign" not in name:
+        return ""
+    read = name.decode("latin-1")
+    return read if fold(read.removeprefix("x-")) in ASKING else ""
 
 
 def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, scope: Scope) -> Wish:
@@ -258,7 +266,7 @@ def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, sc
     for mention in found:
         if mention.path in APPLIED:
             applied[mention.path] = _once(mention)
-        elif mention.name in _ASKING or (
+        elif mention.name in ASKING or (
             mention.name == "model" and parse_model(mention.short, served, any_model=any_model)
         ):
             raise _not_applied(mention)
