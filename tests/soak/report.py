@@ -13,6 +13,36 @@ MIB = 1 << 20
 MOST_GROWTH = 48 * MIB
 FEWEST_SAMPLES = 12
 
+HAPPENS = {
+    RIGHT: [
+        "chat", "chat, streamed", "completions", "completions, streamed", "responses", "responses, streamed",
+        "PUT, new", "PUT, replacing", "PUT, the same again", "DELETE", "GET one", "GET all", "GET models",
+        "a new key", "a revoked key", "after a restart",
+    ],
+    REFUSED: [
+        "asks for what cannot be applied", "PUT over another without replace", "PUT of what is no persona",
+        "attempt on another tenant or the server",
+    ],
+    LEFT: ["leaves while streaming", "leaves while waiting", "PUT that breaks off"],
+}  # fmt: skip
+SHOWN = [
+    "effect: nobody", "effect: one", "effect: blend", "asked by: field", "asked by: metadata",
+    "asked by: model", "asked by: two places", "n > 1", "scope: answers", "scope: all",
+]  # fmt: skip
+"""What a run must have seen to have shown anything."""
+
+
+def missing(tally: Tally, samples: Sequence[Sample]) -> list[str]:
+    """What has not happened yet; the memory of some life long enough among it."""
+    found = [
+        f"{kind}: {outcome}"
+        for outcome, kinds in HAPPENS.items()
+        for kind in kinds
+        if not tally.outcomes[kind, outcome]
+    ]
+    found += [one for one in SHOWN if not tally.features[one]]
+    return found if growths(samples) else [*found, "memory"]
+
 
 def progress(seconds: float, tally: Tally, samples: Sequence[Sample]) -> str:
     memory = f"{samples[-1].memory / MIB:.0f} MiB" if samples else "-"
@@ -63,6 +93,7 @@ def result(
         "tokens_checked": tally.tokens,
         "worst_logprob_difference": tally.worst,
         "kills": list(kills),
+        "missing": missing(tally, samples),
         "memory": memory,
         "samples": [[s.life, round(s.seconds), s.requests, round(s.memory / MIB)] for s in samples],
         "leaks": leaks,

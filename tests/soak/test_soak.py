@@ -1,4 +1,4 @@
-"""Three minutes of what ``make soak`` does for an hour."""
+"""Three minutes, on a slow machine more, of what ``make soak`` does for an hour."""
 
 from __future__ import annotations
 
@@ -25,26 +25,9 @@ from tests.soak.names import Names
 from tests.soak.questions import Answer, Piece, Prompt, Question, _add_event, _whole
 from tests.soak.report import MIB, MOST_GROWTH, result
 from tests.soak.servers import Sample, own_memory
-from tests.soak.tally import LEFT, REFUSED, RIGHT, Lost, Tally, Wrong
+from tests.soak.tally import Lost, Tally, Wrong
 from tests.soak.wishes import Wish
 from vllm_palign import Persona
-
-HAPPENS = {
-    RIGHT: [
-        "chat", "chat, streamed", "completions", "completions, streamed", "responses", "responses, streamed",
-        "PUT, new", "PUT, replacing", "PUT, the same again", "DELETE", "GET one", "GET all", "GET models",
-        "a new key", "a revoked key", "after a restart",
-    ],
-    REFUSED: [
-        "asks for what cannot be applied", "PUT over another without replace", "PUT of what is no persona",
-        "attempt on another tenant or the server",
-    ],
-    LEFT: ["leaves while streaming", "leaves while waiting", "PUT that breaks off"],
-}  # fmt: skip
-SHOWN = [
-    "effect: nobody", "effect: one", "effect: blend", "asked by: field", "asked by: metadata",
-    "asked by: model", "asked by: two places", "n > 1", "scope: answers", "scope: all",
-]  # fmt: skip
 
 
 def test_three_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
@@ -63,15 +46,7 @@ def test_three_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Pat
     result = json.loads(out)
     assert result["wrong"] == []
     assert result["kills"] == ["engine"]
-    assert result["memory"]
-    seen = {
-        (outcome, kind)
-        for kind, counts in result["kinds"].items()
-        for outcome in counts
-        if counts[outcome]
-    }
-    assert not {(outcome, kind) for outcome, kinds in HAPPENS.items() for kind in kinds} - seen
-    assert not set(SHOWN) - result["features"].keys()
+    assert result["missing"] == []
 
 
 def test_an_answer_of_tokens_without_text_is_an_answer_with_nothing_shown() -> None:
