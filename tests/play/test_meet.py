@@ -124,6 +124,22 @@ def test_stop_ends_the_answers_and_keeps_what_was_said(open_tab: OpenTab, world:
     wait_until_idle(world)
 
 
+def test_a_column_that_is_answering_does_not_go(open_tab: OpenTab) -> None:
+    page = open_tab()
+    set_number(page, "#longest", 800)
+    page.locator("#question textarea").fill(LONG)
+    page.locator("#ask").click()
+    page.wait_for_function("document.querySelectorAll('.bot.message').length == 3")
+    with page.expect_response("**/queue/join*"):
+        page.locator("#remove-1").click()
+    page.wait_for_timeout(500)  # what the reply would take away
+    assert page.locator("#stop").is_enabled() and page.locator("#column-1").count() == 1
+    page.locator("#stop").click()
+    page.wait_for_selector("#ask:enabled")
+    page.locator("#remove-1").click()
+    page.wait_for_selector("#column-1", state="detached")
+
+
 def test_a_tab_that_is_closed_ends_its_requests(open_tab: OpenTab, world: World) -> None:
     page = open_tab()
     set_number(page, "#longest", 1000)

@@ -287,17 +287,15 @@ class Meet:
         if meeting is None or str(request.session_hash) in self._stops:
             yield {self.question: gr.update(placeholder="Ask something first.")}
             return
-        for conversation in meeting.conversations:
-            if conversation.turns and conversation.turns[-1].question == meeting.question:
-                conversation.turns.pop()
         draft = {self.question: inputs[0]}
-        async with aclosing(self._answers(meeting, inputs, request)) as frames:  # type: ignore[type-var]
+        async with aclosing(self._answers(meeting, inputs, request, again=True)) as frames:  # type: ignore[type-var]
             async for frame in frames:
                 yield {**frame, **draft} if self.question in frame else frame
 
     async def _answers(
-        self, meeting: Meeting, inputs: Sequence[Any], request: gr.Request
+        self, meeting: Meeting, inputs: Sequence[Any], request: gr.Request, *, again: bool = False
     ) -> AsyncIterator[Changes]:
+        """``again``: in place of the last answers of those who are asked."""
         _, key, model, _, visible, scope, max_tokens, temperature, seed, *chosen = inputs
         sampling = Sampling(int(max_tokens or 120), float(temperature or 0), int(seed or 0))
         wishes: list[Wish | None] = [Wish()]
@@ -310,9 +308,12 @@ class Meet:
         ):
             if wish is None or not shown:
                 continue
+            turns = conversation.turns
+            if again and turns and turns[-1].question == meeting.question:
+                turns.pop()
             turn = Turn(meeting.question)
             body = conversation.request(model, meeting.question, wish, sampling)
-            conversation.turns.append(turn)
+            turns.append(turn)
             requests.append((turn, body))
             asked.append((column, conversation))
             first |= {
@@ -368,7 +369,9 @@ class Meet:
         }
 
     def _removing(self, column: Column) -> Any:
-        def remove(visible: list[bool], meeting: Meeting | None) -> Changes:
+        def remove(visible: list[bool], meeting: Meeting | None, request: gr.Request) -> Any:
+            if str(request.session_hash) in self._stops:
+                return gr.skip()  # it is answering
             visible[column.number] = False
             if meeting is not None:
                 meeting.conversations[column.number] = Conversation()
@@ -380,7 +383,9 @@ class Meet:
         return remove
 
     def _emptying(self, column: Column) -> Any:
-        def empty(meeting: Meeting | None) -> Changes:
+        def empty(meeting: Meeting | None, request: gr.Request) -> Any:
+            if str(request.session_hash) in self._stops:
+                return gr.skip()  # what it has said is drawn again with the next word
             if meeting is not None:
                 meeting.conversations[column.number] = Conversation()
             return {self.meeting: meeting, column.figures: ""}
