@@ -58,7 +58,7 @@ ELSEWHERE = {
     },
     # Fitting.
     "tools/palign_fit": {
-        "arrays": "tests/fit/methods/test_contrast.py",
+        "arrays": "tests/fit/methods/test_letters.py",
         "cli errors": "tests/fit/commands/test_cli.py",
     },
     "tools/palign_fit/commands": {
@@ -92,9 +92,7 @@ ELSEWHERE = {
     },
     "tools/palign_fit/methods/pairs": {"data fitter": "tests/fit/methods/test_pairs.py"},
     "tools/palign_fit/methods/palign": {"fitter": "tests/fit/test_fit.py"},
-    "tools/palign_fit/methods/pas_reference": {
-        "alpha fitter letters": "tests/fit/methods/test_pas_reference.py"
-    },
+    "tools/palign_fit/methods/pas_reference": {"fitter": "tests/fit/methods/test_pas_reference.py"},
     "tools/palign_fit/model": {
         "checkpoint": "tests/fit/model/test_cache.py",
         "continuations": "tests/fit/model/test_gradients.py",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.methods.pas_reference.contrast import (
+from palign_fit.methods.pas_reference.letters import (
     Contrast,
     choose_heads,
     direction,
