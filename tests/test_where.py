@@ -94,7 +94,6 @@ ELSEWHERE = {
     "tools/palign_fit/model": {
         "checkpoint": "tests/fit/model/test_cache.py",
         "continuations": "tests/fit/model/test_gradients.py",
-        "dialogue": "tests/fit/methods/test_pairs.py",
         "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
         "rows": "tests/fit/model/test_speaking.py",
     },
