@@ -76,7 +76,7 @@ ELSEWHERE = {
         "server": "tests/http/test_evaluate_server.py",
     },
     "tools/palign_fit/evaluation/speech": {
-        "damage plan tables": "tests/fit/evaluation/speech/test_measuring.py",
+        "damage plan": "tests/fit/evaluation/speech/test_measuring.py",
         "sampled": "tests/fit/evaluation/speech/test_recognition.py",
     },
     "tools/palign_fit/inputs": {
