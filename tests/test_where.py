@@ -81,7 +81,7 @@ ELSEWHERE = {
     },
     "tools/palign_fit/inputs": {
         "files jsons": "tests/fit/inputs/test_records.py",
-        "papi scale sheets": "tests/fit/inputs/test_answers.py",
+        "papi scale": "tests/fit/inputs/test_answers.py",
         "sliders traits": "tests/fit/methods/test_traits.py",
     },
     "tools/palign_fit/methods": {
