@@ -86,7 +86,7 @@ ELSEWHERE = {
     },
     "tools/palign_fit/methods": {
         "baseline settings": "tests/fit/test_fit.py",
-        "discriminant heads steering": "tests/fit/methods/test_directions.py",
+        "discriminant heads": "tests/fit/methods/test_directions.py",
     },
     "tools/palign_fit/methods/pairs": {"data fitter": "tests/fit/methods/test_pairs.py"},
     "tools/palign_fit/methods/palign": {"fitter": "tests/fit/test_fit.py"},

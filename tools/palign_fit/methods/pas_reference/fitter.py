@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from palign_fit.arrays import random_folds
 from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings, check_subject
-from palign_fit.methods.steering import random_folds
 from palign_fit.model.cache import ModelCache
 from palign_fit.model.chats import Chats
 from palign_fit.model.model import OpenedModel, model_facts

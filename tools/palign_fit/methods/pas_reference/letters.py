@@ -16,10 +16,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.arrays import Activations
+from palign_fit.arrays import Activations, random_folds
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
-from palign_fit.methods.steering import random_folds
 from palign_fit.model import prompts
 from palign_fit.model.continuations import collect
 from palign_fit.model.model import OpenedModel
