@@ -94,7 +94,7 @@ ELSEWHERE = {
     "tools/palign_fit/model": {
         "checkpoint": "tests/fit/model/test_cache.py",
         "continuations": "tests/fit/model/test_gradients.py",
-        "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
+        "likelihood token_tree": "tests/fit/evaluation/test_evaluate.py",
         "rows": "tests/fit/model/test_speaking.py",
     },
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
