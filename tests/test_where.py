@@ -100,7 +100,6 @@ ELSEWHERE = {
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
-        "directions_card": "tests/fit/commands/test_directions.py",
         "side_by_side": "tests/fit/commands/test_try_persona.py",
         "speech_plot": "tests/fit/evaluation/speech/test_measuring.py",
         "charts evaluated layers page profile record samples sources": (
