@@ -66,7 +66,6 @@ ELSEWHERE = {
         "inventory": "tests/fit/commands/test_cli.py",
         "report": "tests/fit/reporting/test_report.py",
         "measuring": "tests/fit/evaluation/test_evaluate.py",
-        "speech": "tests/fit/evaluation/speech/test_measuring.py",
     },
     "tools/palign_fit/evaluation": {
         "client judging": "tests/fit/evaluation/test_judge.py",
