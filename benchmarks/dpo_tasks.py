@@ -15,10 +15,9 @@ from palign_fit.evaluation.tasks import Setting, read_perplexity, read_statement
 from palign_fit.fit import open_fitter
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.pairs import Pairs, read_pairs
-from palign_fit.methods.pairs.data import margins
+from palign_fit.methods.pairs.data import margins, tokenised
 from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
-from palign_fit.model.dialogue import tokenised
 from palign_fit.model.likelihood import perplexity, reader_for
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement

@@ -58,7 +58,7 @@ ELSEWHERE = {
     },
     # Fitting.
     "tools/palign_fit": {
-        "arrays": "tests/fit/methods/test_contrast.py",
+        "arrays": "tests/fit/methods/test_letters.py",
         "cli errors": "tests/fit/commands/test_cli.py",
     },
     "tools/palign_fit/commands": {
@@ -66,7 +66,6 @@ ELSEWHERE = {
         "inventory": "tests/fit/commands/test_cli.py",
         "report": "tests/fit/reporting/test_report.py",
         "measuring": "tests/fit/evaluation/test_evaluate.py",
-        "speech": "tests/fit/evaluation/speech/test_measuring.py",
     },
     "tools/palign_fit/evaluation": {
         "client judging": "tests/fit/evaluation/test_judge.py",
@@ -76,36 +75,30 @@ ELSEWHERE = {
         "server": "tests/http/test_evaluate_server.py",
     },
     "tools/palign_fit/evaluation/speech": {
-        "answers asking damage people plan readings tables": (
-            "tests/fit/evaluation/speech/test_measuring.py"
-        ),
+        "damage plan": "tests/fit/evaluation/speech/test_measuring.py",
         "sampled": "tests/fit/evaluation/speech/test_recognition.py",
     },
     "tools/palign_fit/inputs": {
         "files jsons": "tests/fit/inputs/test_records.py",
-        "papi scale sheets": "tests/fit/inputs/test_answers.py",
+        "papi scale": "tests/fit/inputs/test_answers.py",
         "sliders traits": "tests/fit/methods/test_traits.py",
     },
     "tools/palign_fit/methods": {
         "baseline settings": "tests/fit/test_fit.py",
-        "discriminant heads steering": "tests/fit/methods/test_directions.py",
+        "discriminant heads": "tests/fit/methods/test_directions.py",
     },
     "tools/palign_fit/methods/pairs": {"data fitter": "tests/fit/methods/test_pairs.py"},
     "tools/palign_fit/methods/palign": {"fitter": "tests/fit/test_fit.py"},
-    "tools/palign_fit/methods/pas_reference": {
-        "alpha fitter letters": "tests/fit/methods/test_pas_reference.py"
-    },
+    "tools/palign_fit/methods/pas_reference": {"fitter": "tests/fit/methods/test_pas_reference.py"},
     "tools/palign_fit/model": {
         "checkpoint": "tests/fit/model/test_cache.py",
         "continuations": "tests/fit/model/test_gradients.py",
-        "dialogue": "tests/fit/methods/test_pairs.py",
-        "likelihood token_tree origin": "tests/fit/evaluation/test_evaluate.py",
+        "likelihood token_tree": "tests/fit/evaluation/test_evaluate.py",
         "rows": "tests/fit/model/test_speaking.py",
     },
     "tools/palign_fit/output": {"folder shards": "tests/fit/output/test_population.py"},
     "tools/palign_fit/reporting": {
         "card plot": "tests/fit/commands/test_cli.py",
-        "directions_card": "tests/fit/commands/test_directions.py",
         "side_by_side": "tests/fit/commands/test_try_persona.py",
         "speech_plot": "tests/fit/evaluation/speech/test_measuring.py",
         "charts evaluated layers page profile record samples sources": (

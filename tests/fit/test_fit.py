@@ -19,7 +19,7 @@ from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.palign import sentences
 from palign_fit.methods.palign.fitter import FOLDS, PalignFitter
-from palign_fit.methods.pas_reference.alpha import GRID
+from palign_fit.methods.pas_reference.fitter import GRID
 from palign_fit.methods.settings import Settings, check_subject
 from palign_fit.model.cache import Cache, ModelCache
 from palign_fit.model.model import OpenedModel, open_model, wrap

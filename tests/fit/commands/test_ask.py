@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from palign_fit.cli import app
 from palign_fit.inputs.answers import read_answers
-from palign_fit.inputs.short_form import spread
+from palign_fit.inputs.sitting import spread
 from typer.testing import CliRunner, Result
 
 from tests.conftest import ROOT

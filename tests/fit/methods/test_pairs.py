@@ -20,10 +20,9 @@ from palign_fit.inputs import pairs as reader
 from palign_fit.inputs import traits
 from palign_fit.inputs.pairs import Pair, Pairs, parse_pairs, read_pairs
 from palign_fit.methods.pairs import data as pair_data
-from palign_fit.methods.pairs.data import PairData, read_pair_data, usable
+from palign_fit.methods.pairs.data import PairData, read_pair_data, tokenised, usable
 from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs, steer_towards
 from palign_fit.model import prompts
-from palign_fit.model.dialogue import tokenised
 from typer.testing import CliRunner, Result
 
 from tests.conftest import ROOT

@@ -10,7 +10,7 @@ import pytest
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import Subject
 from palign_fit.methods.baseline import Baseline
-from palign_fit.methods.pas_reference.alpha import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
+from palign_fit.methods.pas_reference.fitter import GRID, HELD_OUT_FOLDS, choose_trial, search_alpha
 from palign_fit.methods.pas_reference.letters import ReferenceMethod
 from palign_fit.methods.settings import Settings
 

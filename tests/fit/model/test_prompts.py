@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from palign_fit.evaluation import texts
 from palign_fit.inputs.pairs import Pair
+from palign_fit.methods.pairs.data import tokenised
 from palign_fit.model import prompts
-from palign_fit.model.dialogue import tokenised
 
 DATED = (
     "{% if strftime_now is defined %}{{ strftime_now('%d %m %Y') }} {% endif %}"

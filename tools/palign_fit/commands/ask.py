@@ -17,8 +17,7 @@ from palign_fit.commands.common import check_file, inventory_of, with_exit_codes
 from palign_fit.errors import InputError
 from palign_fit.inputs.answers import read_answers
 from palign_fit.inputs.files import write_text
-from palign_fit.inputs.short_form import spread
-from palign_fit.inputs.sitting import KEYS, Sitting
+from palign_fit.inputs.sitting import KEYS, Sitting, spread
 from vllm_palign.directions import load_directions
 from vllm_palign.directions.inventory import SCALE, Inventory, Item
 from vllm_palign.directions.scores import MIN_ANSWERED

@@ -24,16 +24,16 @@ def inspect(
     """Show what is in a persona file, or in a directions file."""
     from rich.console import Console
 
-    from palign_fit.reporting import card, directions_card
+    from palign_fit.reporting import card
 
     made = load_directions(file) if is_directions(file) else None
     if made is not None:
         if plot is not None:
             raise InputError("--plot: draws a persona's heads; directions have none of their own")
         if as_json:
-            print(json.dumps(directions_card.as_json(made)))
+            print(json.dumps(card.directions_as_json(made)))
         else:
-            Console(highlight=False).print(directions_card.card(made))
+            Console(highlight=False).print(card.directions_card(made))
         return
     persona = load(file)
     if plot is not None:

@@ -105,7 +105,7 @@ def personas_of(folder: Path, subjects: Sequence[Subject]) -> list[Persona]:
 def check_made_for(model: OpenedModel, personas: Sequence[Persona]) -> list[str]:
     """Refuse personas of another shape before anything is measured. Returns warnings: of another model of
     this shape."""
-    from palign_fit.model.origin import foreign_models
+    from palign_fit.model.chats import foreign_models
     from palign_fit.model.steer import check_shape
 
     for persona in personas:

@@ -1,4 +1,5 @@
-"""How far ordinary chats move: what says how strongly a model can be steered.
+"""How far ordinary chats move, which says how strongly a model can be steered and, where names differ, which model personas
+were fitted on.
 
 Neutral text without a chat around it does not see it: it may get likelier while chats move (docs/experiments/alpha.md).
 So a model's own expectations in a few answers are measured, token by token, plain and steered.
@@ -17,12 +18,16 @@ import numpy as np
 from palign_fit.errors import FitError
 from palign_fit.model import prompts
 from palign_fit.model.continuations import Batch, Prefix, batches
+from palign_fit.model.model import OpenedModel, model_dtype
 from palign_fit.model.steer import steered_by
+from vllm_palign.persona import Persona, model_name
 
 if TYPE_CHECKING:
-    from palign_fit.model.model import OpenedModel
     from vllm_palign.directions.basis import SteeredHeads
-    from vllm_palign.persona import Persona
+
+_SAME, _SAME_ROUNDED = 1e-3, 1e-2
+"""By how much the perplexity of chats may differ on one checkpoint, as a part of it: from one machine to
+another, and from one dtype to another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,3 +89,24 @@ def _perplexity(chats: Sequence[_Chat]) -> float:
             total += float(surprise.double().sum())
             tokens += len(surprise)
     return math.exp(min(total / tokens, 700.0))
+
+
+def foreign_models(model: OpenedModel, personas: Sequence[Persona]) -> list[str]:
+    """Names of the models that ``personas`` were fitted on and that are not ``model``, sorted.
+
+    One checkpoint may lie under many paths. So a persona under another name still is of this model if it
+    records the perplexity of chats that this model has.
+    """
+    others = [one for one in personas if model_name(one.base_model) != model_name(model.base_model)]
+    if not others:
+        return []
+    plain = Chats(model).plain
+    return sorted({model_name(one.base_model) for one in others if not _records(one, plain, model)})
+
+
+def _records(persona: Persona, plain: float, model: OpenedModel) -> bool:
+    recorded = persona.fit.get("perplexity_plain")
+    if not isinstance(recorded, float) or not math.isfinite(plain):
+        return False
+    rounded = persona.fit.get("dtype") != model_dtype(model)
+    return abs(recorded - plain) <= (_SAME_ROUNDED if rounded else _SAME) * plain

@@ -1,22 +1,82 @@
-"""Questions to a backend, a person's answers kept together: what was said once is never asked again."""
+"""Questions to a backend, a person's answers kept together: what was said or read once is never asked again, and a
+killed evaluation finds it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from palign_fit.evaluation.speech.kept import as_entry, kept, of_entry
+import numpy as np
+
 from palign_fit.evaluation.tasks import Backend, Setting, Speech
 from palign_fit.model import checkpoint
-from palign_fit.model.cache import Arrays, Cache
+from palign_fit.model.cache import Arrays, Cache, key_digest
 from palign_fit.model.model import OpenedModel, model_dtype
 from palign_fit.progress import Progress, Tick
+
+TOGETHER = 64
+"""Answers or readings that are computed before they are kept, where single entries are smaller."""
 
 SIDE_BY_SIDE = 16
 """Conversations of one batch, at least if there are as many: long ones take much memory."""
 
 _VERSION = 1
 """Of how answers are made: another number asks anew."""
+
+
+def kept(
+    cache: Cache,
+    keys: Sequence[Mapping[str, Any]],
+    sizes: Sequence[int],
+    compute: Callable[[list[int], Tick], list[Arrays]],
+    progress: Progress,
+    name: str,
+    together: int = TOGETHER,
+) -> list[Arrays]:
+    """One entry a key. Those that ``cache`` does not have are computed some at a time and kept at once; equal keys
+    are computed once.
+
+    ``together``: answers of a group, if single entries are smaller. ``compute`` is given places of ``keys``, and ticks each of the ``sizes`` answers or readings of an entry.
+    """
+    names = [key_digest(key) for key in keys]
+    places = {digest: place for place, digest in reversed(list(enumerate(names)))}
+    found: dict[str, Arrays] = {}
+    missing: list[int] = []
+    with progress(name, sum(sizes[place] for place in places.values())) as tick:
+        for place in sorted(places.values()):
+            entry = cache.find(keys[place])
+            if entry is None:
+                missing.append(place)
+            else:
+                found[names[place]] = entry
+                tick(sizes[place], free=True)
+        for group in _groups(missing, sizes, together):
+            for place, entry in zip(group, compute(group, tick), strict=True):
+                cache.keep(keys[place], entry)
+                found[names[place]] = entry
+    return [found[digest] for digest in names]
+
+
+def _groups(places: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    rows = most
+    for place in places:
+        if not groups or rows + sizes[place] > most:
+            groups.append([])
+            rows = 0
+        groups[-1].append(place)
+        rows += sizes[place]
+    return groups
+
+
+def as_entry(value: Any) -> Arrays:
+    """JSON-ready data as an entry of the cache."""
+    return {"json": np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)}
+
+
+def of_entry(entry: Arrays) -> Any:
+    return json.loads(entry["json"].tobytes())
 
 
 class Asker:

@@ -10,10 +10,8 @@ import numpy as np
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import PLAIN
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
-from palign_fit.evaluation.speech.asking import Asker
-from palign_fit.evaluation.speech.kept import kept
-from palign_fit.evaluation.speech.people import People
-from palign_fit.evaluation.speech.plan import NONE, Case, SpeechPlan, cases
+from palign_fit.evaluation.speech.asking import Asker, kept
+from palign_fit.evaluation.speech.plan import NONE, Case, People, SpeechPlan, cases
 from palign_fit.evaluation.speech.sampled import Sampled, as_json, average, mean
 from palign_fit.evaluation.speech.script import Chat, chats, facts
 from palign_fit.evaluation.tasks import Setting

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from palign_fit.evaluation.speech.asking import Asker
-from palign_fit.evaluation.speech.people import People
-from palign_fit.evaluation.speech.plan import Case, SpeechPlan, cases
-from palign_fit.evaluation.speech.readings import Readings
+from palign_fit.evaluation.speech.plan import Case, People, SpeechPlan, cases
+from palign_fit.evaluation.speech.reader import Readings
 from palign_fit.evaluation.speech.recognition import Recognition, mean_known
 from palign_fit.evaluation.speech.sampled import as_json
 from palign_fit.evaluation.speech.script import scripts

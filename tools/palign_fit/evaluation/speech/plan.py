@@ -1,4 +1,4 @@
-"""What is asked of whom: conditions at strengths, under system prompts."""
+"""Who is measured, and what is asked of them: conditions at strengths, under system prompts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy as np
 
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN, Personas, settings
+from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.speech.script import PARTS, STORED
-from palign_fit.evaluation.split import Sheet
+from palign_fit.evaluation.split import Sheet, trait_means
 from palign_fit.evaluation.tasks import Setting
 from vllm_palign.directions.inventory import Inventory
+from vllm_palign.directions.numbers import Reals
+from vllm_palign.directions.traits import TRAITS
 
 NONE = ""
 """No system prompt."""
@@ -86,17 +89,36 @@ def cases(
                 yield Case(name, strength, system)
 
 
-def settings_of(
-    case: Case, sheets: Sequence[Sheet], inventory: Inventory, personas: Personas
-) -> list[Setting]:
-    """One setting a subject; of plain a single one. Who is steered is steered as a server does by default."""
-    own = settings(CONDITIONS[case.condition], sheets, inventory, personas)
-    return [
-        replace(
-            one,
-            system=" ".join(filter(None, (one.system, case.system))) or None,
-            strength=case.strength,
-            scope="answers",
-        )
-        for one in (own[:1] if case.condition == PLAIN else own)
-    ]
+@dataclass(frozen=True, eq=False)
+class People:
+    """S subjects; ``scores`` float64 [S, 5]: the questionnaire's held-out trait scores, NaN where missing."""
+
+    sheets: Sequence[Sheet]
+    inventory: Inventory
+    personas: Personas
+    scores: Reals
+    bootstrap: Bootstrap
+
+    @classmethod
+    def of(
+        cls, sheets: Sequence[Sheet], inventory: Inventory, personas: Personas, seed: int
+    ) -> People:
+        means = [trait_means(sheet, inventory, sheet.held_out) for sheet in sheets]
+        scores = np.array([[own.get(trait, np.nan) for trait in TRAITS] for own in means])
+        return cls(sheets, inventory, personas, scores, Bootstrap.draw(len(sheets), seed))
+
+    def name(self, place: int) -> str:
+        return self.sheets[place].subject.id
+
+    def settings(self, case: Case) -> list[Setting]:
+        """One setting a subject; of plain a single one. Who is steered is steered as a server does by default."""
+        own = settings(CONDITIONS[case.condition], self.sheets, self.inventory, self.personas)
+        return [
+            replace(
+                one,
+                system=" ".join(filter(None, (one.system, case.system))) or None,
+                strength=case.strength,
+                scope="answers",
+            )
+            for one in (own[:1] if case.condition == PLAIN else own)
+        ]

@@ -1,4 +1,5 @@
-"""Readers of answers: they see a question and what somebody said, and never who it was."""
+"""Readers of answers, which see a question and what somebody said and never who it was; what they make of it is
+kept by person."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ import numpy as np
 from palign_fit.errors import FitError
 from palign_fit.evaluation import texts
 from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
-from palign_fit.evaluation.speech.asking import identity
+from palign_fit.evaluation.speech.asking import identity, kept
 from palign_fit.inputs.traits import ADJECTIVES
-from palign_fit.model.cache import Cache
+from palign_fit.model.cache import Arrays, Cache
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.rows import Rows
-from palign_fit.progress import Tick
+from palign_fit.progress import Progress, Tick
 from vllm_palign.directions.numbers import Reals
 from vllm_palign.directions.traits import TRAITS
 
@@ -46,6 +47,9 @@ MAX_ROWS = 64
 
 Pair = tuple[str, str]
 """A question and an answer to it."""
+
+TOGETHER = 512
+"""Readings that are kept at once: a question that many people answered is read once for them."""
 
 
 class Reader(Protocol):
@@ -195,3 +199,25 @@ def _shared(questions: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[
         first, last = min(own), max(own)
         lengths[question] = next((n for n in range(shortest) if first[n] != last[n]), shortest)
     return [lengths[question] for question in questions]
+
+
+class Readings:
+    """Asks ``readers``; nothing that is in ``cache`` is read again."""
+
+    def __init__(self, readers: Sequence[Reader], cache: Cache, progress: Progress) -> None:
+        self.readers, self.cache, self.progress = readers, cache, progress
+
+    def read(self, reader: Reader, said: Sequence[Sequence[Pair]], name: str) -> Reals:
+        """Of S people's Q answers each: float64 [S, Q, 5]."""
+
+        def compute(places: list[int], tick: Tick) -> list[Arrays]:
+            pairs = list(dict.fromkeys(pair for place in places for pair in said[place]))
+            scores = dict(zip(pairs, reader.read(pairs, tick), strict=True))
+            tick(sum(len(said[place]) for place in places) - len(pairs), free=True)
+            return [{"read": np.array([scores[pair] for pair in said[place]])} for place in places]
+
+        keys = [{"reader": reader.identity, "said": [list(pair) for pair in own]} for own in said]
+        sizes = [len(own) for own in said]
+        label = f"{name}, read by {reader.name}"
+        found = kept(self.cache, keys, sizes, compute, self.progress, label, TOGETHER)
+        return np.array([entry["read"] for entry in found], dtype=np.float64)

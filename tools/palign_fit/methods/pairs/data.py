@@ -1,23 +1,29 @@
-"""Preference pairs as the model sees them: gradients to fit from, margins to measure by."""
+"""Preference pairs as the model sees them: conversations and their answers as tokens in its own chat template, gradients
+to fit from, margins to measure by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from palign_fit.arrays import Activations
 from palign_fit.errors import FitError, InputError
-from palign_fit.inputs.pairs import Pair
+from palign_fit.inputs.pairs import Pair, Turn
 from palign_fit.model.continuations import Prefix
-from palign_fit.model.dialogue import MAX_ANSWER, MAX_PROMPT, Lines, tokenised
 from palign_fit.model.gradients import read_gradients
 from palign_fit.model.likelihood import Reader, statement_loglik
 from palign_fit.model.model import OpenedModel
 from palign_fit.model.narrow import computing_in
+from palign_fit.model.prompts import rendered
 from vllm_palign.directions.numbers import Reals
+
+MAX_PROMPT = 1024
+MAX_ANSWER = 256
+"""Tokens that are read of an answer: how somebody speaks shows early."""
 
 MIN_PAIRS = 10
 MAX_USED = 1000
@@ -25,6 +31,66 @@ MAX_USED = 1000
 
 FOLDS = 5
 """Held-out figures: each fifth of the prompts under heads and directions found without them."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A pair as token ids; ``chosen`` and ``rejected`` follow ``prefix``."""
+
+    prefix: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+def tokenised(tokenizer: Any, pair: Pair) -> Lines:
+    """Answers include what ends the turn, so that short answers differ from long ones.
+
+    They are cut to MAX_ANSWER tokens. Raises InputError where the template refuses the conversation.
+    """
+    prefix = _rendered(tokenizer, pair.prompt)
+    chosen, rejected = (
+        _answer(tokenizer, pair.prompt, prefix, answer)[:MAX_ANSWER]
+        for answer in (pair.chosen, pair.rejected)
+    )
+    return Lines(tuple(_ids(tokenizer, prefix, start=True)), tuple(chosen), tuple(rejected))
+
+
+def _answer(tokenizer: Any, prompt: tuple[Turn, ...], prefix: str, answer: str) -> list[int]:
+    if not _templated(tokenizer):
+        return _ids(tokenizer, f" {answer}")
+    whole = _rendered(tokenizer, (*prompt, ("assistant", answer)))
+    # Some templates write an answer's turn in another way than they ask for one.
+    rest = whole[len(prefix) :].rstrip() if whole.startswith(prefix) else answer
+    return _ids(tokenizer, rest)
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Turn]) -> str:
+    """The conversation as the model sees it, up to where it is to answer or has answered."""
+    from jinja2.exceptions import TemplateError
+
+    asking = turns[-1][0] == "user"
+    if not _templated(tokenizer):
+        names = {"system": "{}\n\n", "user": "Question: {}\n", "assistant": "Answer: {}\n"}
+        text = "".join(names[role].format(content) for role, content in turns)
+        return f"{text}Answer:" if asking else text
+    try:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return rendered(tokenizer, messages, asking=asking)
+    except TemplateError as error:
+        roles = ", ".join(role for role, _ in turns)
+        raise InputError(
+            f"the model's chat template refuses turns of {roles}: {str(error)[:200]}"
+        ) from error
+
+
+def _templated(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _ids(tokenizer: Any, text: str, *, start: bool = False) -> list[int]:
+    # A template writes its own special tokens.
+    special = start and not _templated(tokenizer)
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 @dataclass(frozen=True, eq=False)

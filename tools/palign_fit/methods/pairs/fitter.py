@@ -22,13 +22,12 @@ from palign_fit.methods.discriminant import Discriminant, covariance_of, take
 from palign_fit.methods.heads import Group, choose, direction
 from palign_fit.methods.pairs.data import PairData, margins, read_pair_data, usable
 from palign_fit.methods.settings import check_heads, number_problems
-from palign_fit.methods.steering import steered_heads
 from palign_fit.model.chats import Chats
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.model.steer import steered_by
 from vllm_palign.directions.basis import SteeredHeads, relative_size
-from vllm_palign.directions.numbers import Mask, Reals, short
+from vllm_palign.directions.numbers import Mask, Reals, short, significant
 from vllm_palign.directions.record import costly, new_persona, stopped
 from vllm_palign.persona import Persona
 
@@ -170,8 +169,9 @@ def steer_towards(
     parts = raw[0].reshape(-1, model.head_dim)
     covariance = covariance_of(heads, data.covariance).astype(np.float64)
     scale = max(relative_size(parts, covariance), 1e-30)
-    offsets = parts / scale
-    steering = steered_heads(heads.flat, offsets, heads.scores, model.num_heads)
+    layers, places = np.divmod(heads.flat.astype(np.int32), model.num_heads)
+    offsets = significant((parts / scale).astype(np.float32))
+    steering = SteeredHeads(layers, places, offsets, heads.scores)
     return steering, float(discriminant.disturbance(raw / scale)[0])
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from palign_fit.arrays import random_folds
 from palign_fit.inputs.answers import Subject
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.baseline import Baseline
@@ -13,7 +14,6 @@ from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.reach import REACHES, Bounds
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.settings import Settings, naming, shared_digest
-from palign_fit.methods.steering import random_folds
 from palign_fit.model.cache import ModelCache
 from palign_fit.model.model import OpenedModel, model_facts
 from palign_fit.progress import Progress, no_progress

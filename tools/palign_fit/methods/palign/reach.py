@@ -14,13 +14,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from palign_fit.arrays import random_folds
 from palign_fit.inputs.inventory import built_in
 from palign_fit.methods.baseline import Baseline
 from palign_fit.methods.budget import TextBudget
 from palign_fit.methods.palign.directions import solve
 from palign_fit.methods.palign.sentence_gradients import SentenceGradients
 from palign_fit.methods.palign.sentences import shipped
-from palign_fit.methods.steering import random_folds
 from palign_fit.model import prompts
 from palign_fit.model.cache import Arrays, ModelCache
 from palign_fit.model.chats import Chats

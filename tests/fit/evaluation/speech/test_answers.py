@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from palign_fit.evaluation.speech.voice import machine, repeated, shares
+from palign_fit.evaluation.speech.answers import machine, repeated, shares
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from palign_fit.evaluation.speech.kept import as_entry, kept, of_entry
+from palign_fit.evaluation.speech.asking import as_entry, kept, of_entry
 from palign_fit.model.cache import Arrays, Cache
 from palign_fit.progress import Tick, no_progress
 

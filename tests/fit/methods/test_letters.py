@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.methods.pas_reference.contrast import (
+from palign_fit.arrays import random_folds
+from palign_fit.methods.pas_reference.letters import (
     Contrast,
     choose_heads,
     direction,
     held_out_accuracy,
 )
-from palign_fit.methods.steering import random_folds
 
 from vllm_palign.directions.numbers import correlation, significant
 
