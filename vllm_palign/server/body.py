@@ -4,7 +4,8 @@
 ``ASKING`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
 does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the request names
 a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
-it and in one another, the query, form fields, and messages of a WebSocket; no others. So a tool's
+it and in one another, also as lists and as JSON in texts, the query, form fields, request headers, and messages of a
+WebSocket; no others. So a tool's
 schema, a template's variables, a prompt, and a client's own keys of ``metadata`` may use such words. ``null`` is not
 there, in every place.
 """
@@ -189,7 +190,7 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
                 continue
             if text[member.value : member.value + 1] == b"{":
                 yield from _object_mentions(here, text, member.value)
-            else:
+            elif may_ask(text[member.value : member.end]):
                 yield from _mentions_in_no_object(here, text[member.value : member.end])
         elif (value := text[member.value : member.end]) != b"null":
             yield Mention(here, value, at_top)
@@ -198,16 +199,14 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
 def _mentions_in_no_object(path: tuple[str, ...], value: bytes) -> Iterator[Mention]:
     """Of a place that holds an object as text, or a list of such. vLLM ignores it in most places, so that nothing of
     it is applied: its names stand below no place of ``APPLIED``."""
-    if value[:1] not in (b'"', b"[") or not may_ask(value):
-        return
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return
-    listed = isinstance(found, list)
-    inside = (*path[:-1], path[-1] + ("[]" if listed else " (text)"))
-    for one in itertools.islice(found if listed else [found], _MOST_MEMBERS):
-        yield from _nested_in_text(inside, one if isinstance(one, str) else json.dumps(one))
+    if value[:1] == b'"':
+        try:
+            text = json.loads(value)
+        except ValueError:
+            return
+        yield from _nested_in_text((*path[:-1], f"{path[-1]} (text)"), text)
+    elif value[:1] == b"[":
+        yield from _nested_in_text(path, value.decode("utf-8", "surrogatepass"))
 
 
 def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
@@ -226,13 +225,21 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
 
 
 def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
-    if value.lstrip()[:1] == "{":
-        try:
+    """Of an object in a text, or of the objects, themselves or in texts, of a list in it."""
+    begin = value.lstrip()[:1]
+    try:
+        if begin == "{":
             yield from _object_mentions(path, value.encode("utf-8", "surrogatepass"), 0)
-        except PersonaInvalid:
-            raise
-        except ValueError:
-            return
+        elif begin == "[":
+            inside = (*path[:-1], f"{path[-1]}[]")
+            for one in itertools.islice(json.loads(value), _MOST_MEMBERS):
+                text = one if isinstance(one, str) else json.dumps(one)
+                if text.lstrip()[:1] == "{":
+                    yield from _object_mentions(inside, text.encode("utf-8", "surrogatepass"), 0)
+    except PersonaInvalid:
+        raise
+    except (ValueError, RecursionError):
+        return
 
 
 def mentions_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Mention]:

@@ -48,9 +48,12 @@ def opened_model(
     source: str,
     device: options.Device,
     dtype: options.Dtype,
-    **known: Any,
+    *,
+    base_model: str | None = None,
+    texts: int = 0,
+    memory: float | None = None,
 ) -> OpenedModel:
-    """--model, --device and --dtype as ``open_model`` opens them; ``known`` is what else it takes.
+    """As ``open_model``, of what --model, --device and --dtype name.
 
     torch and transformers take seconds to import: call this only after everything cheap was checked.
     """
@@ -60,7 +63,14 @@ def opened_model(
         # Its loading bars go to stderr even when that is a file.
         logging.disable_progress_bar()
     with progress(f"opening {source}", None):
-        return open_model(source, device=device.value, dtype=dtype.value, **known)
+        return open_model(
+            source,
+            device=device.value,
+            dtype=dtype.value,
+            base_model=base_model,
+            texts=texts,
+            memory=memory,
+        )
 
 
 def alpha_of(text: str) -> float | None:

@@ -19,7 +19,7 @@ from palign_fit.commands.common import (
     with_exit_codes,
 )
 from palign_fit.inputs.files import write_bytes
-from palign_fit.methods.palign.sentences import shipped
+from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.methods.settings import Settings, check_heads
 from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
@@ -57,7 +57,7 @@ def directions(
     from palign_fit.methods.palign.fitter import PalignFitter
 
     started = perf_counter()
-    texts = sum(map(len, shipped())) + 2 * int(used.sum())
+    texts = sentences_read(int(used.sum()))
     with show_progress() as progress:
         opened = opened_model(
             progress, model, device, dtype, base_model=base_model, texts=texts, memory=memory

@@ -16,7 +16,7 @@ from palign_fit.commands.common import check_file, open_cache, opened_model, wit
 from palign_fit.commands.measuring import People, listed, open_backend, show
 from palign_fit.errors import InputError
 from palign_fit.evaluation.client import IN_FLIGHT
-from palign_fit.methods.palign.sentences import shipped
+from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.model.cache import Cache
 from palign_fit.progress import Progress, show_progress
 
@@ -85,6 +85,7 @@ def evaluate(
     if markdown is not None:
         check_file("--markdown", markdown)
     people = People.read(answers, inventory, subjects, seed, train_items, personas)
+    from palign_fit.evaluation.conditions import CONDITIONS
     from palign_fit.evaluation.evaluating import DEFAULT_CONDITIONS, evaluate_personas
     from palign_fit.evaluation.readings import Plan
 
@@ -96,12 +97,13 @@ def evaluate(
         seed=seed,
         speech=speech_plan(strengths, system, questions, turns),
     )
+    fits = people.files is None and any(CONDITIONS[name].method for name in plan.conditions)
     started = perf_counter()
     with show_progress() as progress:
         backend, opened, warnings = open_backend(
             model, people.files or (), progress, device=device, dtype=dtype, memory=memory,
             server=server, api_key=api_key, strength=strength, in_flight=in_flight,
-            texts=0 if people.files else sum(map(len, shipped())) + 2 * len(people.items.items),
+            texts=sentences_read(len(people.items.items)) if fits else 0,
         )  # fmt: skip
         kept = open_cache(cache, no_cache)
         readers = open_readers(

@@ -24,7 +24,7 @@ from palign_fit.commands.tally import Tally
 from palign_fit.errors import InputError, refuse
 from palign_fit.fit import DirectionsFitter, Fitter, open_fitter
 from palign_fit.inputs.answers import Answers, Refusal, read_answers
-from palign_fit.methods.palign.sentences import shipped
+from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.methods.settings import METHODS, Settings, check_subject, shared_digest
 from palign_fit.model.cache import ModelCache
 from palign_fit.output.folder import FolderOutput
@@ -113,7 +113,7 @@ def run(
             work = _of_directions(made, number)
         else:
             used = learned_items(train_items, items)
-            texts = sum(map(len, shipped())) + 2 * int(used.sum())
+            texts = sentences_read(int(used.sum()))
             opened = opened_model(
                 progress, str(model), device, dtype,
                 base_model=base_model, texts=texts, memory=memory,

@@ -11,7 +11,7 @@ from palign_fit.commands import options
 from palign_fit.commands.common import open_cache, opened_model, with_exit_codes
 from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.sliders import parse_sliders
-from palign_fit.methods.palign.sentences import shipped
+from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.methods.settings import Settings
 from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
@@ -64,7 +64,7 @@ def traits(
         from palign_fit.methods.traits import TraitFitter
 
         with show_progress() as progress:
-            texts = sum(map(len, shipped()))
+            texts = sentences_read(0)
             opened = opened_model(
                 progress,
                 str(model),

@@ -152,6 +152,11 @@ def shipped() -> list[list[str]]:
     return [[row[0] for row in rows if row[3] == kind] for kind in kinds]
 
 
+def sentences_read(items: int) -> int:
+    """How many sentences a fit with so many items reads, at most."""
+    return sum(map(len, shipped())) + 2 * items
+
+
 def _pair(
     item: Item, questionnaire: int, row: int
 ) -> Iterator[tuple[str, str, int, int, int, bool]]:
