@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +68,33 @@ def test_samples_are_one_prompt_and_prompts_are_counted_each() -> None:
 
 
 def test_an_id_of_a_client_that_looks_like_a_beam_saves_it_nothing() -> None:
+    for given in ("-beam-0", "-beam"):
+        usage = Usage()
+        for prompt in range(3):
+            note(f"cmpl-x-{'ab' * 16}{given}-{prompt}-0a1b2c3d", [7] * 10)
+        assert usage.prompt == 30
+
+
+def test_embeddings_under_an_id_that_looks_like_a_beam_are_counted() -> None:
     usage = Usage()
-    for prompt in range(3):
-        note(f"cmpl-x-{'ab' * 16}-beam-0-{prompt}-0a1b2c3d", [7] * 10)
-    assert usage.prompt == 30
+    state = SimpleNamespace(
+        request_id="cmpl-x-ab-beam-0-0a1b2c3d", prompt_len=5, prompt_token_ids=None, request_index=0,
+        detokenizer=None,
+    )  # fmt: skip
+    Usage.note(state)
+    assert usage.prompt == 5
+
+
+def test_a_search_of_many_steps_keeps_its_last_one_only() -> None:
+    """Eight beams of 4,000 tokens are 256 KB for every token that is searched."""
+    usage = Usage()
+    beams = [list(range(4000))]
+    tracemalloc.start()
+    for step in range(200):
+        for number, beam in enumerate(beams):
+            note(f"cmpl-a-{step:032x}-beam-{number}-0a1b2c3d", beam)
+        beams = [[*beams[0], token] for token in range(8)]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (usage.prompt, usage.generated) == (4000, 1 + 199 * 8)
+    assert held < 2_000_000
