@@ -159,9 +159,35 @@ def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path:
     code, text = vllm(
         tmp_path, "serve", tiny_model, "--plugin", "palign", "--palign-personas", f"a={path}"
     )
-    assert code != 0
+    assert code == 2
+    assert "error: palign: " in text and "Traceback" not in text
     assert "num_layers is 30, the served model has 3" in text
     assert "head_dim is 64, the served model has 32" in text
+
+
+def test_options_without_the_plugin_are_a_usage_error(tiny_model: Path, tmp_path: Path) -> None:
+    code, text = vllm(
+        tmp_path, "serve", tiny_model, "--palign-max-strength", "2", VLLM_PLUGINS=None
+    )
+    assert code == 2
+    assert "error: palign: --palign-* options need --plugin palign" in text
+    assert "Traceback" not in text
+
+
+def test_arguments_travel_to_processes_of_api_servers() -> None:
+    """vLLM pickles them."""
+    code = """
+import argparse, json, pickle, sys
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+parser.set_defaults(dispatch_function=ServeSubcommand.cmd)
+args = parser.parse_args(["--plugin", "palign", "--palign-max-strength", "2"])
+again = pickle.loads(pickle.dumps(args))
+print("RESULT " + json.dumps([again.palign_max_strength, "_refused_as_usage" in repr(again.dispatch_function)]))
+"""
+    assert run_vllm(code, VLLM_PLUGINS=None) == [2.0, True]
 
 
 @pytest.mark.shows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,35 @@ from vllm_palign.plugin.refusals import refuse_beside_tenants, refuse_front_ends
 from vllm_palign.switch import NAME, enable, enabled
 
 
-class _EnablePlugin(argparse.Action):
+class _Option(argparse.Action):
+    """Stores its value, or adds to those given before, as ``store`` and ``extend`` do; and a command that palign
+    does not let start then ends as with any other wrong option: a message, and exit code 2."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        if isinstance(values, list):
+            values = [*(getattr(namespace, self.dest, None) or []), *values]
+        setattr(namespace, self.dest, values)
+        run = getattr(namespace, "dispatch_function", None)
+        if run is not None:
+            # Pickled, with the other arguments, to processes of API servers.
+            namespace.dispatch_function = functools.partial(_refused_as_usage, run)
+
+
+class _EnablePlugin(_Option):
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         try:
             enable(values)
         except PalignStartupError as error:
             parser.error(error.message)
-        setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
+        super().__call__(parser, namespace, [values], option)
+
+
+def _refused_as_usage(run: Callable[..., Any], args: Any) -> None:
+    try:
+        run(args)
+    except PalignStartupError as error:
+        print(f"error: palign: {error.message}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 _OPTIONS = (
@@ -50,7 +73,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             "--palign-personas",
             metavar="NAME=PATH|DIR",
             nargs="+",
-            action="extend",
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Personas to register at start: files under a name or their own, or every .safetensors file "
             "of a folder under its own name. hf://owner/repo[@revision][/file] stands for a file or a folder "
@@ -59,6 +82,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
         group.add_argument(
             "--palign-directions",
             metavar="FILE",
+            action=_Option,
             default=argparse.SUPPRESS,
             help="What this model needs to make personas of a questionnaire's answers, without being run again: "
             "PUT /v1/personas/ID takes answers as JSON then. Made with `palign-fit directions`; "
@@ -68,6 +92,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             "--palign-store",
             metavar="URL",
             type=StoreUrl,
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Registry of personas, shared by all servers that are given the same: "
             "sqlite:///FILE or postgresql://USER@HOST/DATABASE. Default: one of this server's own, "
@@ -77,6 +102,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             "--palign-store-timeout",
             metavar="SECONDS",
             type=float,
+            action=_Option,
             default=argparse.SUPPRESS,
             help=f"How long to wait for the registry. Default {STORE_TIMEOUT}.",
         )
@@ -84,6 +110,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             "--palign-cache-mib",
             metavar="N",
             type=int,
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Most MiB of personas that each API server process keeps in memory. "
             f"Default {CACHE_MIB}.",
@@ -92,6 +119,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
             "--palign-max-strength",
             metavar="F",
             type=float,
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Largest |strength| a request may ask for, and for a blend the largest sum of "
             f"|strength x weight|. Beyond it the request is refused. Default {MAX_STRENGTH}.",
@@ -99,6 +127,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
         group.add_argument(
             "--palign-scope",
             choices=SCOPES,
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Which tokens are steered where a request does not say: from the first answer on, so that all "
             f"share the prompt's KV, or all, the prompt too. Default {SCOPE}.",
@@ -106,6 +135,7 @@ def _add_cli_args(original: Callable[..., Any]) -> Callable[..., Any]:
         group.add_argument(
             "--palign-tenants",
             metavar="FILE",
+            action=_Option,
             default=argparse.SUPPRESS,
             help="Tenants, their API keys and rights; made with `palign tenants`, read again when it "
             "changes. Default: one tenant, everybody, and vLLM's --api-key as usual.",
