@@ -145,6 +145,23 @@ def test_more_than_the_file_allows_is_an_error_that_says_who_bounds_it(
             assert part in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"persona": "nobody"}, "persona"),
+        ({"metadata": {"persona": "nobody"}}, "metadata.persona"),
+        ({"model": "SmolLM2@nobody"}, "model"),
+        ({"persona": {"id": "alice", "strength": 99}}, "persona.strength"),
+        ({"metadata": {"persona": "alice", "persona_strength": "99"}}, "metadata.persona_strength"),
+    ],
+)
+def test_what_cannot_be_granted_is_refused_with_the_place_that_asked(
+    app: FastAPI, fields: dict[str, Any], param: str
+) -> None:
+    _, _, reply = ask(app, CHAT, {"model": "SmolLM2", "messages": MESSAGES, **fields})
+    assert reply["error"]["param"] == param
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "strength beside": (CHAT, {"persona": "alice", "strength": 2}, "strength"),
     "mix beside": (CHAT, {"persona": "alice", "mix": {"alice": 1}}, "mix"),

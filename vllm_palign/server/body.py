@@ -131,6 +131,13 @@ class Wish:
     places: tuple[str, ...] = ()
     """Where it asks: of "persona", "metadata" and "model"."""
 
+    def field(self, param: str | None) -> str | None:
+        """What the body field ``param`` ("persona", "persona.strength") is called in the place that asks."""
+        place = self.places[0]
+        if param not in ("persona", "persona.strength") or place == "persona":
+            return param
+        return place if place == "model" else f"metadata.{param.replace('.', '_')}"
+
 
 class _Repeating(dict[str, Any]):
     """A JSON object in which a key is there twice."""

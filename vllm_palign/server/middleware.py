@@ -105,7 +105,11 @@ class PersonaMiddleware:
         front_end = scope["app"].state.palign
         tenant = caller.current(tenants=front_end.tenants is not None)
         # Composed here already: what cannot be applied is refused before vLLM has begun.
-        chosen, token = await front_end.grant(wish.selection, tenant)
+        try:
+            chosen, token = await front_end.grant(wish.selection, tenant)
+        except PalignError as error:
+            error.param = wish.field(error.param)
+            raise
         granted = await self._beside_loop(
             small, lambda: bodies.granted(text, found, wish.model, token)
         )
