@@ -185,9 +185,14 @@ def table(about: Mapping[str, Any], found: Mapping[str, Mapping[str, Estimate]])
     ]
     for row, estimates in found.items():
         chosen = [estimates[name] for name in names]
-        cells = [f"{one.mean:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in chosen]
+        cells = [_cell(one) for one in chosen]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(estimate: Estimate) -> str:
+    bounds = [f"{bound:.3f}" for bound in estimate.interval or ()]
+    return f"{estimate.mean:.3f}" + (f" [{', '.join(bounds)}]" if bounds else "")
 
 
 if __name__ == "__main__":

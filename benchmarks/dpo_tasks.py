@@ -18,9 +18,9 @@ from palign_fit.inputs.pairs import Pairs, read_pairs
 from palign_fit.methods.pairs.data import margins, tokenised
 from palign_fit.methods.pairs.fitter import HeldOut, PairSettings, fit_pairs
 from palign_fit.methods.settings import Settings
-from palign_fit.model.likelihood import perplexity, reader_for
+from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
-from palign_fit.model.prompts import NEUTRAL_TEXT, OPENINGS, statement
+from palign_fit.model.prompts import OPENINGS, statement
 from palign_fit.model.steer import steered
 
 from vllm_palign.directions.inventory import Inventory
@@ -78,7 +78,7 @@ class Person:
         self.name = sheet.subject.id
         self.deviation = sheet.subject.agreement - usual
         self.plain = self._statements(backend, Setting())
-        self.plain_perplexity = float(read_perplexity(backend, [Setting()], _no_tick)[0])
+        self.plain_perplexity = perplexity(backend)
 
     def fit(self, model: OpenedModel) -> tuple[Persona, float, float]:
         learner = Subject(
@@ -113,12 +113,10 @@ class Person:
         ]
 
     def measure(self, backend: HuggingFaceBackend, persona: Persona | None) -> Row:
-        setting = Setting(persona_id=persona.name if persona else None, persona=persona)
-        change = self._statements(backend, setting) - self.plain
-        perplexity = float(read_perplexity(backend, [setting], _no_tick)[0])
+        change = self._statements(backend, setting_of(persona)) - self.plain
         return {
             "measure": ms.correlation(change, self.deviation, self.sheet.held_out),
-            "perplexity_ratio": perplexity / self.plain_perplexity,
+            "perplexity_ratio": perplexity(backend, persona) / self.plain_perplexity,
         }
 
     def _statements(self, backend: HuggingFaceBackend, setting: Setting) -> Any:
@@ -140,7 +138,7 @@ class Preferences:
         self.lines = [tokenised(backend.tokenizer, pairs[at]) for at in order[: len(pairs) // 5]]
         self.reader = reader_for(backend.model)
         self.plain = margins(backend.model, self.reader, self.lines)
-        self.plain_perplexity = perplexity(backend.model, NEUTRAL_TEXT)
+        self.plain_perplexity = perplexity(backend)
 
     def fit(self, model: OpenedModel) -> tuple[Persona, float, float]:
         began = time.perf_counter()
@@ -161,8 +159,16 @@ class Preferences:
         model = backend.model
         with steered(model, persona) if persona else nullcontext():
             held = HeldOut.of(self.plain, margins(model, self.reader, self.lines))
-            ratio = perplexity(model, NEUTRAL_TEXT) / self.plain_perplexity
+        ratio = perplexity(backend, persona) / self.plain_perplexity
         return {"measure": held.accuracy, "perplexity_ratio": ratio, **vars(held)}
+
+
+def setting_of(persona: Persona | None) -> Setting:
+    return Setting(persona_id=persona.name if persona else None, persona=persona)
+
+
+def perplexity(backend: HuggingFaceBackend, persona: Persona | None = None) -> float:
+    return float(read_perplexity(backend, [setting_of(persona)], _no_tick)[0])
 
 
 def heads_of(model: OpenedModel) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from palign_fit.evaluation.texts import chat, few_shot_prompt
+from palign_fit.evaluation.texts import few_shot_prompt
 from palign_fit.inputs.inventory import built_in
+from palign_fit.model.prompts import chat_prefix
 
 from vllm_palign import Persona, save
 
@@ -120,5 +121,7 @@ class Prompts:
 
     def _prompt(self, system: str | None) -> str:
         self._asked += 1
-        ids = chat(self._tokenizer, f"What happened on day {self._asked} of your trip?", system)
+        ids = chat_prefix(
+            self._tokenizer, f"What happened on day {self._asked} of your trip?", system
+        )
         return str(self._tokenizer.decode(ids))

@@ -76,7 +76,6 @@ ELSEWHERE = {
     },
     "tools/palign_fit/evaluation/speech": {
         "damage plan": "tests/fit/evaluation/speech/test_measuring.py",
-        "sampled": "tests/fit/evaluation/speech/test_recognition.py",
     },
     "tools/palign_fit/inputs": {
         "files jsons": "tests/fit/inputs/test_records.py",

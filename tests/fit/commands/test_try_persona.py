@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from palign_fit.cli import app
-from palign_fit.evaluation import texts
+from palign_fit.model.prompts import chat_prefix
 from palign_fit.reporting.side_by_side import NARROWEST, side_by_side
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -64,7 +64,7 @@ def test_strength_0_is_the_plain_model_and_others_a_plain_prompt_with_a_steered_
     said: dict[str, Any], tiny: Any
 ) -> None:
     for one in said["answers"]:
-        prompt = texts.chat(tiny.tokenizer, one["question"], None)
+        prompt = chat_prefix(tiny.tokenizer, one["question"])
         ids = (
             generated(tiny, [prompt])[0]
             if one["strength"] == 0

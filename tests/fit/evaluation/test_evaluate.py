@@ -26,6 +26,7 @@ from palign_fit.evaluation.split import Sheet, read_train_items, split, usual_an
 from palign_fit.inputs.answers import Subject
 from palign_fit.model.chats import Chats
 from palign_fit.model.likelihood import in_rows, reader_for
+from palign_fit.model.prompts import chat_prefix
 from palign_fit.model.token_tree import packed
 from typer.testing import CliRunner, Result
 
@@ -213,16 +214,18 @@ def test_an_answer_is_told_from_the_likelihood_with_a_slope_that_others_gave() -
 def test_an_interval_holds_the_mean_and_repeats(count: int, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=count)
     one, two = (Bootstrap.draw(count, seed, 200).mean(values) for _ in range(2))
-    assert one == two and one.low is not None and one.high is not None and one.mean is not None
-    assert values.min() - 1e-9 <= one.low <= one.high <= values.max() + 1e-9
+    assert one.as_json() == two.as_json() and one.interval is not None
+    low, high = one.interval
+    assert values.min() - 1e-9 <= low <= high <= values.max() + 1e-9
     assert one.mean == pytest.approx(values.mean())
 
 
 def test_a_bootstrap_interval_is_as_wide_as_theory_says() -> None:
     values = np.random.default_rng(0).normal(size=400)
     found = Bootstrap.draw(400, 0).mean(values)
-    assert found.low is not None and found.high is not None
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert found.interval is not None
+    low, high = found.interval
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 
 
 # Reading the model
@@ -298,7 +301,7 @@ def test_a_template_without_a_system_turn_gets_the_text_before_the_users(tiny: A
 
     prompt = "Talk as talkative people."
     own = tiny.tokenizer
-    ids = texts.chat(own, "I am", prompt)
+    ids = chat_prefix(own, "I am", prompt)
     assert ids == own(f"<system> {prompt} <end> <user> I am <end> <assistant>")["input_ids"]
     refusing = copy.copy(own)
     refusing.chat_template = (
@@ -308,7 +311,7 @@ def test_a_template_without_a_system_turn_gets_the_text_before_the_users(tiny: A
     silent = copy.copy(own)
     silent.chat_template = "<user> {{ messages[-1].content }} <end> <assistant> "
     for tokenizer in (refusing, silent):
-        ids = texts.chat(tokenizer, "I am", prompt)
+        ids = chat_prefix(tokenizer, "I am", prompt)
         assert ids == own(f"<user> {prompt} I am <end> <assistant>")["input_ids"]
 
 

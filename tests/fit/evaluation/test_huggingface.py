@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from palign_fit.evaluation import texts
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
 from palign_fit.evaluation.tasks import Setting, Speech
 from palign_fit.model import speaking
 from palign_fit.model.model import open_model
+from palign_fit.model.prompts import chat_prefix
 from palign_fit.model.rows import Rows
 
 from tests.detokenizer import Detokenizer
@@ -27,7 +27,7 @@ def test_an_answer_that_is_cut_off_within_a_character_ends_before_it(
     backend = HuggingFaceBackend(opened, 1.0)
     ends = speaking.ending_tokens(opened)
     shown = Detokenizer(tiny_model, skip_special_tokens=True)
-    prompt = texts.chat(opened.tokenizer, "How are you?", None)
+    prompt = chat_prefix(opened.tokenizer, "How are you?")
 
     def said(answer: list[int]) -> str:
         tokens = iter(answer)

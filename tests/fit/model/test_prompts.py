@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import pytest
-from palign_fit.evaluation import texts
 from palign_fit.inputs.pairs import Pair
 from palign_fit.methods.pairs.data import tokenised
 from palign_fit.model import prompts
@@ -32,6 +31,6 @@ def test_a_template_that_prints_the_date_prints_the_same_on_any_day(dated: Any) 
     for ids in (
         prompts.chat_prefix(dated, "What are you like ?"),
         tokenised(dated, pair).prefix,
-        texts.chat(dated, "What are you like ?", "You are kind."),
+        prompts.chat_prefix(dated, "What are you like ?", "You are kind."),
     ):
         assert dated.decode(list(ids)).split()[:3] == ["01", "01", "2025"]

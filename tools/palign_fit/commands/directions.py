@@ -19,6 +19,7 @@ from palign_fit.commands.common import (
     with_exit_codes,
 )
 from palign_fit.inputs.files import write_bytes
+from palign_fit.methods.palign.fitter import PalignFitter
 from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.methods.settings import Settings, check_heads
 from palign_fit.model.cache import ModelCache
@@ -53,9 +54,6 @@ def directions(
     items = inventory_of(inventory)
     used = learned_items(train_items, items)
     check_file("--out", out)
-    # It takes seconds to import: only after everything cheap was checked.
-    from palign_fit.methods.palign.fitter import PalignFitter
-
     started = perf_counter()
     texts = sentences_read(int(used.sum()))
     with show_progress() as progress:

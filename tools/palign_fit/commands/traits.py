@@ -13,6 +13,7 @@ from palign_fit.commands.one_persona import name_for, write_and_tell
 from palign_fit.inputs.sliders import parse_sliders
 from palign_fit.methods.palign.sentences import sentences_read
 from palign_fit.methods.settings import Settings
+from palign_fit.methods.traits import TraitFitter
 from palign_fit.model.cache import ModelCache
 from palign_fit.progress import show_progress
 from vllm_palign.directions import load_directions
@@ -60,9 +61,6 @@ def traits(
         started = perf_counter()
         persona = load_directions(given).from_traits(called, sliders, description)
     else:
-        # It takes seconds to import: only after everything cheap was checked.
-        from palign_fit.methods.traits import TraitFitter
-
         with show_progress() as progress:
             texts = sentences_read(0)
             opened = opened_model(

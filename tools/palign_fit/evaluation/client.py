@@ -90,6 +90,14 @@ def run_all(
         raise error from None
 
 
+async def first_model(client: AsyncOpenAI) -> str:
+    """The base model: servers list it first. Raises InputError."""
+    page = await client.models.list()
+    if not page.data:
+        raise InputError(f"{client.base_url}: serves no model")
+    return page.data[0].id
+
+
 def server_message(error: Any) -> str:
     """What a server said, short and printable."""
     body = error.body if isinstance(error.body, dict) else {}

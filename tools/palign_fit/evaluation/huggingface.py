@@ -11,6 +11,7 @@ from palign_fit.evaluation import texts
 from palign_fit.evaluation.tasks import Setting, Speech, Task
 from palign_fit.model.likelihood import reader_for
 from palign_fit.model.model import OpenedModel
+from palign_fit.model.prompts import chat_prefix
 from palign_fit.model.rows import Dose
 from palign_fit.model.speaking import Line, Speaker, conversations
 from palign_fit.model.steer import steered
@@ -88,7 +89,7 @@ class HuggingFaceBackend:
         return {"kind": "huggingface", "dtype": dtype, "device": str(self.model.device)}
 
     def _line(self, setting: Setting, user: str) -> Line:
-        prompt = texts.chat(self.tokenizer, user, setting.system)
+        prompt = chat_prefix(self.tokenizer, user, setting.system)
         return Line(tuple(prompt), self.dose(setting), setting.scope == "all")
 
     def _check(self, length: int, instead: str) -> None:

@@ -1,8 +1,9 @@
-"""Means over subjects with bootstrap intervals, and the differences of conditions paired by subject."""
+"""Figures over subjects with bootstrap intervals, and the differences of conditions paired by subject. Letters: S
+subjects, R resamples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +16,36 @@ RESAMPLES = 2000
 LEVEL = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
-    """A mean over ``n`` subjects and its 95 % percentile interval; None where undefined."""
+    """A figure over ``n`` subjects, and the same over each resample: float64 [R]. NaN where undefined."""
 
-    mean: float | None
-    low: float | None
-    high: float | None
+    mean: float
+    draws: Reals
     n: int
 
+    def minus(self, other: Estimate) -> Estimate:
+        """Paired: both are of the same resamples of the same subjects."""
+        return Estimate(self.mean - other.mean, self.draws - other.draws, min(self.n, other.n))
+
+    def over(self, other: Estimate) -> Estimate:
+        """The ratio, undefined where ``other`` is not above 0."""
+        mean = self.mean / other.mean if other.mean > 0 else float("nan")
+        return Estimate(mean, _ratio(self.draws, other.draws), min(self.n, other.n))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % percentile interval; of one subject there is none."""
+        known = self.draws[np.isfinite(self.draws)]
+        if self.n < 2 or not len(known) or not np.isfinite(self.mean):
+            return None
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(known, [tail, 1 - tail])
+        return float(low), float(high)
+
     def as_json(self) -> dict[str, float | int | None]:
-        bounds = {"mean": self.mean, "low": self.low, "high": self.high}
+        low, high = self.interval or (None, None)
+        bounds = {"mean": self.mean, "low": low, "high": high}
         return {**{name: known_number(value) for name, value in bounds.items()}, "n": self.n}
 
 
@@ -46,25 +66,54 @@ class Bootstrap:
     def mean(self, values: Reals) -> Estimate:
         """Mean of float64 [S]; NaN subjects are left out."""
         known = np.isfinite(values)
-        if not known.any():
-            return Estimate(None, None, None, 0)
         weights = self.counts[:, known]
-        totals = weights.sum(1)
-        means = (weights @ values[known])[totals > 0] / totals[totals > 0]
-        return _estimate(float(values[known].mean()), means, int(known.sum()))
+        value = float(values[known].mean()) if known.any() else float("nan")
+        return Estimate(value, _ratio(weights @ values[known], weights.sum(1)), int(known.sum()))
 
     def pair_mean(self, pairs: Reals) -> Estimate:
         """Mean over pairs of different subjects: symmetric float64 [S, S], NaN left out."""
         known = np.isfinite(pairs) & ~np.eye(len(pairs), dtype=bool)
-        if not known.any():
-            return Estimate(None, None, None, 0)
-        filled = np.where(known, pairs, 0.0)
+        filled, counted = np.where(known, pairs, 0.0), known.astype(np.float64)
         weights = self.counts.astype(np.float64)
         above = ((weights @ filled) * weights).sum(1)
-        below = ((weights @ known.astype(np.float64)) * weights).sum(1)
-        means = above[below > 0] / below[below > 0]
-        subjects = int(known.any(1).sum())
-        return _estimate(float(filled.sum() / known.sum()), means, subjects)
+        below = ((weights @ counted) * weights).sum(1)
+        value = float(filled.sum() / known.sum()) if known.any() else float("nan")
+        return Estimate(value, _ratio(above, below), int(known.any(1).sum()))
+
+    def correlation(self, x: Reals, y: Reals) -> Estimate:
+        """Pearson correlation over subjects of x and y, float64 [S]; undefined with fewer than three, 0 where x is the
+        same for all."""
+        known = np.isfinite(x) & np.isfinite(y)
+        n = int(known.sum())
+        if n < 3:
+            return Estimate(float("nan"), np.full(len(self.counts), np.nan), n)
+        x, y = x[known] - x[known].mean(), y[known] - y[known].mean()
+        weights = np.concatenate([np.ones((1, n)), self.counts[:, known]])
+        # A resample of one or two subjects correlates perfectly or not at all.
+        weights = np.where((weights > 0).sum(1, keepdims=True) >= 3, weights, 0.0)
+        total = np.maximum(weights.sum(1), 1)
+        mx, my = weights @ x / total, weights @ y / total
+        shared = weights @ (x * y) / total - mx * my
+        vx, vy = weights @ x**2 / total - mx**2, weights @ y**2 / total - my**2
+        tiny = 1e-12
+        flat = vx <= tiny * max(float(x @ x), tiny)
+        defined = (vy > tiny * max(float(y @ y), tiny)) & (weights.sum(1) > 0)
+        found = np.where(
+            flat, 0.0, shared / np.sqrt(np.where(flat, 1.0, vx) * np.where(defined, vy, 1.0))
+        )
+        found = np.where(defined, found, np.nan)
+        return Estimate(float(found[0]), found[1:], n)
+
+
+def average(figures: Sequence[Estimate]) -> Estimate:
+    """The mean of several figures over the same subjects, those that are defined."""
+    draws = np.array([one.draws for one in figures])
+    values = np.array([one.mean for one in figures])
+    return Estimate(
+        float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan"),
+        _ratio(np.nansum(draws, 0), np.isfinite(draws).sum(0)),
+        min(one.n for one in figures),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +145,10 @@ def differences(
     return estimates
 
 
+def as_json(figures: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {name: figure.as_json() for name, figure in figures.items()}
+
+
 def measured_json(measured: Measured, bootstrap: Bootstrap) -> dict[str, Any]:
     """A measure JSON-ready: estimate, subjects, traits."""
     own = {"per_subject": [known_number(value) for value in measured.values]}
@@ -105,7 +158,7 @@ def measured_json(measured: Measured, bootstrap: Bootstrap) -> dict[str, Any]:
     return {
         **measured.estimate.as_json(),
         **own,
-        "traits": {trait: estimate.as_json() for trait, estimate in traits.items()},
+        "traits": as_json(traits),
     }
 
 
@@ -114,9 +167,5 @@ def known_number(value: float | None) -> float | None:
     return short(value) if value is not None and np.isfinite(value) else None
 
 
-def _estimate(mean: float, resampled: Reals, n: int) -> Estimate:
-    if n < 2:
-        return Estimate(mean, None, None, n)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), n)
+def _ratio(above: Reals, below: Reals) -> Reals:
+    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)

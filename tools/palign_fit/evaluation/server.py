@@ -10,7 +10,7 @@ import numpy as np
 
 from palign_fit.errors import FitError, InputError
 from palign_fit.evaluation import texts
-from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
+from palign_fit.evaluation.client import IN_FLIGHT, base_url, first_model, open_client, run_all
 from palign_fit.evaluation.tasks import Setting, Speech, Task
 from palign_fit.progress import Tick
 from vllm_palign.directions.numbers import Reals
@@ -50,7 +50,7 @@ class ServerBackend:
         self._key = api_key
         self.digests: dict[str, str] = {}
         """Persona -> digest prefix, as the server's replies named it."""
-        (self.model_name,) = run_all([_first_model], self._open, 1)
+        (self.model_name,) = run_all([first_model], self._open, 1)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -211,14 +211,6 @@ def open_tokenizer(source: str) -> Any:
             f"--model {source}: its tokenizer cannot be opened: {first[0][:300]}. "
             "Give the Hugging Face name or folder of the model that is served"
         ) from error
-
-
-async def _first_model(client: AsyncOpenAI) -> str:
-    """The base model: servers list it first."""
-    page = await client.models.list()
-    if not page.data:
-        raise InputError(f"{client.base_url}: serves no model")
-    return page.data[0].id
 
 
 def _requests(task: Task) -> Iterator[list[int]]:

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from palign_fit.evaluation import texts
-from palign_fit.model.prompts import NEUTRAL_TEXT, statement
+from palign_fit.model.prompts import NEUTRAL_TEXT, chat_prefix, continuation, statement
 from palign_fit.progress import Tick
 from vllm_palign.directions.inventory import Item
 from vllm_palign.directions.numbers import Reals
@@ -96,11 +95,11 @@ def read_statements(
 
     Only the items in ``rows`` bool [S, N] are read; NaN elsewhere.
     """
-    lines = [texts.answer(backend.tokenizer, statement(item.text)) for item in items]
+    lines = [tuple(continuation(backend.tokenizer, statement(item.text))) for item in items]
     tasks = [
         Task(
             setting,
-            tuple(texts.chat(backend.tokenizer, opening, setting.system)),
+            tuple(chat_prefix(backend.tokenizer, opening, setting.system)),
             tuple(line for line, used in zip(lines, wanted, strict=True) if used),
         )
         for opening in openings

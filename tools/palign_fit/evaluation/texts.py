@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from palign_fit.inputs.traits import ADJECTIVES
-from palign_fit.model.prompts import chat_prefix, continuation, if_taken
-from vllm_palign.directions.inventory import Item
+from palign_fit.model.prompts import if_taken
+from vllm_palign.directions.inventory import SCALE, Item
 from vllm_palign.directions.traits import TRAITS, TYPICAL
-
-OPTIONS = (
-    "Very inaccurate",
-    "Moderately inaccurate",
-    "Neither accurate nor inaccurate",
-    "Moderately accurate",
-    "Very accurate",
-)
-"""The answers 1 to 5 in words."""
 
 _FEW_SHOT = (
     "You are a person who rated how accurately statements describe you. These are your ratings:\n"
@@ -36,7 +27,9 @@ _WORDS = 3
 
 def few_shot_prompt(answered: Sequence[tuple[Item, float]]) -> str:
     """A subject's own answers as a system prompt. ``answered``: items and answers 1..5."""
-    ratings = "\n".join(f"I {item.text}: {OPTIONS[round(value) - 1]}" for item, value in answered)
+    ratings = "\n".join(
+        f"I {item.text}: {SCALE[str(round(value))].capitalize()}" for item, value in answered
+    )
     return _FEW_SHOT.format(ratings=ratings)
 
 
@@ -60,11 +53,6 @@ def describe(scores: Mapping[str, float]) -> list[str]:
         else:
             phrases.append(f"{'very' if abs(above) >= _STRONG else 'rather'} {listed}")
     return phrases
-
-
-def chat(tokenizer: Any, user: str, system: str | None) -> list[int]:
-    """``prompts.chat_prefix``."""
-    return chat_prefix(tokenizer, user, system or "")
 
 
 def next_turn(tokenizer: Any, user: str, system: str | None) -> list[int]:
@@ -104,8 +92,3 @@ def conversation(
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     return [*first, *between, *last]
-
-
-def answer(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Token ids of ``text`` as the assistant's first words."""
-    return tuple(continuation(tokenizer, text))

@@ -1,8 +1,7 @@
-"""How probable the model finds continuations and running text."""
+"""How probable the model finds continuations."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,17 +60,6 @@ def statement_loglik(
 ) -> Reals:
     """Mean log-likelihood per token of each statement after ``prefix``: float64 [N], nats."""
     return np.array([line.mean() for line in reader(model, prefix, statements)])
-
-
-def perplexity(model: OpenedModel, text: str) -> float:
-    """Perplexity of ``text`` without any chat template: exp of the mean negative log-likelihood."""
-    import torch
-
-    ids = torch.tensor([model.tokenizer(text)["input_ids"]], device=model.device)
-    with torch.inference_mode():
-        logits = model.model(input_ids=ids, use_cache=False).logits.float()
-        logp = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])
-    return math.exp(-float(logp.double().mean()))
 
 
 def _agrees_with_rows(model: OpenedModel) -> bool:

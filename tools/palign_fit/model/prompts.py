@@ -88,7 +88,7 @@ def statement(text: str) -> str:
     return f"I {text}."
 
 
-def chat_prefix(tokenizer: Any, user: str, system: str = "") -> list[int]:
+def chat_prefix(tokenizer: Any, user: str, system: str | None = None) -> list[int]:
     """Token ids up to the point where the assistant begins to answer ``user``, after ``system`` if it is there.
 
     Uses the model's own chat template; a tokenizer without one gets plain lines of text.

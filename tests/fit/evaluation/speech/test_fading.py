@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 from palign_fit.evaluation import texts
+from palign_fit.model.prompts import chat_prefix, continuation
 
 
 def test_a_turn_is_put_on_as_the_whole_conversation_would_be_rendered(tiny: Any) -> None:
@@ -12,8 +13,8 @@ def test_a_turn_is_put_on_as_the_whole_conversation_would_be_rendered(tiny: Any)
         whole = texts.conversation([(said, answer)], user, system)
         text = tiny.tokenizer.apply_chat_template(whole, tokenize=False, add_generation_prompt=True)
         assert tiny.tokenizer(text, add_special_tokens=False)["input_ids"] == [
-            *texts.chat(tiny.tokenizer, said, system),
-            *texts.answer(tiny.tokenizer, answer),
+            *chat_prefix(tiny.tokenizer, said, system),
+            *continuation(tiny.tokenizer, answer),
             *texts.next_turn(tiny.tokenizer, user, system),
         ]
     bare = copy.copy(tiny.tokenizer)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from palign_fit.cli import app
+from palign_fit.evaluation.intervals import Estimate
 from palign_fit.evaluation.speech import damage, script
 from palign_fit.evaluation.speech.answers import machine, repeated
 from palign_fit.evaluation.speech.measuring import at_equal_damage
 from palign_fit.evaluation.speech.plan import Case
 from palign_fit.evaluation.speech.recognition import Recognition
-from palign_fit.evaluation.speech.sampled import Sampled
 from palign_fit.inputs.inventory import built_in
 from palign_fit.model.speaking import Speaker
 from typer.testing import CliRunner, Result
@@ -186,8 +186,8 @@ def test_what_cannot_be_asked_ends_with_exit_2(
     assert result.exit_code == 2 and message in result.stderr, result.output
 
 
-def figure(value: float) -> Sampled:
-    return Sampled(value, np.array([value - 0.1, value + 0.1]), 9)
+def figure(value: float) -> Estimate:
+    return Estimate(value, np.array([value - 0.1, value + 0.1]), 9)
 
 
 def row(kl: dict[float, float], prompt_kl: float) -> dict[str, Any]:

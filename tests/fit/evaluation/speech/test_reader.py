@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from palign_fit.evaluation import texts
 from palign_fit.evaluation.speech import reader as rd
 from palign_fit.inputs.traits import ADJECTIVES
 from palign_fit.model.cache import Cache
+from palign_fit.model.prompts import chat_prefix, continuation
 
 from vllm_palign.directions.traits import TRAITS
 
@@ -36,8 +36,8 @@ def test_odds_of_a_batch_are_those_of_each_answer_alone(tiny: Any) -> None:
             "Describe this person in one word."
         )
         ids = [
-            *texts.chat(tiny.tokenizer, text, None),
-            *texts.answer(tiny.tokenizer, "This person is"),
+            *chat_prefix(tiny.tokenizer, text),
+            *continuation(tiny.tokenizer, "This person is"),
         ]
         with torch.no_grad():
             odds = tiny.model(torch.tensor([ids])).logits[0, -1].softmax(-1)

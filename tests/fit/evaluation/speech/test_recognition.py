@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from palign_fit.evaluation.intervals import Bootstrap
 from palign_fit.evaluation.speech import recognition as rec
-from palign_fit.evaluation.speech import sampled
 
 from vllm_palign.directions.traits import TRAITS, TYPICAL
 
@@ -20,7 +19,7 @@ def test_correlations_and_their_draws_are_pearsons(bootstrap: Bootstrap) -> None
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, PEOPLE))
     y[3] = np.nan
-    found = sampled.correlation(x, y, bootstrap)
+    found = bootstrap.correlation(x, y)
     known = np.isfinite(y)
     assert found.n == PEOPLE - 1
     assert found.value == pytest.approx(np.corrcoef(x[known], y[known])[0, 1])
@@ -31,20 +30,18 @@ def test_correlations_and_their_draws_are_pearsons(bootstrap: Bootstrap) -> None
 
 def test_who_always_sounds_the_same_correlates_with_nobody(bootstrap: Bootstrap) -> None:
     y = np.arange(PEOPLE, dtype=float)
-    assert sampled.correlation(np.full(PEOPLE, 0.3), y, bootstrap).as_json()["mean"] == 0
-    same = sampled.correlation(y, np.full(PEOPLE, 3.0), bootstrap).as_json()
+    assert bootstrap.correlation(np.full(PEOPLE, 0.3), y).as_json()["mean"] == 0
+    same = bootstrap.correlation(y, np.full(PEOPLE, 3.0)).as_json()
     assert (same["mean"], same["low"]) == (None, None)
-    assert sampled.correlation(y[:2], y[:2], Bootstrap.draw(2, 0, 9)).as_json()["mean"] is None
+    assert Bootstrap.draw(2, 0, 9).correlation(y[:2], y[:2]).as_json()["mean"] is None
 
 
 def test_differences_are_paired_by_person(bootstrap: Bootstrap) -> None:
     values = np.random.default_rng(1).normal(size=PEOPLE)
-    one, other = (sampled.mean(values + shift, bootstrap) for shift in (1.0, 0.0))
+    one, other = (bootstrap.mean(values + shift) for shift in (1.0, 0.0))
     apart = one.minus(other).as_json()
     assert apart["low"] == pytest.approx(1) == apart["high"]
-    ratio = sampled.mean(np.full(PEOPLE, 3.0), bootstrap).over(
-        sampled.mean(np.full(PEOPLE, 2.0), bootstrap)
-    )
+    ratio = bootstrap.mean(np.full(PEOPLE, 3.0)).over(bootstrap.mean(np.full(PEOPLE, 2.0)))
     assert ratio.as_json() == {"mean": 1.5, "low": 1.5, "high": 1.5, "n": PEOPLE}
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from palign_fit.evaluation.conditions import CONDITIONS, PLAIN
-from palign_fit.evaluation.intervals import known_number
+from palign_fit.evaluation.intervals import Estimate, as_json, known_number
 from palign_fit.evaluation.speech.asking import Asker
 from palign_fit.evaluation.speech.plan import PROMPT, Case, People, SpeechPlan, cases
 from palign_fit.evaluation.speech.reader import Readings
 from palign_fit.evaluation.speech.recognition import Recognition, dose_response, profiles
-from palign_fit.evaluation.speech.sampled import Sampled, as_json, mean
 from palign_fit.evaluation.speech.script import Situation, situations
 from vllm_palign.directions.numbers import Reals
 
@@ -163,14 +162,14 @@ def _case(
     }
 
 
-def _voice(said: list[list[str]], people: People) -> dict[str, Sampled]:
+def _voice(said: list[list[str]], people: People) -> dict[str, Estimate]:
     count = len(people.sheets)
     machine, repeated = (np.broadcast_to(one, (count,)) for one in shares(said))
     words = np.array([np.mean([len(one.split()) for one in own]) for own in said])
     return {
-        "machine": mean(machine, people.bootstrap),
-        "repeated": mean(repeated, people.bootstrap),
-        "words": mean(np.broadcast_to(words, (count,)), people.bootstrap),
+        "machine": people.bootstrap.mean(machine),
+        "repeated": people.bootstrap.mean(repeated),
+        "words": people.bootstrap.mean(np.broadcast_to(words, (count,))),
     }
 
 
@@ -200,7 +199,7 @@ def _doses(
                     "system": system or None,
                     "reader": reader,
                     "strengths": given,
-                    "rho": mean(rho, people.bootstrap).as_json(),
+                    "rho": people.bootstrap.mean(rho).as_json(),
                 }
             )
     return rows

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import PLAIN
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
+from palign_fit.evaluation.intervals import Estimate, as_json, average
 from palign_fit.evaluation.speech.asking import Asker, kept
 from palign_fit.evaluation.speech.plan import NONE, Case, People, SpeechPlan, cases
-from palign_fit.evaluation.speech.sampled import Sampled, as_json, average, mean
 from palign_fit.evaluation.speech.script import Chat, chats, facts
 from palign_fit.evaluation.tasks import Setting
 from palign_fit.model.cache import Arrays
 from palign_fit.model.differences import differences
+from palign_fit.model.prompts import chat_prefix, continuation
 from palign_fit.progress import Tick
 from vllm_palign.directions.numbers import Reals
 
@@ -25,7 +25,7 @@ CHAT_TOKENS = 64
 
 FACT_TOKENS = 32
 
-Figures = dict[str, Sampled]
+Figures = dict[str, Estimate]
 
 
 def measure_damage(
@@ -67,7 +67,7 @@ def damage_json(found: dict[Case, dict[str, Figures]]) -> list[dict[str, Any]]:
 def _by_kind(values: Reals, kinds: Any, people: People) -> Figures:
     """float64 [S, N] as a mean over people of each kind and, each kind counted alike, of ``all``."""
     by_kind = {
-        str(kind): mean(_over(values[:, kinds == kind]), people.bootstrap)
+        str(kind): people.bootstrap.mean(_over(values[:, kinds == kind]))
         for kind in dict.fromkeys(kinds)
     }
     return {"all": average(list(by_kind.values())), **by_kind}
@@ -106,7 +106,7 @@ def _moved(
     talks = [
         (chat, answer)
         for chat, text in zip(chats(), said, strict=True)
-        if (answer := texts.answer(backend.tokenizer, text)[:CHAT_TOKENS])
+        if (answer := tuple(continuation(backend.tokenizer, text)[:CHAT_TOKENS]))
     ]
     settings = {case: people.settings(case) for case in wanted}
     asked = [(chat, answer, case) for chat, answer in talks for case in wanted]
@@ -156,7 +156,7 @@ def _differences(
     backend: HuggingFaceBackend, chat: Chat, answer: Sequence[int], settings: Sequence[Setting]
 ) -> Reals:
     def prompt(system: str | None) -> list[int]:
-        return texts.chat(backend.tokenizer, chat.text, system)
+        return chat_prefix(backend.tokenizer, chat.text, system)
 
     others = [(prompt(one.system), backend.dose(one)) for one in settings]
     return differences(backend.model, prompt(None), answer, others)

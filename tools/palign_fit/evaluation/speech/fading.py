@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from palign_fit.evaluation.intervals import as_json
 from palign_fit.evaluation.speech.asking import Asker
 from palign_fit.evaluation.speech.plan import Case, People, SpeechPlan, cases
 from palign_fit.evaluation.speech.reader import Readings
 from palign_fit.evaluation.speech.recognition import Recognition, mean_known
-from palign_fit.evaluation.speech.sampled import as_json
 from palign_fit.evaluation.speech.script import scripts
 from vllm_palign.directions.numbers import Reals
 from vllm_palign.directions.traits import TRAITS

@@ -12,7 +12,7 @@ import numpy as np
 from palign_fit.errors import InputError
 from palign_fit.evaluation.conditions import CONDITIONS, Personas
 from palign_fit.evaluation.huggingface import HuggingFaceBackend
-from palign_fit.evaluation.intervals import known_number
+from palign_fit.evaluation.intervals import Estimate, known_number
 from palign_fit.evaluation.speech.answers import measure_answers
 from palign_fit.evaluation.speech.asking import Asker
 from palign_fit.evaluation.speech.damage import damage_json, measure_damage
@@ -20,7 +20,6 @@ from palign_fit.evaluation.speech.fading import measure_fading
 from palign_fit.evaluation.speech.plan import NONE, PROMPT, Case, People, SpeechPlan
 from palign_fit.evaluation.speech.reader import Reader, Readings, WordReader
 from palign_fit.evaluation.speech.recognition import Recognition
-from palign_fit.evaluation.speech.sampled import Sampled
 from palign_fit.evaluation.split import Sheet
 from palign_fit.evaluation.tasks import Backend
 from palign_fit.model.cache import Cache
@@ -31,14 +30,14 @@ from vllm_palign.directions.inventory import Inventory
 
 def at_equal_damage(
     found: Mapping[Case, Mapping[str, Recognition]],
-    damage: Mapping[Case, Mapping[str, Mapping[str, Sampled]]],
+    damage: Mapping[Case, Mapping[str, Mapping[str, Estimate]]],
 ) -> list[dict[str, Any]]:
     """r of every condition that only steers, less the prompt's, at the prompt's KL: between the strengths measured, or
     at the one of most KL where all cost less."""
     prompt = damage.get(Case(PROMPT, None, NONE))
     if prompt is None:
         return []
-    limit = prompt["kl"]["all"].value
+    limit = prompt["kl"]["all"].mean
     steering = dict.fromkeys(
         case.condition
         for case in found
@@ -48,7 +47,7 @@ def at_equal_damage(
     rows = []
     for name, system in product(steering, systems):
         doses = [
-            (damage[Case(name, case.strength, NONE)]["kl"]["all"].value, one)
+            (damage[Case(name, case.strength, NONE)]["kl"]["all"].mean, one)
             for case, one in found.items()
             if case.condition == name and case.system == system and (case.strength or 0) > 0
         ]
@@ -68,11 +67,11 @@ def at_equal_damage(
     return rows
 
 
-def _between(points: list[tuple[float, Sampled]], limit: float) -> tuple[float, Sampled]:
+def _between(points: list[tuple[float, Estimate]], limit: float) -> tuple[float, Estimate]:
     """KL and r at ``limit``. KL grows with the square of the strength, so that r is drawn out over its root; without
     strength there is no KL and no recognition."""
     first = points[0][1]
-    none = (0.0, Sampled(0.0, np.zeros_like(first.draws), first.n))
+    none = (0.0, Estimate(0.0, np.zeros_like(first.draws), first.n))
     ordered = sorted([none, *points], key=lambda point: point[0])
     if limit >= ordered[-1][0]:
         return ordered[-1]
@@ -81,9 +80,9 @@ def _between(points: list[tuple[float, Sampled]], limit: float) -> tuple[float, 
     share = (limit**0.5 - low**0.5) / (high**0.5 - low**0.5)
     mixed = [
         (1 - share) * one + share * other
-        for one, other in ((before.value, after.value), (before.draws, after.draws))
+        for one, other in ((before.mean, after.mean), (before.draws, after.draws))
     ]
-    return limit, Sampled(float(mixed[0]), np.asarray(mixed[1]), min(before.n, after.n))
+    return limit, Estimate(float(mixed[0]), np.asarray(mixed[1]), min(before.n, after.n))
 
 
 def measure_speech(

@@ -12,11 +12,12 @@ import numpy as np
 
 from palign_fit.errors import FitError
 from palign_fit.evaluation import texts
-from palign_fit.evaluation.client import IN_FLIGHT, base_url, open_client, run_all
+from palign_fit.evaluation.client import IN_FLIGHT, base_url, first_model, open_client, run_all
 from palign_fit.evaluation.speech.asking import identity, kept
 from palign_fit.inputs.traits import ADJECTIVES
 from palign_fit.model.cache import Arrays, Cache
 from palign_fit.model.model import OpenedModel
+from palign_fit.model.prompts import chat_prefix, continuation
 from palign_fit.model.rows import Rows
 from palign_fit.progress import Progress, Tick
 from vllm_palign.directions.numbers import Reals
@@ -99,8 +100,8 @@ class WordReader:
 
     def prompt(self, pair: Pair) -> list[int]:
         asked = _WORD.format(question=pair[0], answer=pair[1])
-        lead = texts.answer(self.model.tokenizer, _LEAD)
-        return [*texts.chat(self.model.tokenizer, asked, None), *lead]
+        lead = continuation(self.model.tokenizer, _LEAD)
+        return [*chat_prefix(self.model.tokenizer, asked), *lead]
 
     def _odds(self, questions: Sequence[str], prompts: Sequence[Sequence[int]]) -> Reals:
         heads = _shared(questions, prompts)
@@ -119,13 +120,13 @@ def trait_words(tokenizer: Any) -> list[tuple[list[int], list[int]]]:
     A token counts that is a whole word of one pole, or _TELLING letters or more that begin words of one pole only and
     are nobody's whole word: "an" begins "anxious", and anything else.
     """
-    lead = texts.answer(tokenizer, _LEAD)
+    lead = continuation(tokenizer, _LEAD)
     whole: dict[int, set[tuple[str, int]]] = {}
     begun: dict[int, set[tuple[str, int]]] = {}
     for trait, poles in ADJECTIVES.items():
         for pole, words in enumerate(poles):
             for word in words.split(", "):
-                first, *rest = texts.answer(tokenizer, f"{_LEAD} {word}")[len(lead) :]
+                first, *rest = continuation(tokenizer, f"{_LEAD} {word}")[len(lead) :]
                 if rest and len(tokenizer.decode([first]).strip()) < _TELLING:
                     continue
                 (begun if rest else whole).setdefault(first, set()).add((trait, pole))
@@ -148,7 +149,7 @@ class RatingReader:
 
     def __init__(self, url: str, model: str | None, key: str | None) -> None:
         self.url, self._key = base_url(url), key
-        self.model = model or run_all([_first_model], self._open, 1)[0]
+        self.model = model or run_all([first_model], self._open, 1)[0]
         self.name = self.model
         self.identity = {"what": "ratings 1", "url": self.url, "model": self.model}
 
@@ -177,13 +178,6 @@ def ratings(reply: str) -> list[float]:
     if len(found) != len(TRAITS) or not all(1 <= one <= 9 for one in found):
         return [float("nan")] * len(TRAITS)
     return [float(one) for one in found]
-
-
-async def _first_model(client: AsyncOpenAI) -> str:
-    page = await client.models.list()
-    if not page.data:
-        raise FitError(f"--reader {client.base_url}: serves no model")
-    return page.data[0].id
 
 
 def _shared(questions: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palign_fit.evaluation.intervals import Bootstrap
-from palign_fit.evaluation.speech.sampled import Sampled, average, correlation, mean, pairs
+from palign_fit.evaluation.intervals import Bootstrap, Estimate, average
 from vllm_palign.directions.norm import trait_scores
 from vllm_palign.directions.numbers import Reals
 from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS, TYPICAL
@@ -39,28 +38,28 @@ class Recognition:
     of pairs where the right pairing fits better; ``rank``: share of others who fit as well as the person or better,
     0.5 by chance."""
 
-    r: Sampled
-    traits: dict[str, Sampled]
-    identification: Sampled
-    rank: Sampled
+    r: Estimate
+    traits: dict[str, Estimate]
+    identification: Estimate
+    rank: Estimate
 
     @classmethod
     def of(cls, profile: Reals, scores: Reals, bootstrap: Bootstrap) -> Recognition:
         """``profile`` [S, 5] by a reader; ``scores`` [S, 5] of the questionnaire, 1 to 5, NaN where missing."""
         traits = {
-            trait: correlation(profile[:, place], scores[:, place], bootstrap)
+            trait: bootstrap.correlation(profile[:, place], scores[:, place])
             for place, trait in enumerate(TRAITS)
         }
         standing = standardised(profile)
         return cls(
             r=average(list(traits.values())),
             traits=traits,
-            identification=pairs(told_apart(standing, standardised(scores)), bootstrap),
-            rank=mean(ranks(standing, scores), bootstrap),
+            identification=bootstrap.pair_mean(told_apart(standing, standardised(scores))),
+            rank=bootstrap.mean(ranks(standing, scores)),
         )
 
     @property
-    def figures(self) -> dict[str, Sampled]:
+    def figures(self) -> dict[str, Estimate]:
         return {"r": self.r, "identification": self.identification, "rank": self.rank}
 
 
