@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import demo
 import pytest
 from demo_model import MODELS, DemoModel, join
 
@@ -104,3 +105,25 @@ def test_each_demo_keeps_its_files_apart_and_the_small_one_where_everybody_looks
     assert large == str(ROOT / ".demo" / "qwen" / "Qwen2.5-Coder-1.5B-Instruct")
     done = run("demo.py", "--demo", "llama")
     assert done.returncode == 2 and "qwen" in done.stderr
+
+
+def test_a_server_that_was_left_on_another_port_is_named_with_its_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    left = demo.Demo("smollm2").left
+    left.parent.mkdir()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as server:
+        left.write_text(f"{server.pid} 8001")
+        monkeypatch.setattr(sys, "argv", ["demo.py", "--serve", "--port", "8000"])
+        with pytest.raises(SystemExit) as refused:
+            demo.main()
+        assert refused.value.code == 1
+        said = " ".join(capsys.readouterr().out.split())
+        assert "running already on port 8001; use it with PORT=8001" in said
+        monkeypatch.setattr(sys, "argv", ["demo.py", "--serve", "--port", "8001"])
+        assert demo.main() == 0
+        monkeypatch.setattr(sys, "argv", ["demo.py", "--stop"])
+        assert demo.main() == 0
+        server.wait(5)
+    assert demo.left_running(demo.Demo("smollm2")) is None

@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import httpx
 import openai
@@ -68,8 +68,14 @@ class Demo:
         return self.home / "server.log"
 
     @property
-    def pid(self) -> Path:
-        return self.home / "server.pid"
+    def left(self) -> Path:
+        """Of the server that was left running: its process and its port."""
+        return self.home / "server.left"
+
+
+class Left(NamedTuple):
+    pid: int
+    port: int
 
 
 CAROL = {"O": 5, "C": 2, "E": 4, "A": 5, "N": 1}
@@ -96,8 +102,11 @@ def main() -> int:
     if options.stop:
         return stop_left_running()
     demo = Demo(options.demo)
-    if options.serve and left_running(demo):
-        console.print(f"a server of {demo.model.served} is running already (make stop ends it)")
+    if options.serve and (running := left_running(demo)):
+        there = f"a server of {demo.model.served} is running already on port {running.port}"
+        if options.port not in (0, running.port):
+            fail(f"{there}; use it with PORT={running.port}, or end it first: make stop")
+        console.print(f"{there} (make stop ends it)")
         return 0
     if options.port and taken(options.port):
         fail(
@@ -118,7 +127,7 @@ def main() -> int:
     step(3, "serve", " ".join(str(part) for part in shown(command)))
     server = start(demo, command, port)
     if options.serve:
-        demo.pid.write_text(str(server.pid))
+        demo.left.write_text(f"{server.pid} {port}")
         console.print(
             f"\nServing on http://127.0.0.1:{port}/v1, model {demo.model.served}, personas alice and bob; "
             ".venv/bin/python examples/enrol.py makes one of yourself."
@@ -256,20 +265,22 @@ def show(question: str, answers: list[tuple[str, str, str]]) -> None:
     console.print(f"x-palign-persona: {applied}", style="dim", highlight=False)
 
 
-def left_running(demo: Demo) -> bool:
+def left_running(demo: Demo) -> Left | None:
     try:
-        os.killpg(int(demo.pid.read_text()), 0)
-    except (OSError, ValueError):
-        return False
-    return True
+        left = Left(*map(int, demo.left.read_text().split()))
+        os.killpg(left.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return left
 
 
 def stop_left_running() -> int:
-    running = [demo for demo in map(Demo, MODELS) if left_running(demo)]
-    for demo in running:
-        stop(int(demo.pid.read_text()))
-    for demo in map(Demo, MODELS):
-        demo.pid.unlink(missing_ok=True)
+    demos = [Demo(name) for name in MODELS]
+    running = [left for demo in demos if (left := left_running(demo))]
+    for left in running:
+        stop(left.pid)
+    for demo in demos:
+        demo.left.unlink(missing_ok=True)
     if not running:
         fail("no server was left running (make serve starts one)")
     console.print("stopped")
