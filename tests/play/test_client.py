@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -44,6 +46,24 @@ def test_the_key_of_the_tab_goes_before_that_of_the_command_and_both_into_the_he
         assert str(seen[-1].url) == "http://palign.test/v1/models"
     in_thread(server(reply).model(""))
     assert "authorization" not in seen[-1].headers
+
+
+class _Models(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"data": [{"id": "m"}]}')
+
+
+def test_no_proxy_stands_between_the_page_and_a_server_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with HTTPServer(("127.0.0.1", 0), _Models) as there:
+        Thread(target=there.handle_request).start()
+        assert in_thread(Server(f"http://127.0.0.1:{there.server_port}").model("")) == "m"
+    assert refused(Server("http://palign.test").model("")).status is None
 
 
 def test_an_id_cannot_lead_to_another_path() -> None:

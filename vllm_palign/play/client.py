@@ -19,6 +19,8 @@ PAGE = 1000
 
 _PATIENCE = httpx.Timeout(600, connect=5)
 """Seconds for an answer's next token: the first may wait for a long prompt, or for other people's."""
+_QUICK = httpx.Timeout(15, connect=5)
+"""For what a server knows by heart: tabs wait for one another's questions whether it is there."""
 _FILE = "application/octet-stream"
 _NOBODY = "-"
 """No persona id: whatever is put there is refused, and the refusal tells what the key may."""
@@ -67,14 +69,14 @@ class Server:
 
     async def model(self, key: str) -> str:
         """The served model's name. The names that a persona makes of it stand behind it in the list."""
-        models = (await self._json("GET", "/v1/models", key)).get("data")
+        models = (await self._json("GET", "/v1/models", key, timeout=_QUICK)).get("data")
         if not models:
             raise Trouble(f"{self.url} lists no model.")
         return str(models[0]["id"])
 
     async def personas(self, key: str, *, after: str = "", limit: int = PAGE) -> Page:
         query = {"limit": limit, **({"after": after} if after else {})}
-        reply = await self._json("GET", "/v1/personas", key, params=query)
+        reply = await self._json("GET", "/v1/personas", key, params=query, timeout=_QUICK)
         return Page(reply["data"], bool(reply["has_more"]))
 
     async def persona(self, key: str, name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _refused_as_usage(run: Callable[..., Any], args: Any) -> None:
     try:
         run(args)
     except PalignStartupError as error:
-        print(f"error: palign: {error.message}", file=sys.stderr)
+        sys.stderr.write(f"error: palign: {error.message}\n")
         raise SystemExit(2) from None
 
 
