@@ -22,7 +22,7 @@ def test_correlations_and_their_draws_are_pearsons(bootstrap: Bootstrap) -> None
     found = bootstrap.correlation(x, y)
     known = np.isfinite(y)
     assert found.n == PEOPLE - 1
-    assert found.value == pytest.approx(np.corrcoef(x[known], y[known])[0, 1])
+    assert found.mean == pytest.approx(np.corrcoef(x[known], y[known])[0, 1])
     for counts, draw in zip(bootstrap.counts, found.draws, strict=True):
         rows = np.repeat(np.flatnonzero(known), counts[known])
         assert draw == pytest.approx(np.corrcoef(x[rows], y[rows])[0, 1])
@@ -80,10 +80,10 @@ def test_all_figures_of_people_who_are_recognised(bootstrap: Bootstrap) -> None:
     rng = np.random.default_rng(5)
     scores = 3 + rng.normal(size=(PEOPLE, 5)) / 2
     found = rec.Recognition.of(0.2 * scores + 7, scores, bootstrap)
-    assert found.r.value == pytest.approx(1) and found.identification.value == 1
-    assert set(found.traits) == set(TRAITS) and found.rank.value < 0.05
+    assert found.r.mean == pytest.approx(1) and found.identification.mean == 1
+    assert set(found.traits) == set(TRAITS) and found.rank.mean < 0.05
     nobody = rec.Recognition.of(np.zeros_like(scores), scores, bootstrap)
-    assert nobody.r.value == 0 and nobody.identification.value == 0.5
+    assert nobody.r.mean == 0 and nobody.identification.mean == 0.5
 
 
 def test_rank_correlation_knows_ties() -> None:
