@@ -37,9 +37,8 @@ pytest_plugins = ["tests.shown", "tests.databases"]
 
 TINY = {"num_layers": 3, "num_heads": 4, "head_dim": 32}
 
-ONE_PROCESS = (
-    "--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-)  # fmt: skip
+UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+ONE_PROCESS = ("--distributed-executor-backend", UNIPROC)
 """The engine does its one worker's work itself. vLLM's default on CPUs is two processes, each of which
 spins while the other works: on two cores nothing is left for tests and API servers. By its short name
 vLLM changes it back."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import UNIPROC
 from tests.engine.conftest import Run
 from tests.engine.families import FAMILIES
 from tests.engine.models import random_persona, random_prompt
@@ -25,6 +26,7 @@ def results(
         "model": str(checkpoint("llama")),
         "personas": {"alice": str(folder / "alice.safetensors")},
         "prompt": random_prompt(1),
+        "kwargs": {"distributed_executor_backend": UNIPROC},
     }
     unarmed = {"tamper": "engine_processes_without_the_plugin"}
     scenarios = {

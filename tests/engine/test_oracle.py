@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import write_personas
+from tests.conftest import UNIPROC, write_personas
 from tests.oracle import first_steered, logprobs
 from tests.personas import SMOLLM2
 from tests.shown import Measured
@@ -149,7 +149,7 @@ def make_engine(path: Path, dtype: str, folder: Path, personas: dict[str, Person
     files = {name: str(folder / f"{name}.safetensors") for name in personas}
     llm = LLM(
         str(path), dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=16, block_size=32,
-        seed=0, additional_config={"palign": {"personas": files}},
+        seed=0, additional_config={"palign": {"personas": files}}, distributed_executor_backend=UNIPROC,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(path)
     prompts = [

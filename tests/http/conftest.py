@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY_SERVER, Server, start_server, stop_server
+from tests.conftest import ONE_PROCESS, TINY_SERVER, Server, start_server, stop_server
 from tests.directions import tiny_directions
 from tests.personas import SMOLLM2
 from vllm_palign import Persona
@@ -28,7 +28,7 @@ def server(
     running = start_server(
         demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
         "--palign-directions", str(directions), "--max-model-len", "1024", "--max-num-seqs", "16",
-        "--dtype", "float32",
+        "--dtype", "float32", *ONE_PROCESS,
     )  # fmt: skip
     yield running
     stop_server(running)
