@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from palign_fit.reporting.record import number
+from palign_fit.reporting.record import FitRecord, Point, number
 from vllm_palign.directions import Directions
 from vllm_palign.directions.file import header
 from vllm_palign.directions.numbers import short
@@ -47,21 +47,21 @@ def head_rows(persona: Persona) -> Iterator[tuple[int, int, float, float | None]
 
 
 def card(persona: Persona) -> RenderableType:
-    """The card of one persona. ``fit`` is free-form in the format: what is not there is left out."""
-    parts: list[RenderableType] = [_facts(persona)]
-    trials = persona.fit.get("alphas")
-    if isinstance(trials, list) and all(isinstance(trial, dict) for trial in trials) and trials:
-        parts += [Text(), _alphas(persona, trials)]
-    parts += [Text(), _heads(persona)]
-    for warning in _list(persona.fit.get("warnings")):
-        parts += [Text(), Text(f"warning: {plain(warning)}", style="bold yellow")]
+    """The card of one persona. What its file does not say is left out."""
+    record = FitRecord.read(persona.fit)
+    parts: list[RenderableType] = [_facts(persona, record)]
+    if record.trials:
+        parts += [Text(), _alphas(persona, record.trials)]
+    parts += [Text(), _heads(persona, record.score_name)]
+    for warning in record.warnings:
+        parts += [Text(), Text(f"warning: {warning}", style="bold yellow")]
     return Group(*parts)
 
 
-def _facts(persona: Persona) -> Table:
+def _facts(persona: Persona, record: FitRecord) -> Table:
     table = Table.grid(padding=(0, 2))
     fit = persona.fit
-    inventory = fit.get("inventory") if isinstance(fit.get("inventory"), dict) else {}
+    weak = " - WEAK" if record.weak else ""
     lines = {
         "persona": persona.name,
         "description": persona.description,
@@ -71,26 +71,25 @@ def _facts(persona: Persona) -> Table:
         "method": persona.method,
         "steers": f"{len(persona.layers)} heads in {len(np.unique(persona.layers))} layers",
         "alpha": f"{persona.alpha:g}"
-        + (f" (from {fit['alpha_from']})" if "alpha_from" in fit else ""),
+        + (f" (from {record.alpha_from})" if record.alpha_from else ""),
         "at most": f"strength {persona.max_strength:g}" if persona.max_strength is not None else "",
-        "answers": f"{fit['answered']} of {inventory.get('items')} items of {inventory.get('name')}"
-        if "answered" in fit and inventory
+        "answers": f"{record.answered} of {record.items} items of {record.inventory}"
+        if record.answered is not None and record.inventory
         else "",
-        "alignment": f"{_number(fit.get('alignment'))} held-out correlation with the "
+        "alignment": f"{record.alignment:.3g} held-out correlation with the "
         + ("values" if "sliders" in fit else "answers")
-        + (" - WEAK" if fit.get("weak") is True else "")
-        if "alignment" in fit
+        + weak
+        if record.alignment is not None
         else "",
-        "rank": f"{_number(fit.get('rank'))} of people: their personas follow the answers as well"
-        if "rank" in fit
+        "rank": f"{record.rank:.3g} of people: their personas follow the answers as well"
+        if record.rank is not None
         else "",
         **_slider_facts(fit),
-        **_pair_facts(fit),
-        "perplexity": f"{_number(fit.get('perplexity'))} of chats "
-        f"(plain {_number(fit.get('perplexity_plain'))})"
-        if "perplexity" in fit
+        **_pair_facts(fit, weak),
+        "perplexity": f"{record.perplexity:.3g} of chats (plain {_shown(record.perplexity_plain)})"
+        if record.perplexity is not None
         else "",
-        "made by": fit.get("tool", ""),
+        "made by": record.tool,
     }
     for name, value in lines.items():
         if value:
@@ -114,7 +113,7 @@ def _slider_facts(fit: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _pair_facts(fit: Mapping[str, Any]) -> dict[str, str]:
+def _pair_facts(fit: Mapping[str, Any], weak: str) -> dict[str, str]:
     """What a persona made of preference pairs says of them."""
     pairs, held = fit.get("pairs"), fit.get("held_out")
     facts = {}
@@ -123,44 +122,42 @@ def _pair_facts(fit: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(held, dict):
         facts["held out"] = (
             f"moves {_number(held.get('pairs'))} pairs by {_number(held.get('change'))} nats a token "
-            f"towards chosen, a share of {_number(held.get('accuracy'))} the right way (chance 0.5)"
-            + (" - WEAK" if fit.get("weak") is True else "")
+            f"towards chosen, a share of {_number(held.get('accuracy'))} the right way (chance 0.5){weak}"
         )
     return facts
 
 
-def _alphas(persona: Persona, trials: list[dict[str, Any]]) -> Table:
+def _alphas(persona: Persona, trials: Sequence[Point]) -> Table:
     table = Table(title="What each alpha did on held-out items", title_justify="left")
     for name in ("alpha", "effect (nats/token)", "alignment r", "perplexity"):
         table.add_column(name, justify="right")
-    for trial in trials[:50]:
-        chosen = trial.get("alpha") == persona.alpha
+    for trial in trials:
+        chosen = trial.alpha == persona.alpha
         cells = [
-            _number(trial.get(name)) for name in ("alpha", "effect", "alignment", "perplexity")
+            _shown(value)
+            for value in (trial.alpha, trial.effect, trial.alignment, trial.perplexity)
         ]
         table.add_row(*cells, style="bold green" if chosen else None)
     return table
 
 
-def _heads(persona: Persona) -> Table:
+def _heads(persona: Persona, score_name: str) -> Table:
     rows = sorted(head_rows(persona), key=lambda row: -(row[3] if row[3] is not None else row[2]))
-    kind = plain(persona.fit.get("score", "score"))
     title = f"Top {min(TOP_HEADS, len(rows))} of {len(rows)} heads"
     table = Table(title=title, title_justify="left")
-    for name in ("layer", "head", escape(kind), "norm of alpha x offset"):
+    for name in ("layer", "head", escape(score_name), "norm of alpha x offset"):
         table.add_column(name, justify="right")
     for layer, head, norm, score in rows[:TOP_HEADS]:
         table.add_row(str(layer), str(head), _number(score), f"{norm:.3g}")
     return table
 
 
-def _list(value: object) -> list[Any]:
-    return value[:20] if isinstance(value, list) else []
-
-
 def _number(value: object) -> str:
-    known = number(value)
-    return "-" if known is None else f"{known:.3g}"
+    return _shown(number(value))
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def plain(value: object) -> str:
