@@ -11,16 +11,46 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.play.conftest import LONG, World, answers, ask, figures, set_number
+from tests.play.conftest import LONG, World, answers, ask, choose, figures, set_number
 
 OpenTab = Callable[..., Page]
-VIEWS = ("Meet", "Make", "Look")
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
 def show(page: Page, view: str) -> None:
     page.get_by_role("tab", name=view).click()
     page.wait_for_selector({"Meet": "#question", "Make": "#answer-1", "Look": "#list label"}[view])
+
+
+def blend_and_error(page: Page) -> None:
+    """A column of two personas, and one whose persona is unknown."""
+    choose(page, 1, "alice", "bob")
+    page.locator("#weight-1-1").get_by_text("Weight of bob").wait_for()
+    choose(page, 2, "nobody")
+    ask(page, "Hello?")
+    assert "no persona" in figures(page, 2)
+
+
+def look_at_alice(page: Page) -> None:
+    show(page, "Look")
+    page.get_by_role("radio", name="alice").click()
+    page.wait_for_selector("#card article")
+
+
+def make(page: Page, way: str, shown: str) -> None:
+    page.get_by_role("tab", name="Make").click()
+    page.get_by_label(way).click()
+    page.wait_for_selector(shown)
+
+
+STATES: dict[str, Callable[[Page], None]] = {
+    "answers": lambda page: ask(page, "Hello?"),
+    "a blend and an error": blend_and_error,
+    "statements": lambda page: show(page, "Make"),
+    "sliders": lambda page: make(page, "Set five traits", "#trait-E"),
+    "a file": lambda page: make(page, "Take a file", "#file"),
+    "a card": look_at_alice,
+}
 
 
 @pytest.mark.parametrize(
@@ -34,20 +64,16 @@ def test_no_view_has_serious_findings_of_axe_and_none_is_wider_than_the_screen(
     assert page.locator("#ask").evaluate(
         "e => e.getBoundingClientRect().bottom <= innerHeight"
     ) or not options.get("is_mobile"), "what asks is out of sight"
-    ask(page, "Hello?")
-    for view in VIEWS:
-        show(page, view)
-        if view == "Look":
-            page.get_by_label("alice").click()
-            page.wait_for_selector("#card article")
+    for name, bring in STATES.items():
+        bring(page)
         page.wait_for_timeout(300)  # colours fade
         found = Axe().run(page).response["violations"]
         serious = [one for one in found if one["impact"] in ("serious", "critical")]
-        assert not serious, json.dumps(serious, indent=1)[:4000]
+        assert not serious, f"{name}: {json.dumps(serious, indent=1)[:4000]}"
         wide = page.evaluate(
             "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
-        assert wide <= 0, f"{view} is {wide} px wider than the screen"
+        assert wide <= 0, f"{name}: {wide} px wider than the screen"
 
 
 def test_everything_can_be_done_with_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
