@@ -34,7 +34,7 @@ Every row is a test on the real engine, on a CPU, in float32, with tiny random m
 non-trivial. *Error* is the largest |difference of log-probabilities|, over the whole vocabulary, between a steered request and
 the reference method in plain Hugging Face (`o_proj.bias += W_o d`), or between a plain request in the same batch and
 Hugging Face or stock vLLM. *Effect* is the least that steering itself moved the log-probabilities of a steered answer: what
-an answer without the persona, or with another's, would be off by. The bound is 1e-4. vLLM's releases: [versions.md](versions.md).
+an answer without the persona, or with another's, would be off by. The bound is 1e-4, but for rows marked inexact. vLLM's releases: [versions.md](versions.md).
 """
 
 FEATURES = """

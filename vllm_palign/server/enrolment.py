@@ -43,7 +43,10 @@ BODY = {
     "examples": {
         "answers": {
             "summary": "Answers to a questionnaire",
-            "value": {"answers": {"q1": 5, "q2": 1, "q3": None}, "description": "Alice, asked in May"},
+            "value": {
+                "answers": {"q1": 5, "q2": 1, "q3": None, "q4": 2, "q5": 4, "q6": 1, "q7": 3},
+                "description": "Alice, asked in May",
+            },
         },
         "traits": {
             "summary": "Trait values, no questionnaire",
