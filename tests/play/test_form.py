@@ -53,6 +53,8 @@ def test_what_a_tab_has_kept_is_not_trusted(text: str) -> None:
         ("item,statement,answer\nid,(a name),me\nq1,I worry.,3\nq2,,\n", "me", {"q1": 3}),
         ("item;statement;answer\nid;;me\nq1;\"I; worry\";3\n", "me", {"q1": 3}),
         ("\ufeffid,q1,q2,q3\nme,1,,5\n", "me", {"q1": 1, "q3": 5}),
+        ("id,q1,q2\rme,4,5\r", "me", {"q1": 4, "q2": 5}),
+        ("item,statement,answer,\nid,(a name),me,\nq1,I worry.,3,\n", "me", {"q1": 3}),
     ],
 )  # fmt: skip
 def test_answers_are_read_as_people_have_them(
@@ -73,6 +75,7 @@ def test_answers_are_read_as_people_have_them(
         (b'{"answers": {"q1": true}}', "wanted 1 to 5"),
         (b'{"answers": {"x": 1}}', "answers none"),
         (b"hello", "answers none"),
+        (b'q1,"' + b"x" * 140_000, "no table"),
         (b"[" * 100_000, "no JSON"),
         (b"x" * (1 << 21), "far fewer"),
         (b'{"answers": {"q1": [1]}}', "wanted 1 to 5"),

@@ -10,6 +10,7 @@ from playwright.sync_api import Page
 from tests.personas import SMOLLM2, random_persona
 from tests.play.conftest import World
 from vllm_palign import Persona
+from vllm_palign.play.look import card
 
 OpenTab = Callable[..., Page]
 HOSTILE = '<img src=http://192.0.2.1/x onerror=alert(1)> of "quotes" & $x$'
@@ -115,7 +116,8 @@ def test_texts_of_a_file_are_shown_and_never_run(open_tab: OpenTab, world: World
     persona = random_persona(8, **SMOLLM2, base_model=HOSTILE)
     hostile = Persona(
         **{name: getattr(persona, name) for name in ("name", "layers", "heads", "offsets", "alpha", *SMOLLM2)},
-        base_model=HOSTILE, description=HOSTILE, fit={"warnings": [HOSTILE], "tool": HOSTILE, "answered": 3},
+        base_model=HOSTILE, description=HOSTILE,
+        fit={"warnings": [HOSTILE], "tool": HOSTILE, "answered": 3, "sliders": {"O": "x"}},
     )  # fmt: skip
     put(world, "hostile", hostile)
     try:
@@ -126,6 +128,15 @@ def test_texts_of_a_file_are_shown_and_never_run(open_tab: OpenTab, world: World
         assert page.locator("#card img").count() == 0
     finally:
         world.call("DELETE", "/v1/personas/hostile")
+
+
+def test_a_card_of_a_file_that_says_other_things_than_palign_fit_is_shown() -> None:
+    persona = {
+        "id": "odd", "base_model": "m", "created": 0, "method": "pas", "steered_heads": 1, "num_layers": 1,
+        "num_heads": 1, "alpha": 1.0, "bytes": 10, "digest": "0" * 64,
+    }  # fmt: skip
+    for fit in ({"warnings": 5}, {"sliders": {"O": None, "C": "x"}}, {"sliders": []}, {"tool": 3}):
+        assert "odd" in card({**persona, "fit": fit}, None)
 
 
 def test_who_may_manage_sees_the_head_map_and_downloads_the_very_bytes(

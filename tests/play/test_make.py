@@ -110,6 +110,14 @@ def test_sliders_make_a_persona_and_another_of_that_name_is_asked_about(
     page.wait_for_selector("#replace-made")
     assert "another otto already" in page.locator("#make-told").inner_text()
     assert world.call("GET", "/v1/personas/otto").json()["digest"] == first["digest"]
+    # Another name than was asked about is asked about.
+    alice = world.call("GET", "/v1/personas/alice").json()["digest"]
+    for name in ("alice", "otto"):
+        page.locator("#name input, #name textarea").fill(name)
+        page.locator("#replace-made").click()
+        page.locator("#make-told").get_by_text(f"another {name} already").wait_for()
+        assert world.call("GET", "/v1/personas/alice").json()["digest"] == alice
+        assert world.call("GET", "/v1/personas/otto").json()["digest"] == first["digest"]
     page.locator("#replace-made").click()
     page.wait_for_function(
         "document.querySelector('#views [aria-selected=true]').innerText == 'Meet'"

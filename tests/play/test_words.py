@@ -61,3 +61,4 @@ def test_what_a_new_persona_lets_one_expect() -> None:
     sliders = list(expectation({"fit": {**fit, "sliders": {"E": 1.0}}}))
     assert "stranger" in said[1] and "chance" in sliders[1]
     assert list(expectation({"fit": {}})) == []
+    assert list(expectation({"fit": {"warnings": 5, "alignment": "x"}})) == []

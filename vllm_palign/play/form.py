@@ -156,7 +156,11 @@ def _of_json(text: str) -> tuple[str, dict[str, Any]]:
 
 def _of_csv(text: str, known: Questionnaire) -> tuple[str, dict[str, Any]]:
     separator = max(",;\t", key=text.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
+    try:
+        read = csv.reader(io.StringIO(text, newline=None), delimiter=separator)
+        rows = [row for row in read if any(row)]
+    except csv.Error as error:
+        raise FormError(f"The file is no table: {error}.") from None
     if len(rows) >= 2 and sum(name in known.items for name in rows[0]) > 1:
         if len(rows) > 2:
             raise FormError(
@@ -164,5 +168,7 @@ def _of_csv(text: str, known: Questionnaire) -> tuple[str, dict[str, Any]]:
             )
         wide: dict[str, Any] = dict(zip(rows[0], rows[1], strict=False))
         return str(wide.get("id", "")), wide
-    name = next((row[-1] for row in rows if row[0] == "id"), "")
-    return name, {row[0]: row[-1] for row in rows if len(row) > 1}
+    # As palign-fit template writes it; a spreadsheet may add empty columns behind.
+    at = rows[0].index("answer") if rows and "answer" in rows[0] else -1
+    column = {row[0]: row[at] for row in rows if len(row) > max(at, 1)}
+    return column.get("id", ""), column

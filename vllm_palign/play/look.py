@@ -15,7 +15,7 @@ from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import Persona
 from vllm_palign.play.client import Server, Trouble
 from vllm_palign.play.plots import head_map
-from vllm_palign.play.words import TRAITS, number
+from vllm_palign.play.words import TRAITS, listed, number
 
 SHOWN = 20
 """Personas on one page."""
@@ -285,7 +285,7 @@ def card(persona: Mapping[str, Any], data: bytes | None) -> str:
         f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items()
     )
     warnings = "".join(
-        f'<p class="trouble">{escape(str(text))}</p>' for text in fit.get("warnings") or ()
+        f'<p class="trouble">{escape(str(text))}</p>' for text in listed(fit.get("warnings"))
     )
     description = f"<p>{escape(persona['description'])}</p>" if persona.get("description") else ""
     shared = '<p class="hint">Shared by the operator.</p>' if persona.get("shared") else ""
@@ -305,7 +305,9 @@ def _figures(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
             (
                 "Traits",
                 ", ".join(
-                    f"{TRAITS.get(k, k)} {number(v)}" for k, v in fit["sliders"].items() if v
+                    f"{TRAITS.get(k, k)} {number(v)}"
+                    for k, v in fit["sliders"].items()
+                    if isinstance(v, (int, float)) and v
                 ),
             )
         )

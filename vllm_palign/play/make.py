@@ -43,6 +43,8 @@ class Make:
         self.sheet = gr.State(None)
         self.given = gr.State(None)
         self.made = gr.State(None)
+        self.taken = gr.State(None)
+        """Of what may be replaced, as it was asked about: the key and the name."""
         self.notice = gr.HTML(elem_id="make-notice")
         with gr.Column(visible=False) as self.whole:
             self.way = gr.Radio(WAYS, value=ANSWERS, label="How", elem_id="way")
@@ -192,6 +194,7 @@ class Make:
         )
         person = [
             self._key,
+            self.taken,
             self.name,
             self.description,
             self.way,
@@ -200,7 +203,7 @@ class Make:
             self.given,
             *self.traits,
         ]
-        done = [self.told, self.replace, self.made]
+        done = [self.told, self.replace, self.taken, self.made]
         asking: dict[str, Any] = {"inputs": person, "outputs": done, "api_visibility": "private"}
         self.enrolled = [
             button.click(enrol, show_progress_on=self.told, **asking)
@@ -290,7 +293,7 @@ class Make:
         return await self._enrol(True, *inputs)
 
     async def _enrol(
-        self, replace: bool, key: str, name: str, description: str, way: str,
+        self, again: bool, key: str, taken: tuple[str, str] | None, name: str, description: str, way: str,
         known: Questionnaire | None, sheet: Sheet, given: Given | None, *traits: float,
     ) -> Changes:  # fmt: skip
         name = name.strip()
@@ -301,6 +304,8 @@ class Make:
         person = _person(way, known, sheet, given, traits)
         if isinstance(person, str):
             return self._answer(person)
+        # Only what was asked about: the name may be another by now.
+        replace = again and (key, name) == taken
         try:
             if isinstance(person, bytes):
                 persona = await self._server.put(key, name, person, replace=replace)
@@ -315,6 +320,7 @@ class Make:
                         f"There is another {name} already. Replace it, or take another name."
                     ),
                     self.replace: gr.update(visible=True),
+                    self.taken: (key, name),
                 }
             return self._answer(trouble.sentence)
         return {self.told: "", self.replace: gr.update(visible=False), self.made: persona}

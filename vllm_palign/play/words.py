@@ -95,6 +95,11 @@ def number(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+def listed(value: object) -> list[Any]:
+    """A list in a persona's free ``fit``; nothing for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def expectation(persona: Mapping[str, Any]) -> Iterator[str]:
     """What a persona that was just made lets one expect, sentence by sentence."""
     fit = persona.get("fit") or {}
@@ -109,6 +114,6 @@ def expectation(persona: Mapping[str, Any]) -> Iterator[str]:
     elif fit.get("weak"):
         yield "That is weak: many a stranger's persona would follow as well. More answers make a clearer persona."
     # "weak: ..." says the same once more.
-    for warning in fit.get("warnings") or ():
+    for warning in listed(fit.get("warnings")):
         if not str(warning).startswith("weak:"):
             yield _sentence(str(warning))

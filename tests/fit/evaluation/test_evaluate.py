@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from palign_fit.cli import app
 from palign_fit.commands.measuring import check_made_for
 from palign_fit.errors import InputError
+from palign_fit.evaluation import fitting, tables, texts
 from palign_fit.evaluation import measures as ms
-from palign_fit.evaluation import texts
 from palign_fit.evaluation.conditions import (
     CONDITIONS,
     check_learned,
@@ -28,6 +30,7 @@ from palign_fit.model.chats import Chats
 from palign_fit.model.likelihood import in_rows, reader_for
 from palign_fit.model.prompts import chat_prefix
 from palign_fit.model.token_tree import packed
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tests.fit.conftest import answer_sheet
@@ -226,6 +229,59 @@ def test_a_bootstrap_interval_is_as_wide_as_theory_says() -> None:
     assert found.interval is not None
     low, high = found.interval
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_text_of_people_is_shown_as_it_is() -> None:
+    """A system prompt stands in titles and cells: "[/INST]" is no markup there, and "|" no column."""
+    system = "Be kind. [/INST] a|b"
+    mean = {"mean": 0.5, "low": None, "high": None, "n": 1}
+    dose = {"condition": "palign", "system": system, "reader": "[r]", "rho": mean}
+    case = {"condition": "plain", "strength": None, "system": system}
+    case["voice"] = dict.fromkeys(("machine", "repeated", "words"), mean)
+    answers = {
+        "questions": {"asked": 1, "part": "test"}, "cases": [case], "readers": [], "dose_response": [dose],
+    }  # fmt: skip
+    report = {
+        "model": "m", "backend": {"kind": "here"}, "inventory": {"name": "i"}, "usual_answers": "typical",
+        "subjects": [{"held_out_items": 1, "train_items": 1}], "settings": {"subjects": "all", "strength": 1},
+        "seconds": 1, "conditions": {}, "baselines": {}, "speech": {"answers": answers}, "warnings": [],
+    }  # fmt: skip
+    told = StringIO()
+    Console(file=told, width=200).print(tables.terminal(report))
+    assert told.getvalue().count("[/INST]") == 2 and "[r]" in told.getvalue()
+    rows = [line for line in tables.markdown(report).splitlines() if line.startswith("| palign")]
+    assert rows == [r"| palign | Be kind. [/INST] a\|b | [r] | 0.500 |"]
+
+
+def test_who_was_left_nothing_held_out_brings_nothing_into_what_all_share(
+    inventory: Inventory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [item.id for item in inventory.items[:60]]
+    whole = [person(inventory, seed, f"p{seed}") for seed in range(2)]
+    few = np.where(np.arange(len(inventory.items)) < 65, whole[0].agreement, np.nan)
+    sheets = [split(one, inventory, known, None) for one in (*whole, Subject("few", few))]
+    assert [sheet.seen for sheet in sheets] == [False, False, True]
+    seen = []
+
+    def digest(model: Any, checkpoint: Any, inventory: Any, used: Any, settings: Any) -> None:
+        seen.append(used)
+        raise StopIteration
+
+    monkeypatch.setattr(fitting, "shared_digest", digest)
+    monkeypatch.setattr(
+        fitting.ModelCache, "of", lambda model, cache: SimpleNamespace(checkpoint="")
+    )
+    with pytest.raises(StopIteration):
+        fitting.fit_learners(
+            SimpleNamespace(num_layers=2, num_heads=2),
+            sheets,
+            inventory,
+            "palign",
+            0,
+            None,
+            None,  # type: ignore[arg-type]
+        )
+    assert seen[0].sum() == 60
 
 
 # Reading the model

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from palign_fit.cli import app
+from palign_fit.errors import FitError, InputError
+from palign_fit.evaluation.client import first_model, open_client, run_all
 from palign_fit.evaluation.judge import QUESTIONS, Rater, judge_messages, parse_rating
 from typer.testing import CliRunner, Result
 
@@ -23,15 +25,17 @@ from tests.fit.conftest import HEAD_DIM, HEADS, LAYERS, answer_sheet
 from vllm_palign.directions.inventory import Inventory
 from vllm_palign.persona import Persona, save
 
-Reply = tuple[int, str] | str
+Reply = tuple[int, str] | str | bytes
 
 
 @dataclass
 class Stub:
-    """A small OpenAI server. ``answer``: from a request's body to (status, text) or text."""
+    """A small OpenAI server. ``answer``: from a request's body to (status, text), text, or bytes that are no reply of an
+    OpenAI server; ``page``: what it says instead of its models."""
 
     url: str = ""
     answer: Callable[[dict[str, Any]], Reply] = lambda body: '{"rating": 4}'
+    page: bytes = b""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
 
@@ -43,13 +47,16 @@ def stub() -> Iterator[Stub]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             model = {"id": "m", "object": "model", "created": 0, "owned_by": "x"}
-            self.send(200, {"object": "list", "data": [model]})
+            self.send(200, known.page or {"object": "list", "data": [model]})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             known.bodies.append(body)
             known.keys.add(self.headers["authorization"])
             said = known.answer(body)
+            if isinstance(said, bytes):
+                self.send(200, said)
+                return
             status, text = said if isinstance(said, tuple) else (200, said)
             choice = {"index": 0, "finish_reason": "stop"}
             choice["message"] = {"role": "assistant", "content": text}
@@ -57,11 +64,12 @@ def stub() -> Iterator[Stub]:
             reply["choices"] = [choice]
             self.send(status, reply if status == 200 else {"error": {"message": text}})
 
-        def send(self, status: int, reply: dict[str, Any]) -> None:
-            data = json.dumps(reply).encode()
+        def send(self, status: int, reply: dict[str, Any] | bytes) -> None:
+            data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             try:
                 self.send_response(status)
-                self.send_header("content-type", "application/json")
+                kind = "text/html" if data.startswith(b"<") else "application/json"
+                self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -161,6 +169,25 @@ def test_errors_and_late_replies_are_counted_as_failed(stub: Stub) -> None:
     stub.answer = answer
     found = rate(stub, 3, timeout=0.5)
     assert found == [(None, 1, "failed"), (None, 1, "failed"), (2, 1, "")]
+
+
+STRANGE = [b"<html>Bad gateway</html>", b'{"id": "x", "cho', b"[]", b"null"]
+
+
+@pytest.mark.parametrize("page", STRANGE)
+def test_a_reply_that_no_openai_server_gives_costs_its_own_case_alone(
+    stub: Stub, page: bytes
+) -> None:
+    stub.answer = lambda body: page if body["messages"][0]["content"] == "1" else '{"rating": 2}'
+    assert rate(stub, 3) == [(2, 1, ""), (None, 1, "failed"), (2, 1, "")]
+    stub.page = page
+    with pytest.raises(FitError, match="what an OpenAI-compatible server answers"):
+        run_all([first_model], lambda: open_client(stub.url, None), 1)
+
+
+def test_a_key_that_is_no_headers_text_is_refused() -> None:
+    with pytest.raises(InputError, match="no text that a header can hold"):
+        open_client("http://127.0.0.1:9", "schl\u00fcssel")
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +295,8 @@ def test_a_server_without_palign_is_never_taken_for_a_persona(stub: Stub, people
         (["--personas", "nowhere"], "a.safetensors"),
         (["--judge-url", "localhost:8000"], "wanted a URL"),
         (["--markdown", "no/r.md"], "--markdown"),
+        (["--markdown", "/proc/r.md"], "nothing can be written there"),
+        (["--seed", "-1", "--subjects", "1"], "--seed -1: wanted at least 0"),
     ],
 )
 def test_bad_options_end_with_exit_2(options: list[str], message: str, people: Path) -> None:

@@ -114,6 +114,13 @@ def test_whatever_is_written_is_read_back_by_every_reader(
         assert as_rows(read(path)) == rows
 
 
+def test_a_map_of_anything_but_item_names_is_refused(tmp_path: Path) -> None:
+    answers = pa.array([[(1, 5)]], pa.map_(pa.int64(), pa.int64()))
+    pq.write_table(pa.table({"id": ["a"], "answers": answers}), tmp_path / "p")
+    with pytest.raises(InputError, match="column 'answers' is of type map<int64"):
+        read(tmp_path / "p")
+
+
 @pytest.fixture(scope="module")
 def parquet_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("parquet") / "p"

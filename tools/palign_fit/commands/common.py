@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -116,6 +117,12 @@ def check_file(option: str, path: Path) -> None:
     """Refuse, before any work is done, a place where no file can be written. Raises InputError."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{option} {path}: wanted a file in a folder that is there")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+        path.is_file()  # too long a name is an error here
+    except OSError as error:
+        raise InputError(f"{option} {path}: nothing can be written there: {error}") from error
 
 
 def open_cache(folder: Path | None, no_cache: bool) -> Cache:

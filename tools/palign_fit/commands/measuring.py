@@ -75,6 +75,8 @@ def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[l
     """``count`` subjects drawn with ``seed``, in file order, and how they were chosen."""
     if count is not None and count < 1:
         raise InputError(f"--subjects {count}: wanted at least 1")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: wanted at least 0")
     places = np.arange(len(subjects))
     chosen = f"all of {len(subjects)}"
     if count is not None and count < len(subjects):
@@ -155,6 +157,11 @@ def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:
     from palign_fit.evaluation import tables
     from palign_fit.reporting.speech_plot import recognition_against_damage
 
+    # First what cannot fail: it took hours.
+    if as_json:
+        print(json.dumps(report))
+    else:
+        Console(highlight=False).print(tables.terminal(report))
     if markdown is not None:
         text, plot = tables.markdown(report), recognition_against_damage(report.get("speech") or {})
         if plot is not None:
@@ -162,7 +169,3 @@ def show(report: dict[str, Any], markdown: Path | None, as_json: bool) -> None:
             write_text(picture, plot)
             text += f"\n![Recognition against damage]({quote(picture.name)})\n"
         write_text(markdown, text)
-    if as_json:
-        print(json.dumps(report))
-    else:
-        Console(highlight=False).print(tables.terminal(report))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from palign_fit.errors import FitError, InputError
+from vllm_palign.errors import PalignError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -38,7 +39,9 @@ def base_url(url: str) -> str:
 
 
 def open_client(url: str, api_key: str | None, *, timeout: float = TIMEOUT) -> AsyncOpenAI:
-    """A client of the server at ``url``; it lives in one event loop."""
+    """A client of the server at ``url``; it lives in one event loop. Raises InputError."""
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+        raise InputError(f"the API key for {base_url(url)} is no text that a header can hold")
     try:
         from openai import AsyncOpenAI
     except ImportError as error:
@@ -86,6 +89,13 @@ def run_all(
             raise FitError(
                 f"{error.request.url}: cannot be reached, or took longer than {TIMEOUT:g} s "
                 f"({error}); is the server running?"
+            ) from error
+        # Whatever a page of HTML or half a reply becomes in the client library.
+        strange = (openai.APIError, ValueError, AttributeError, TypeError)
+        if isinstance(error, strange) and not isinstance(error, (InputError, PalignError)):
+            raise FitError(
+                f"a reply is not what an OpenAI-compatible server answers ({str(error)[:_MAX_SHOWN]}); "
+                "is the URL right?"
             ) from error
         raise error from None
 

@@ -46,11 +46,14 @@ def fit_learners(
     They are kept in a folder of the cache: a killed evaluation goes on where it was, and the same one again
     fits nobody. Raises InputError for a subject that cannot be fitted.
     """
+    # All share directions: what is held out of one must not come in by another who was left nothing held out.
+    clean = [sheet.train for sheet in sheets if not sheet.seen] or [sheet.train for sheet in sheets]
+    used = np.any(clean, axis=0)
     learners = Answers(
         [sheet.subject.id for sheet in sheets],
-        np.array([np.where(sheet.train, sheet.subject.agreement, 0) for sheet in sheets]).astype(
-            np.uint8
-        ),
+        np.array(
+            [np.where(sheet.train & used, sheet.subject.agreement, 0) for sheet in sheets]
+        ).astype(np.uint8),
     )
     for learner in learners:
         check_subject(learner)

@@ -112,7 +112,7 @@ def average(figures: Sequence[Estimate]) -> Estimate:
     return Estimate(
         float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan"),
         _ratio(np.nansum(draws, 0), np.isfinite(draws).sum(0)),
-        min(one.n for one in figures),
+        min((one.n for one in figures if np.isfinite(one.mean)), default=0),
     )
 
 

@@ -175,13 +175,14 @@ class Rater:
                 reply = await client.chat.completions.create(
                     model=self.model, messages=turns, temperature=0
                 )
+                said = (reply.choices[0].message.content or "") if reply.choices else ""
             except openai.APIStatusError as error:
                 if error.status_code < 500 and error.status_code not in (408, 409, 429):
                     raise
                 return Verdict(None, attempt, FAILED)
-            except openai.APIError:
+            except (openai.APIError, ValueError, AttributeError, TypeError):
+                # Not there, or not what an OpenAI-compatible server answers: a gateway's page.
                 return Verdict(None, attempt, FAILED)
-            said = (reply.choices[0].message.content or "") if reply.choices else ""
             rating = parse_rating(said[:MAX_REPLY]) if len(said) <= MAX_REPLY else None
             if rating is not None:
                 return Verdict(rating, attempt)

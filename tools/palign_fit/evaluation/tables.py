@@ -89,18 +89,19 @@ def terminal(report: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [Text(line) for line in summary(report)]
     for title, (header, *rows) in tables(report, digits=2):
         table = RichTable(
-            title=title,
+            title=Text(title),
             title_justify="left",
             title_style="bold",
             box=SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
         )
-        table.add_column(header[0], no_wrap=True)
+        # Text, not markup: a system prompt or a reader's name stands in some.
+        table.add_column(Text(header[0]), no_wrap=True)
         for name in header[1:]:
-            table.add_column(name, justify="right")
+            table.add_column(Text(name), justify="right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         parts += [Text(), table]
     if report["baselines"]:
         parts.append(
@@ -174,7 +175,9 @@ def _trait_cells(measure: dict[str, Any]) -> list[str]:
 def _markdown_table(rows: Rows) -> str:
     header, *body = rows
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    # A system prompt stands in some cells.
+    plain = [[" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in plain)
 
 
 def speech_tables(speech: dict[str, Any], cell: Cell) -> Iterator[tuple[str, Rows]]:

@@ -158,7 +158,10 @@ def _columns(schema: Any, source: str) -> list[str]:
         kind = schema.field(name).type
         while types.is_dictionary(kind):
             kind = kind.value_type
-        packed = whole and name == "answers" and (types.is_struct(kind) or types.is_map(kind))
+        named = types.is_struct(kind) or (
+            types.is_map(kind) and any(fits(kind.key_type) for fits in plain[-3:])
+        )
+        packed = whole and name == "answers" and named
         if not packed and not any(fits(kind) for fits in plain):
             raise InputError(
                 f"{source}: column {name[:40]!r} is of type {str(kind)[:80]}, wanted numbers"

@@ -224,5 +224,7 @@ def test_where_the_prompt_costs_more_than_any_strength_the_most_costly_one_count
     assert one["r"]["mean"] == pytest.approx(0.4)
 
 
-def test_without_the_prompt_there_is_nothing_to_compare_with() -> None:
+def test_without_the_prompt_or_its_cost_there_is_nothing_to_compare_with() -> None:
     assert at_equal_damage({}, {}) == []
+    unknown = {Case("personality-prompt", None, ""): {"kl": {"all": figure(float("nan"))}}}
+    assert at_equal_damage({}, unknown) == []

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.evaluation.intervals import Bootstrap
+from palign_fit.evaluation.intervals import Bootstrap, average
 from palign_fit.evaluation.speech import recognition as rec
 
 from vllm_palign.directions.traits import TRAITS, TYPICAL
@@ -43,6 +43,13 @@ def test_differences_are_paired_by_person(bootstrap: Bootstrap) -> None:
     assert apart["low"] == pytest.approx(1) == apart["high"]
     ratio = bootstrap.mean(np.full(PEOPLE, 3.0)).over(bootstrap.mean(np.full(PEOPLE, 2.0)))
     assert ratio.as_json() == {"mean": 1.5, "low": 1.5, "high": 1.5, "n": PEOPLE}
+
+
+def test_a_mean_of_figures_leaves_out_what_is_undefined(bootstrap: Bootstrap) -> None:
+    one = bootstrap.mean(np.random.default_rng(3).normal(size=PEOPLE))
+    none = bootstrap.mean(np.full(PEOPLE, np.nan))
+    assert average([one, none]).as_json() == one.as_json()
+    assert average([none, none]).as_json() == none.as_json()
 
 
 def test_profiles_are_measured_from_plains_answer_to_the_same_question() -> None:

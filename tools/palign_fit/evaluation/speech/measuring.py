@@ -38,6 +38,8 @@ def at_equal_damage(
     if prompt is None:
         return []
     limit = prompt["kl"]["all"].mean
+    if not np.isfinite(limit):
+        return []
     steering = dict.fromkeys(
         case.condition
         for case in found
