@@ -105,7 +105,7 @@ def prompts(effect: Effect) -> None:
         def begin(
             messages: Any = messages, rendered: Any = rendered, request: Any = request
         ) -> None:
-            note = note_first_turn(render, messages, params, None, rendered)
+            note = note_first_turn(render, render, messages, params, None, rendered)
             # Without an event loop: nothing in it waits.
             with contextlib.suppress(StopIteration):
                 note.send(None)

@@ -112,6 +112,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "metadata is no JSON": (pack(metadata={"palign": "{"}), "not JSON"),
     "metadata is a list": (pack(metadata={"palign": "[]"}), "wanted an object"),
     "metadata nested without end": (pack(metadata={"palign": deep(100_000)}), "not JSON"),
+    "metadata of a million values": (
+        pack(fit={"x": [[]] * 500_000}),
+        "values, wanted at most 250000",
+    ),
     "metadata with NaN": (pack(alpha=float("nan")), "not JSON"),
     "metadata with a key twice": (pack(metadata={"palign": '{"a":1,"a":2}'}), "twice"),
     "unknown format": (pack(format="lora"), "format is"),

@@ -141,6 +141,9 @@ def test_places_that_disagree_are_a_conflict() -> None:
         ({"mix": {"alice": 1.5, "bob": -1.6}}, False),
         ({"mix": {"alice": 0.1}, "strength": 3.1}, False),
         ({"mix": {"alice": 2}, "strength": 2}, False),
+        ({"mix": {"alice": 1e308, "bob": 1e308}}, False),
+        ({"mix": {"alice": 1e308, "bob": -1e308}, "strength": 0}, True),
+        ({"id": "alice", "strength": 1e308}, False),
     ],
 )
 def test_strength_is_bounded_and_never_clamped(value: Any, allowed: bool) -> None:

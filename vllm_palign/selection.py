@@ -10,7 +10,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,8 +78,8 @@ class Selection:
     def magnitude(self) -> float:
         """What ``--palign-max-strength`` bounds: the larger of |strength| and sum |strength x weight|."""
         # Weights first, and exactly: three times five fifths is 3, not a little more.
-        weights = math.fsum(abs(weight) for _, weight in self.parts)
-        return abs(self.strength) * max(1.0, weights)
+        weights = _sum(weight for _, weight in self.parts)
+        return abs(self.strength) * max(1.0, weights) if self.strength else 0.0
 
     def with_default(self, scope: Scope) -> Selection:
         """The same with ``scope`` where the request names none."""
@@ -146,14 +146,22 @@ def check_own_strength(selection: Selection, personas: Mapping[str, Persona]) ->
     for name, weight in selection.parts:
         persona = personas[name]
         own = weights.setdefault(persona.digest, [])
-        own.append(abs(weight))
-        got, most = abs(selection.strength) * math.fsum(own), persona.max_strength
+        own.append(weight)
+        got, most = abs(selection.strength) * _sum(own), persona.max_strength
         if most is not None and got > most:
             raise PersonaInvalid(
                 f"strength: {describe(selection)} amounts to {got:g} for persona {name!r}, whose file allows at "
                 f"most {most:g} (its fit.max_strength; for a blend |strength x weight| of each part counts)",
                 param="persona.strength",
             )
+
+
+def _sum(weights: Iterable[float]) -> float:
+    """Of their absolute values; infinite where no float holds it."""
+    try:
+        return math.fsum(map(abs, weights))
+    except OverflowError:
+        return math.inf
 
 
 def persona_args(

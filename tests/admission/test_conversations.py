@@ -54,12 +54,12 @@ def rendered(renderer: Any, messages: Any, template: str = CHATML, **options: An
         _, (prompt,) = renderer.render_chat([messages], params)
         if online:
             note = conversations.note_first_turn(
-                renderer.render_chat_async, messages, params, None, prompt
+                renderer, renderer.render_chat_async, messages, params, None, prompt
             )
             asyncio.run(note)
         else:
             conversations.note_first_turn_later(
-                renderer.render_chat, messages, params, None, prompt
+                renderer, renderer.render_chat, messages, params, None, prompt
             )
         tokens = prompt["prompt_token_ids"]
         request = SimpleNamespace(prompt_token_ids=tokens, prompt_embeds=None)
@@ -139,7 +139,7 @@ def test_an_image_before_the_first_answer_is_not_looked_at_again() -> None:
     async def never(*_: Any) -> Any:
         raise AssertionError
 
-    asyncio.run(conversations.note_first_turn(never, messages, None, None, prompt))
+    asyncio.run(conversations.note_first_turn(never, never, messages, None, None, prompt))
     assert prompt == {"prompt_token_ids": [1, 2, 3]}
 
 
@@ -159,10 +159,28 @@ def test_a_first_turn_is_rendered_once(renderer: Any) -> None:
         for question in ("user: One?", "user: Two?", "user: Three?"):
             messages = said("system: Rendered once.", USER, ANSWER, question)
             _, (prompt,) = await renderer.render_chat_async([messages], params)
-            await conversations.note_first_turn(counted, messages, params, None, prompt)
+            await conversations.note_first_turn(renderer, counted, messages, params, None, prompt)
 
     asyncio.run(turns())
     assert calls == 1
+
+
+def test_each_renderer_has_its_own_first_turns() -> None:
+    """Two models in one process, asked the same under the same parameters."""
+    from vllm.renderers.params import ChatParams
+
+    messages, params = said("system: Two models.", USER, ANSWER, AGAIN), ChatParams()
+
+    def begins(length: int) -> int:
+        async def render(*_: Any) -> Any:
+            return None, [{"prompt_token_ids": list(range(length))}]
+
+        prompt: dict[str, Any] = {"prompt_token_ids": list(range(9))}
+        asyncio.run(conversations.note_first_turn(render, render, messages, params, None, prompt))
+        request = SimpleNamespace(prompt_token_ids=list(range(9)), prompt_embeds=None)
+        return conversations.first_answer(request, prompt)
+
+    assert [begins(3), begins(5)] == [2, 4]
 
 
 def test_a_first_turn_that_took_too_long_is_tried_again_and_one_that_cannot_be_is_not() -> None:
@@ -179,7 +197,9 @@ def test_a_first_turn_that_took_too_long_is_tried_again_and_one_that_cannot_be_i
 
         for _ in range(2):
             prompt: dict[str, Any] = {"prompt_token_ids": [1, 2, 3]}
-            asyncio.run(conversations.note_first_turn(failing, messages, params, None, prompt))
+            asyncio.run(
+                conversations.note_first_turn(failing, failing, messages, params, None, prompt)
+            )
             request = SimpleNamespace(prompt_token_ids=[1, 2, 3], prompt_embeds=None)
             assert conversations.first_answer(request, prompt) == 2
         assert calls == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from argparse import Namespace
@@ -97,10 +98,15 @@ def newer_store() -> str:
 )
 def test_the_server_refuses_to_start_and_says_why(tiny_model: Path, tmp_path: Path) -> None:
     on = ["--model", str(tiny_model), "--plugin", "palign"]
+    nul = save(
+        dataclasses.replace(random_persona(0, **TINY), description="a\0b", digest=""),
+        tmp_path / "nul.safetensors",
+    )
     cases = {
         "need --plugin palign": ["--palign-personas", "a=x.safetensors"],
         "neither NAME=PATH nor an existing file or folder": [*on, "--palign-personas", "nowhere"],
         "cannot be read": [*on, "--palign-personas", "a=nowhere.safetensors"],
+        f"bob={nul}: the header of persona": [*on, "--palign-personas", f"bob={nul}"],
         "wanted sqlite:///FILE or postgresql://": [*on, "--palign-store", "mysql://u:p@h/d"],
         "postgresql://USER@HOST[:PORT]/DATABASE": [
             *on, "--palign-store", "postgresql://host:notaport/db",
@@ -161,6 +167,15 @@ def test_a_persona_of_another_shape_stops_the_server(tiny_model: Path, tmp_path:
     assert "error: palign: " in text and "Traceback" not in text
     assert "num_layers is 30, the served model has 3" in text
     assert "head_dim is 64, the served model has 32" in text
+
+
+def test_a_registry_that_is_not_there_is_a_failure_and_no_wrong_usage(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    store = "sqlite:////no/such/folder/r.sqlite"
+    code, text = vllm(tmp_path, "serve", tiny_model, "--plugin", "palign", "--palign-store", store)
+    assert code == 1
+    assert "error: palign: --palign-store: " in text and "Traceback" not in text
 
 
 def test_options_without_the_plugin_are_a_usage_error(tiny_model: Path, tmp_path: Path) -> None:

@@ -224,6 +224,23 @@ def test_what_would_not_be_applied_is_refused_with_its_place(app: FastAPI, case:
     assert not app.state.received
 
 
+BROKEN_TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a model that is no JSON": (CHAT, {"extra_body": '{"model": None, "user": "me@x.org"}'}),
+    "a model without quotes": (CHAT, {"metadata": '{"model": m@alice}'}),
+    "an adapter that is no JSON": (CHAT, {"extra_body": '{"lora_name": None, "a": "@"}'}),
+    "in a query": (f"{CHAT}?session={{%22model%22:None}}", {}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_TEXTS)
+def test_a_text_that_is_no_json_hides_no_persona(app: FastAPI, case: str) -> None:
+    path, more = BROKEN_TEXTS[case]
+    body = {"model": "SmolLM2", "messages": MESSAGES, "persona": "alice", **more}
+    status, headers, _ = ask(app, path, body)
+    assert status == 200
+    assert headers["x-palign-persona"].startswith("alice@")
+
+
 PASSES: dict[str, dict[str, Any]] = {
     "nulls": {"persona": None, "Persona": None, "metadata": None, "extra_body": {"persona": None}, "vllm_xargs": None},
     "a schema": {"response_format": {"json_schema": {"properties": {"persona": {"type": "string"}}}}},

@@ -18,6 +18,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _KEY = "palign_first_turn"
 """In vLLM's prompt, between the renderer and admission: ``_Turn``, or a function that makes it."""
@@ -63,7 +64,8 @@ class _Known:
                 self._turns.popitem(last=False)
 
 
-_known = _Known()
+_known: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+"""By vLLM's renderer: another model's template makes other tokens of the same messages."""
 
 
 def first_answer(request: Any, prompt: Any) -> int:
@@ -79,6 +81,7 @@ def first_answer(request: Any, prompt: Any) -> int:
 
 
 async def note_first_turn(
+    renderer: Any,
     render: Callable[..., Awaitable[Any]],
     conversation: Any,
     chat_params: Any,
@@ -87,13 +90,14 @@ async def note_first_turn(
 ) -> None:
     """Write into ``prompt``, what vLLM rendered of ``conversation``, how its first turn is rendered.
 
-    ``render(conversations, chat_params, tok_params)`` is vLLM's own, which works beside the event loop.
+    ``render(conversations, chat_params, tok_params)`` is ``renderer``'s, vLLM's own, which works beside the event loop.
     """
     asked = _asked(conversation, chat_params, tok_params)
     if asked is None or not isinstance(prompt, dict):
         return
     key, opening, chat_params = asked
-    known, turn = _known.get(key)
+    turns = _known.setdefault(renderer, _Known())
+    known, turn = turns.get(key)
     if not known:
         try:
             _, (first,) = await render([opening], chat_params, tok_params)
@@ -103,28 +107,34 @@ async def note_first_turn(
         except Exception:
             # A template may refuse to begin without a user's message: then there was no such turn.
             turn = None
-        _known.put(key, turn)
+        turns.put(key, turn)
     prompt[_KEY] = turn
 
 
 def note_first_turn_later(
-    render: Callable[..., Any], conversation: Any, chat_params: Any, tok_params: Any, prompt: Any
+    renderer: Any,
+    render: Callable[..., Any],
+    conversation: Any,
+    chat_params: Any,
+    tok_params: Any,
+    prompt: Any,
 ) -> None:
     """The same where nobody waits: rendered when the prompt turns out to be steered."""
     asked = _asked(conversation, chat_params, tok_params)
     if asked is None or not isinstance(prompt, dict):
         return
     key, opening, chat_params = asked
+    turns = _known.setdefault(renderer, _Known())
 
     def turn() -> _Turn | None:
-        known, found = _known.get(key)
+        known, found = turns.get(key)
         if not known:
             try:
                 _, (first,) = render([opening], chat_params, tok_params)
                 found = _Turn.of(first)
             except Exception:
                 found = None
-            _known.put(key, found)
+            turns.put(key, found)
         return found
 
     prompt[_KEY] = turn

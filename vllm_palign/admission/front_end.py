@@ -20,7 +20,12 @@ from vllm_palign.config.config import PalignConfig
 from vllm_palign.config.store_url import private_store
 from vllm_palign.directions import Directions
 from vllm_palign.effect import is_packed, salted
-from vllm_palign.errors import PalignStartupError, PersonaInvalid, RegistryUnavailable
+from vllm_palign.errors import (
+    PalignStartupError,
+    PersonaInvalid,
+    RegistryFull,
+    RegistryUnavailable,
+)
 from vllm_palign.registry import Registry
 from vllm_palign.registry.configured import import_personas
 from vllm_palign.selection import (
@@ -243,7 +248,7 @@ def open_front_end(
     try:
         registry.migrate()
         import_personas(registry, shape, config.personas, str(model_config.model))
-    except RegistryUnavailable as error:
+    except (RegistryUnavailable, RegistryFull) as error:
         raise PalignStartupError(f"--palign-store: {error.message}: {error.__cause__}") from error
     finally:
         # vLLM may fork its engine from this process: no connection may be open then.

@@ -13,7 +13,7 @@ from vllm_palign.config.config import CACHE_MIB, MAX_STRENGTH, SCOPE, STORE_TIME
 from vllm_palign.config.sources import parse_directions, parse_personas
 from vllm_palign.config.store_url import StoreUrl, private_store
 from vllm_palign.effect import SCOPES
-from vllm_palign.errors import PalignStartupError
+from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.plugin.refusals import refuse_beside_tenants, refuse_front_ends
 from vllm_palign.switch import NAME, enable, enabled
 
@@ -46,7 +46,9 @@ def _refused_as_usage(run: Callable[..., Any], args: Any) -> None:
         run(args)
     except PalignStartupError as error:
         sys.stderr.write(f"error: palign: {error.message}\n")
-        raise SystemExit(2) from None
+        # A registry that does not answer, or is full, is nobody's usage.
+        failed = isinstance(error.__cause__, PalignError) and error.__cause__.status >= 500
+        raise SystemExit(1 if failed else 2) from None
 
 
 _OPTIONS = (

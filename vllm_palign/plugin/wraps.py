@@ -95,7 +95,7 @@ def _render_chat(original: Callable[..., Any]) -> Callable[..., Any]:
         rendered, prompts = original(self, conversations, chat_params, tok_params, **kwargs)
         for messages, prompt in zip(conversations, prompts, strict=True):
             note_first_turn_later(
-                functools.partial(original, self), messages, chat_params, tok_params, prompt
+                self, functools.partial(original, self), messages, chat_params, tok_params, prompt
             )
         return rendered, prompts
 
@@ -112,7 +112,12 @@ def _render_chat_async(original: Callable[..., Any]) -> Callable[..., Any]:
         if granted is not None and granted.effect is not None and granted.scope == "answers":
             for messages, prompt in zip(conversations, prompts, strict=True):
                 await note_first_turn(
-                    functools.partial(original, self), messages, chat_params, tok_params, prompt
+                    self,
+                    functools.partial(original, self),
+                    messages,
+                    chat_params,
+                    tok_params,
+                    prompt,
                 )
         return rendered, prompts
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from vllm_palign.config import hub
 from vllm_palign.errors import PalignError, PalignStartupError
 from vllm_palign.persona import Persona, read_bytes
+from vllm_palign.registry.records import metadata_of
 from vllm_palign.registry.registry import Registry
 from vllm_palign.shape import ModelShape, is_foreign, warn_foreign
 from vllm_palign.tenants.tenant import Tenant
@@ -56,6 +57,7 @@ def _load(sources: Mapping[str, str], shape: ModelShape, problems: list[str]) ->
             data = read_bytes(hub.download(source) if hub.is_hub(source) else source)
             persona = Persona.from_bytes(data, source=source)
             shape.check(persona, name)
+            metadata_of(persona)
         except PalignError as error:
             problems.append(f"{name}={source}: {error.message}")
             continue

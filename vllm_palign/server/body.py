@@ -118,8 +118,13 @@ class Mention:
 
     @property
     def short(self) -> Any:
-        """Its value, or None if it is too long to be a name. Raises ValueError if it is not JSON."""
-        return None if len(self.text) > _LARGEST_VALUE else self.value
+        """Its value, or None if it is too long to be a name, or no JSON: a text in a body may say it is an object."""
+        try:
+            return None if len(self.text) > _LARGEST_VALUE else self.value
+        except PersonaInvalid:
+            raise
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True)

@@ -85,11 +85,13 @@ class PersonaMiddleware:
         path = route_path(scope)
         try:
             text, found = await self._beside_loop(small, lambda: _mentions(body, query, scope))
-            wish = await _wish(found, scope)
         except PalignError:
             raise
         except ValueError:
             return None  # not JSON: vLLM has its own answer for that
+        wish = await _wish(found, scope)
+        if wish is None:
+            return None
         if wish.selection is None:
             return None
         if path in NAMING_PATHS and wish.places == ("model",) and wish.model is not None:
@@ -160,11 +162,11 @@ class PersonaMiddleware:
             return
         try:
             found = await self._beside_loop(small, lambda: bodies.mentions(content))
-            _refuse_any(await _wish(found, scope))
         except PalignError:
             raise
         except ValueError:
             return
+        _refuse_any(await _wish(found, scope))
 
 
 def _mentions(body: bytes, query: bytes, scope: Message) -> tuple[bytes, list[Mention]]:
@@ -188,7 +190,8 @@ def _mentions(body: bytes, query: bytes, scope: Message) -> tuple[bytes, list[Me
         return body, found
 
 
-async def _wish(found: Iterable[Mention], scope: Message) -> Wish:
+async def _wish(found: Iterable[Mention], scope: Message) -> Wish | None:
+    """None where a value at the top of the body is no JSON, and so neither is the body."""
     found = list(found)
     state = scope["app"].state
     known: list[str] = []
@@ -197,13 +200,18 @@ async def _wish(found: Iterable[Mention], scope: Message) -> Wish:
             known = await served.resolved(state, mention.short)
             if mention.name == "loraname":
                 served.warn_if_hidden(str(mention.short), known)
-    return bodies.wish(
-        found, known, any_model=served.any_model(), scope=state.palign.resolver.scope
-    )
+    try:
+        return bodies.wish(
+            found, known, any_model=served.any_model(), scope=state.palign.resolver.scope
+        )
+    except PalignError:
+        raise
+    except ValueError:
+        return None
 
 
-def _refuse_any(wish: Wish) -> None:
-    if wish.selection is not None:
+def _refuse_any(wish: Wish | None) -> None:
+    if wish is not None and wish.selection is not None:
         raise PersonaInvalid(
             f"{wish.places[0]}: a WebSocket is not steered; use {', '.join(STEERED_PATHS)}",
             param=wish.places[0],

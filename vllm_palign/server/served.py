@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import is_persona_id
 
 _warned: set[str] = set()
@@ -29,7 +30,13 @@ async def resolved(state: Any, model: object) -> list[str]:
     base, _, name = model.rpartition("@")
     models = state.openai_serving_models
     if base and base not in found and is_persona_id(name) and _loads_on_use(models):
-        await models.resolve_lora(base)
+        try:
+            await models.resolve_lora(base)
+        except Exception as error:
+            # A resolver is somebody's own code; vLLM would ask it again, and may get another answer.
+            raise PersonaInvalid(
+                f"model: the adapter {base!r} cannot be loaded now: {error}", param="model"
+            ) from error
         found = names(state)
     return found
 
