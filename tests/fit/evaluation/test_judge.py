@@ -296,7 +296,7 @@ def test_a_server_without_palign_is_never_taken_for_a_persona(stub: Stub, people
         (["--judge-url", "localhost:8000"], "wanted a URL"),
         (["--markdown", "no/r.md"], "--markdown"),
         (["--markdown", "/proc/r.md"], "nothing can be written there"),
-        (["--seed", "-1", "--subjects", "1"], "--seed -1: wanted at least 0"),
+        (["--seed", "-1", "--subjects", "1"], "seed is -1"),
     ],
 )
 def test_bad_options_end_with_exit_2(options: list[str], message: str, people: Path) -> None:

@@ -75,8 +75,8 @@ def sample(subjects: Sequence[Subject], count: int | None, seed: int) -> tuple[l
     """``count`` subjects drawn with ``seed``, in file order, and how they were chosen."""
     if count is not None and count < 1:
         raise InputError(f"--subjects {count}: wanted at least 1")
-    if seed < 0:
-        raise InputError(f"--seed {seed}: wanted at least 0")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}, wanted 0 to {2**32 - 1}")
     places = np.arange(len(subjects))
     chosen = f"all of {len(subjects)}"
     if count is not None and count < len(subjects):
