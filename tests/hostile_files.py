@@ -112,9 +112,13 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "metadata is no JSON": (pack(metadata={"palign": "{"}), "not JSON"),
     "metadata is a list": (pack(metadata={"palign": "[]"}), "wanted an object"),
     "metadata nested without end": (pack(metadata={"palign": deep(100_000)}), "not JSON"),
-    "metadata of a million values": (
+    "metadata of half a million lists": (
         pack(fit={"x": [[]] * 500_000}),
-        "values, wanted at most 250000",
+        "lists, objects and members, wanted at most 250000",
+    ),
+    "metadata of half a million members": (
+        pack(fit={str(one): 1 for one in range(500_000)}),
+        "lists, objects and members, wanted at most 250000",
     ),
     "metadata with NaN": (pack(alpha=float("nan")), "not JSON"),
     "metadata with a key twice": (pack(metadata={"palign": '{"a":1,"a":2}'}), "twice"),

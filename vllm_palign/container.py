@@ -21,9 +21,9 @@ from vllm_palign.errors import PalignError
 
 _METADATA_KEY = "palign"
 _DTYPES = {"I32": "<i4", "F32": "<f4"}
-MAX_VALUES = 250_000
-"""In a header, counted by what separates and opens them: JSON is read in one go, which holds up every thread. A tenth of
-a second; what palign-fit writes has some hundreds."""
+MAX_PARTS = 250_000
+"""Lists, objects and members of objects in a header: JSON is read in one go, which holds up every thread, for two
+seconds if 16 MiB were full of them. What palign-fit writes has some hundreds; long texts and lists of numbers are quick."""
 
 Tensors = Mapping[str, tuple[str, int]]
 """Tensor name -> its safetensors dtype (I32 or F32) and rank."""
@@ -61,9 +61,11 @@ def unpack(
     ``source`` names the file in errors, ``remedy`` says how to get one of this version. Raises ``error``.
     """
     size = int.from_bytes(data[:8], "little")
-    values = sum(data.count(mark, 8, 8 + size) for mark in (b",", b"[", b"{"))
-    if values > MAX_VALUES:
-        raise error(f"{source}: its header holds {values} values, wanted at most {MAX_VALUES}")
+    parts = sum(data.count(mark, 8, 8 + size) for mark in (b"[", b"{", b":"))
+    if parts > MAX_PARTS:
+        raise error(
+            f"{source}: its header holds {parts} lists, objects and members, wanted at most {MAX_PARTS}"
+        )
     try:
         entries = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
         metadata = STRICT_JSON.decode(data[8 : 8 + size].decode("utf-8")).get("__metadata__")
