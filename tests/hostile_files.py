@@ -96,6 +96,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         "a Git LFS pointer, not the file it stands for",
     ),
     "web page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a web page"),
+    "large web page": (b"<!DOCTYPE html>" + b"a:" * 300_000, "a web page"),
     "web page without a doctype": (b"<html lang='en'>", "a web page"),
     "form upload": (
         b'--x1\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + pack(),

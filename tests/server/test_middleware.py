@@ -241,6 +241,23 @@ def test_a_text_that_is_no_json_hides_no_persona(app: FastAPI, case: str) -> Non
     assert headers["x-palign-persona"].startswith("alice@")
 
 
+def test_an_adapter_whose_resolver_fails_is_an_error_that_keeps_what_it_said_to_the_log(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(name: str) -> None:
+        raise ValueError("/secret/folder")
+
+    monkeypatch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
+    monkeypatch.setattr(app.state.openai_serving_models, "resolve_lora", broken)
+    for more in ({}, {"persona": "alice"}):
+        body = {"model": "pirate@alice", "messages": MESSAGES, **more}
+        status, _, reply = ask(app, CHAT, body)
+        assert (status, reply["error"]["param"]) == (400, "model")
+        assert "'pirate' cannot be loaded now" in reply["error"]["message"]
+        assert "secret" not in reply["error"]["message"]
+    assert not app.state.received
+
+
 PASSES: dict[str, dict[str, Any]] = {
     "nulls": {"persona": None, "Persona": None, "metadata": None, "extra_body": {"persona": None}, "vllm_xargs": None},
     "a schema": {"response_format": {"json_schema": {"properties": {"persona": {"type": "string"}}}}},

@@ -9,6 +9,7 @@ from typing import Any
 from vllm_palign.errors import PersonaInvalid
 from vllm_palign.persona import is_persona_id
 
+_logger = logging.getLogger("vllm.palign")
 _warned: set[str] = set()
 
 
@@ -34,8 +35,10 @@ async def resolved(state: Any, model: object) -> list[str]:
             await models.resolve_lora(base)
         except Exception as error:
             # A resolver is somebody's own code; vLLM would ask it again, and may get another answer.
+            _logger.exception("palign: the adapter %r cannot be loaded", base)
             raise PersonaInvalid(
-                f"model: the adapter {base!r} cannot be loaded now: {error}", param="model"
+                f"model: the adapter {base[:80]!a} cannot be loaded now; the server's log says why",
+                param="model",
             ) from error
         found = names(state)
     return found
@@ -59,7 +62,7 @@ def warn_if_hidden(name: str, served: Sequence[str]) -> None:
     base, _, persona = name.rpartition("@")
     if base in served and is_persona_id(persona) and name not in _warned:
         _warned.add(name)
-        logging.getLogger("vllm.palign").warning(
+        _logger.warning(
             "palign: %r is the name of a model or an adapter here, so it does not ask for the persona %r; use the "
             'field "persona", or load the adapter under another name',
             name,
