@@ -34,34 +34,21 @@ _WANTED = (
 _KEYS = {"id", "mix", "strength", "scope"}
 
 
-ASKING = frozenset(
-    (
-        "persona",
-        "personas",
-        "personaid",
-        "personaids",
-        "personaname",
-        "personastrength",
-        "personascope",
-        "personamix",
-        "personaweight",
-        "personaweights",
-        "palign",
-        "palignid",
-        "palignmix",
-        "palignpersona",
-        "palignpersonas",
-        "palignscope",
-        "palignstrength",
-        "xpalignpersona",
-    )
+_ASKING = re.compile(
+    r"x?(?:metadata|extrabody|extraargs|vllmxargs)*(?:palign(?:personas?)?|personas?)"
+    r"(?:ids?|names?|strengths?|scopes?|mix|weights?|alphas?|scales?|digests?)?"
 )
-"""A reader would take these names for asking, folded; vLLM ignores what it does not know, with a 200."""
+_MARKS = re.compile(r"[^a-z0-9]+")
 
 
 def fold(name: str) -> str:
-    """``personaId``, ``persona_id`` and ``PERSONA-ID`` are one name."""
-    return name.lower().replace("_", "").replace("-", "")
+    """``personaId``, ``persona_id``, ``persona[id]`` and ``PERSONA-ID`` are one name."""
+    return _MARKS.sub("", name.lower())
+
+
+def asks(folded: str) -> bool:
+    """Whether a reader would take a name for asking for a persona; vLLM ignores what it does not know, with a 200."""
+    return _ASKING.fullmatch(folded) is not None
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,39 @@ def test_a_deleted_persona_stays_deleted_in_an_outage(store: Resolver, registry:
         store.resolve(named("a"), ALL)
 
 
+def test_what_was_replaced_here_does_not_come_back_in_an_outage(
+    store: Resolver, registry: Failing
+) -> None:
+    operator, tenant = Tenant(), Tenant(name="acme")
+    old = persona(0).digest
+    for who in (operator, tenant):
+        assert store.resolve(named("a"), who).digests == {"a": old}
+    put(registry, "a", 2)
+    store.changed("", "a")
+    registry.down = True
+    for who in (operator, tenant):
+        with pytest.raises(RegistryUnavailable):
+            store.resolve(named("a"), who)
+
+
+def test_a_name_that_was_looked_up_before_a_change_is_not_remembered_after_it(
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = registry.lookup
+
+    def late(tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        found = look_up(tenant, names)
+        store.forget({persona(0).digest})
+        return found
+
+    monkeypatch.setattr(registry, "lookup", late)
+    store.resolve(named("a"), ALL)
+    registry.down = True
+    monkeypatch.undo()
+    with pytest.raises(RegistryUnavailable):
+        store.resolve(named("a"), ALL)
+
+
 def test_replaced_between_name_and_bytes_the_newer_answer_counts(
     store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

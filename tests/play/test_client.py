@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from tests.play.conftest import in_thread
+from vllm_palign.cli.main import app
 from vllm_palign.play.client import Piece, Server, Trouble
 
 
@@ -73,8 +75,9 @@ def test_an_id_cannot_lead_to_another_path() -> None:
         paths.append(request.url.raw_path)
         return httpx.Response(200, json={})
 
-    in_thread(server(reply).persona("", "../../v1/models?x=#y"))
-    assert paths == [b"/v1/personas/..%2F..%2Fv1%2Fmodels%3Fx%3D%23y"]
+    for name in ("../../v1/models?x=#y", ".", "..", "", "a/b", "%2e%2e"):
+        assert "cannot be a persona's name" in refused(server(reply).persona("", name)).sentence
+    assert paths == []
 
 
 def test_whether_one_may_make_personas_is_asked_with_an_id_that_nothing_can_have() -> None:
@@ -115,10 +118,15 @@ def test_a_file_that_the_server_keeps_to_itself_is_none() -> None:
     "content", [b"<html>", b"[]", b"", b"{}"], ids=["a web page", "a list", "nothing", "an object"]
 )
 def test_what_is_no_palign_server_is_said_so(content: bytes) -> None:
-    assert (
-        "http://palign.test"
-        in refused(server(lambda _: httpx.Response(200, content=content)).model("")).sentence
-    )
+    strange = server(lambda _: httpx.Response(200, content=content))
+    for asked in (strange.model(""), strange.personas("")):
+        assert "http://palign.test" in refused(asked).sentence
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "http://[::1", "http://:80", "palign.example", "http://u:p@h"])  # fmt: skip
+def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
+    done = CliRunner().invoke(app, ["play", "--server", url])
+    assert done.exit_code == 2 and "--server" in done.output
 
 
 def test_a_server_that_is_not_there_is_no_stack_trace() -> None:

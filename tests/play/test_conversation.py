@@ -23,6 +23,10 @@ class Fake:
                 await asyncio.sleep(0.01)
                 if body["model"] == "fails" and number == 3:
                     raise Trouble("It failed.")
+                if body["model"] == "breaks":
+                    raise KeyError("delta")
+                if body["model"] == "silent":
+                    break
                 yield Piece(text=f"{number} ")
             yield Piece(tokens=40)
         finally:
@@ -45,6 +49,12 @@ def test_one_that_fails_keeps_its_trouble_to_itself() -> None:
     assert good.text.split()[-1] == "19" and good.tokens == 40 and not good.trouble
     assert bad.figures() == "It failed." and server.open == 0 and frames > 2
     assert good.rate and good.first is not None and good.first < good.seconds
+
+
+def test_an_answer_without_a_word_and_one_that_cannot_be_read_are_said_so() -> None:
+    (silent, broken), _, _ = in_thread(asked("silent", "breaks"))
+    assert silent.figures().endswith("answered without a word") and not silent.trouble
+    assert broken.figures() == "The page could not read this answer (KeyError)."
 
 
 def test_stop_ends_all_of_them_and_their_requests() -> None:

@@ -18,6 +18,16 @@ KNOWN = Questionnaire.of({
 })  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [{}, {"data": [], "has_more": False}, {"data": [{}], "scale": {}}, {"data": "q1", "scale": {}},
+     {"data": [], "scale": {}, "short": {"ten": []}}, {"data": [], "scale": {}, "short": {"2": ["q1"]}}],
+)  # fmt: skip
+def test_what_is_no_questionnaire_is_said_so(reply: dict[str, object]) -> None:
+    with pytest.raises(FormError, match="not one that a palign server gives"):
+        Questionnaire.of(reply)
+
+
 def test_a_profile_turns_statements_that_say_the_opposite_and_leaves_open_what_is() -> None:
     assert KNOWN.profile({"q1": 5, "q2": 1, "gone": 3}, KNOWN.items) == {
         "O": None, "C": None, "E": None, "A": None, "N": 5.0,

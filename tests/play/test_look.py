@@ -111,6 +111,49 @@ def test_a_persona_is_replaced_and_deleted_only_after_a_question(
     )
 
 
+def test_another_key_sees_nothing_of_what_the_last_one_saw_and_does_nothing_it_asked(
+    open_tab: OpenTab, world: World
+) -> None:
+    page = to_look(open_tab())
+    page.get_by_label("alice").click()
+    page.wait_for_selector("#card a.download")
+    page.locator("#delete").click()
+    page.wait_for_selector("#sure")
+    for key in ("nobody's", world.keys["use"]):
+        page.locator("#key input").fill(key)
+        page.locator("#key input").press("Enter")
+        page.wait_for_selector("#sure", state="detached")
+        page.wait_for_selector("#card article", state="detached")
+    page.wait_for_selector("#list label")
+    assert page.locator("#list input:checked").count() == 0
+    assert world.call("GET", "/v1/personas/alice").status_code == 200
+
+
+def test_a_replacement_from_make_is_the_card_that_is_shown(
+    open_tab: OpenTab, world: World, tmp_path: Path
+) -> None:
+    put(world, "again", random_persona(6, **SMOLLM2))
+    other = random_persona(7, **SMOLLM2)
+    (tmp_path / "again.safetensors").write_bytes(other.to_bytes())
+    try:
+        page = to_look(open_tab())
+        page.locator("#list label", has_text="again").click()
+        page.wait_for_selector("#card article")
+        page.get_by_role("tab", name="Make").click()
+        page.get_by_label("Take a file").click()
+        page.locator("#file input[type=file]").set_input_files(tmp_path / "again.safetensors")
+        page.wait_for_selector("#radar svg.heads")
+        assert page.locator("#description textarea, #description input").is_disabled()
+        page.locator("#name input, #name textarea").fill("again")
+        page.locator("#make").click()
+        page.locator("#replace-made").click()
+        page.wait_for_selector("#welcome .said")
+        to_look(page)
+        page.locator("#card").get_by_text(other.digest).wait_for()
+    finally:
+        world.call("DELETE", "/v1/personas/again")
+
+
 def test_texts_of_a_file_are_shown_and_never_run(open_tab: OpenTab, world: World) -> None:
     """``open_tab`` ends the test if anything of it was loaded or run."""
     persona = random_persona(8, **SMOLLM2, base_model=HOSTILE)

@@ -61,6 +61,17 @@ def test_ten_answers_by_keyboard_become_a_persona_that_one_talks_to(
     assert answers(page, 1)[0] != answers(page, 0)[0]
 
 
+def test_beginning_again_asks_first(open_tab: OpenTab) -> None:
+    page = to_make(open_tab())
+    tap(page, 5, 1, 5)
+    wait_for_count(page, 3)
+    for answer, left in (("#stay", 3), ("#forget", 0)):
+        page.locator("#restart").click()
+        page.locator(answer).click()
+        page.wait_for_selector("#restart-sure", state="hidden")
+        wait_for_count(page, left)
+
+
 def test_a_reply_that_was_overtaken_shows_nothing_old(open_tab: OpenTab) -> None:
     """The browser may hear that a tap was taken only after it has heard of the next one's outcome."""
     page = to_make(open_tab())

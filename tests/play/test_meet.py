@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 
 from tests.play.conftest import LONG, World, answers, ask, choose, figures, finish, set_number
 from vllm_palign import Persona
-from vllm_palign.play.meet import strongest
+from vllm_palign.play.meet import _name_weights, strongest
 
 OpenTab = Callable[..., Page]
 QUESTION = "How do you feel about meeting new people?"
@@ -42,6 +42,13 @@ def test_a_slider_ends_at_the_last_step_that_the_file_allows(
     fit: dict[str, float], end: float
 ) -> None:
     assert strongest({"fit": fit}) == end
+
+
+def test_whoever_stays_in_a_blend_keeps_its_weight() -> None:
+    who, *sliders = _name_weights(["alice", "bob", "carol"], ["alice", "bob"], 0.9, 0.2, 0.1)
+    assert [one["value"] for one in sliders] == [0.9, 0.2, 0.5]
+    who, *sliders = _name_weights(["bob", "carol"], who, 0.9, 0.2, 0.1)
+    assert [one["value"] for one in sliders[:2]] == [0.2, 0.1] and not sliders[2]["visible"]
 
 
 def test_answers_stream_side_by_side_at_once_and_the_header_says_whose_they_are(

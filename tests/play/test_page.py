@@ -6,12 +6,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.play.conftest import LONG, World, answers, ask, choose, figures, set_number
+from tests.play.conftest import (
+    LONG,
+    World,
+    answers,
+    ask,
+    choose,
+    figures,
+    in_thread,
+    set_number,
+)
+from vllm_palign.play.client import Server
+from vllm_palign.play.page import PlayPage
 
 OpenTab = Callable[..., Page]
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -76,34 +88,77 @@ def test_no_view_has_serious_findings_of_axe_and_none_is_wider_than_the_screen(
         assert wide <= 0, f"{name}: {wide} px wider than the screen"
 
 
-def test_everything_can_be_done_with_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
+def tab_to(page: Page, selector: str, key: str = "Tab") -> None:
+    for _ in range(60):
+        page.keyboard.press(key)
+        if page.evaluate(f"document.activeElement?.closest('{selector}') != null"):
+            return
+    raise AssertionError(f"the Tab key does not reach {selector}")
+
+
+def view_by_keyboard(page: Page, number: int, shown: str) -> None:
+    tab_to(page, f"[role=tab]:nth-of-type({number})", key="Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(shown)
+
+
+def test_meeting_and_answering_need_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
     page = open_tab(None)
-
-    def tab_to(selector: str, key: str = "Tab") -> None:
-        for _ in range(60):
-            page.keyboard.press(key)
-            if page.evaluate(f"document.activeElement?.closest('{selector}') != null"):
-                return
-        raise AssertionError(f"the Tab key does not reach {selector}")
-
     page.wait_for_selector("#key input")
-    tab_to("#key")
+    tab_to(page, "#key")
     page.keyboard.type(world.keys["manage"])
     page.keyboard.press("Enter")
     page.wait_for_selector(".status.there")
-    tab_to("#strength-1")
+    tab_to(page, "#who-1 input")
+    page.wait_for_selector("#who-1 .token")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#who-1 .token", state="detached")
+    page.keyboard.type("bob")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#who-1 .token")
+    tab_to(page, "#strength-1")
     page.keyboard.press("ArrowLeft")
-    tab_to("#question", key="Shift+Tab")
+    tab_to(page, "#question", key="Shift+Tab")
     page.keyboard.type("Hello?")
     page.keyboard.press("Enter")
     page.wait_for_selector("#stop:enabled")
     page.wait_for_selector("#ask:enabled")
-    assert len(answers(page, 1)) == 1
-    tab_to("[role=tab]:nth-of-type(2)", key="Shift+Tab")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#answer-1")
+    assert len(answers(page, 1)) == 1 and figures(page, 1).startswith("bob (")
+    view_by_keyboard(page, 2, "#answer-1")
     page.keyboard.press("3")
     page.wait_for_function("document.querySelector('#statement').innerText.includes('1 of ')")
+
+
+def test_making_looking_and_deleting_need_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
+    page = open_tab()
+    view_by_keyboard(page, 2, "#way")
+    tab_to(page, "#way input[value=sliders]")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#trait-E")
+    tab_to(page, "#trait-E")
+    page.keyboard.type("2")
+    tab_to(page, "#name")
+    page.keyboard.type("keyed")
+    tab_to(page, "#make")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#welcome .said")
+    made = world.call("GET", "/v1/personas/keyed").json()
+    assert made["fit"]["sliders"]["E"] == 2
+    view_by_keyboard(page, 3, "#list label")
+    tab_to(page, "#search")
+    page.keyboard.insert_text("keyed")  # at once, so that there is one search
+    page.wait_for_function("document.querySelectorAll('#list label').length == 1")
+    tab_to(page, "#list")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#card article")
+    tab_to(page, "#delete")
+    assert page.locator("[role=listbox]").count() == 0, "a list is left open"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#sure")
+    tab_to(page, "#do-it")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#look-told').innerText == 'keyed is deleted.'")
+    assert world.call("GET", "/v1/personas/keyed").status_code == 404
 
 
 def test_the_key_stays_in_its_tab(open_tab: OpenTab, world: World) -> None:
@@ -178,6 +233,21 @@ def test_a_server_that_goes_away_is_said_to_and_comes_back_by_itself(
     set_number(page, "#longest", 16)
     ask(page, "Hello?")
     assert len(answers(page, 0)) >= 1 and "first token" in figures(page, 0)
+
+
+def test_a_server_that_comes_back_with_another_model_is_noticed() -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "second"}]})
+        return httpx.Response(200, json={"data": [], "has_more": False})
+
+    server = Server("http://palign.test")
+    server._http = httpx.AsyncClient(base_url=server.url, transport=httpx.MockTransport(reply))
+    page = PlayPage(server)
+    look = ("", [""], None, "")
+    changes = in_thread(page._watch("", "", None, True, "first", *look))
+    assert changes[page.model] == "second" and "second at" in changes[page.status]
+    assert in_thread(page._watch("", "", None, True, "second", *look)) == gr.skip()
 
 
 def test_the_first_paint_takes_less_than_two_seconds(open_tab: OpenTab) -> None:

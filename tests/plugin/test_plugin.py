@@ -26,7 +26,9 @@ from vllm_palign.registry import Registry
 
 def vllm(folder: Path, *arguments: str | Path, **environment: str | None) -> tuple[int, str]:
     """What ``vllm ARGUMENTS`` does, by a process that has vLLM imported."""
-    script = folder / "vllm.py"
+    script = (
+        folder / "command.py"
+    )  # not vllm.py: a process that this one starts looks here for vllm first
     script.write_text("from vllm.entrypoints.cli.main import main\nmain()\n")
     return warm().run(script, [str(one) for one in arguments], folder, environment)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 import threading
@@ -284,6 +285,30 @@ def test_a_private_registry_goes_with_its_process() -> None:
     assert was_there
     assert mode.endswith("700")
     assert not Path(path).parent.exists()
+
+
+def test_a_private_registry_of_a_killed_process_goes_with_the_next(tmp_path: Path) -> None:
+    code = (
+        "import json, os, signal\nfrom vllm_palign.config.store_url import private_store\n"
+        "url = private_store()\nprint('RESULT ' + json.dumps(url), flush=True)\n"
+    )
+    killed = run_python(code + "os._exit(0)", TMPDIR=str(tmp_path))
+    left = Path(killed.removeprefix("sqlite:///")).parent
+    assert left.exists()
+    (tmp_path / "palign-of-another-program").mkdir()
+    run_python(code, TMPDIR=str(tmp_path))
+    assert [one.name for one in tmp_path.iterdir()] == ["palign-of-another-program"]
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        Registry(f"sqlite:///{tmp_path / 'r.sqlite'}").migrate()
+    finally:
+        os.umask(before)
+    assert {one.name: oct(one.stat().st_mode)[-3:] for one in tmp_path.iterdir()} == {
+        one.name: "600" for one in tmp_path.iterdir()
+    }
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ HARMLESS = {
 }  # fmt: skip
 
 
+NAMED["far behind, cut in two by windows"] = (
+    b'{"messages": [{"content": [{"text": "' + b"x" * 65_000 + b'"}, ' + b" " * 480 + b'{"uuid"' + b" " * 200_000 + b': "x"}]}]}'
+)  # fmt: skip
+
+
 def refuse(data: bytes) -> None:
     if may_name_media(data):
         refuse_named_media(data)

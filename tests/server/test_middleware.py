@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from fastapi import FastAPI
 
 from tests.personas import random_persona
 from tests.server.calls import SHAPE, application, ask, open_front_end, post
+from vllm_palign import PersonaInvalid
 from vllm_palign.admission.front_end import FrontEnd
-from vllm_palign.server import gate, served
+from vllm_palign.server import forms, gate, served
 from vllm_palign.tenants.tenant import Tenant
 
 CHAT = "/v1/chat/completions"
@@ -208,6 +210,23 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "field for tokenize": ("/tokenize", {"persona": "alice"}, "persona"),
     "beam search": (CHAT, {"persona": "alice", "use_beam_search": True}, "use_beam_search"),
     "no object as xargs": (CHAT, {"persona": "alice", "vllm_xargs": [1]}, "vllm_xargs"),
+    "alpha beside": (CHAT, {"persona": "alice", "alpha": 2}, "alpha"),
+    "weight beside": (CHAT, {"persona": "alice", "weight": 2}, "weight"),
+    "persona_alpha beside": (CHAT, {"persona": "alice", "persona_alpha": 2}, "persona_alpha"),
+    "persona.id": (CHAT, {"persona.id": "alice"}, "persona.id"),
+    "persona[id]": (CHAT, {"persona[id]": "alice"}, "persona[id]"),
+    "a blank after it": (CHAT, {"persona ": "alice"}, "persona "),
+    "metadata.persona in one": (CHAT, {"metadata.persona": "alice"}, "metadata.persona"),
+    "persona.id in metadata": (CHAT, {"metadata": {"persona.id": "alice"}}, "metadata.persona.id"),
+    "palign_persona_id": (CHAT, {"palign_persona_id": "alice"}, "palign_persona_id"),
+    "persona_names": (CHAT, {"persona_names": ["alice"]}, "persona_names"),
+    "personaDigest": (CHAT, {"personaDigest": "0123456789ab"}, "personaDigest"),
+    "extra_json": (CHAT, {"extra_json": {"persona": "alice"}}, "extra_json.persona"),
+    "a list in a list": (CHAT, {"extra_body": [[{"persona": "alice"}]]}, "extra_body[].persona"),
+    "behind five thousand others": (CHAT, {"extra_body": [*range(5000), {"persona": "alice"}]}, "extra_body"),
+    "five deep": (CHAT, {"extra_body": {"extra_body": {"extra_body": {"extra_body": {"extra_body": {"persona": "alice"}}}}}},
+                  "extra_body.extra_body.extra_body.extra_body.extra_body"),
+    "behind a thousand of a query": (f"{CHAT}?persona=alice" + "&a=1" * 1000, {}, "query"),
     "a persona of a megabyte": (CHAT, {"persona": ["x" * (1 << 20)]}, "persona"),
     "a persona too deep": (CHAT, {"persona": json.loads("[" * 900 + "]" * 900)}, "persona"),
 }  # fmt: skip
@@ -352,6 +371,46 @@ def test_form_fields_are_under_the_same_rule(app: FastAPI, content_type: str, bo
     assert app.state.received == [plain]
 
 
+def part(disposition: bytes, value: bytes = b"alice") -> bytes:
+    return b"--X\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n" + value + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        part(b"NAME=persona"),
+        part(b'a="x; name=y"; name="persona"'),
+        part(b'name="\\persona"'),
+        part(b"name*=utf-8''persona"),
+        part(b"\r\n name=persona"),
+        part(b"name=a") * 999 + part(b"name=b") + part(b"name=persona"),
+        part(b"x=" + b"y" * (1 << 16) + b"; name=persona"),
+    ],
+    ids=["case", "quoted", "escaped", "RFC 2231", "folded", "after a thousand", "far away"],
+)  # fmt: skip
+def test_a_form_hides_no_persona(app: FastAPI, parts: bytes) -> None:
+    body = parts + b"--X--\r\n"
+    options = {"headers": {"content-type": "multipart/form-data; a=b; boundary=X"}}
+    status, _, reply = ask(app, "/v1/audio", body, **options)
+    assert (status, reply["error"]["code"]) == (400, "persona_invalid")
+    assert not app.state.received
+
+
+@pytest.mark.parametrize(
+    "filling", [b'a";"', b";", b'"', b"=", b"\\", b'="', b"name*", b" ", b"\r\n ", b';a="\\']
+)
+def test_a_form_is_read_in_linear_time(filling: bytes) -> None:
+    """Twenty times as much takes twenty times as long, not hundreds of seconds."""
+    begun = time.process_time()
+    for times in (1, 20):
+        head = filling * (times * 3000 // len(filling))
+        body = part(b"name=" + head, b"@") + b"--X--\r\n"
+        with suppress(PersonaInvalid):
+            forms.fields(body, b"multipart/form-data; " + head + b"; boundary=X")
+            forms.fields(body, b"multipart/form-data; boundary=X")
+    assert time.process_time() - begun < 2
+
+
 def test_a_file_that_holds_our_words_is_no_field(app: FastAPI) -> None:
     body = b'--X\r\nContent-Disposition: form-data; name="file"; filename="persona"\r\n\r\nname="persona"\r\n--X--\r\n'
     options = {"headers": {"content-type": "multipart/form-data; boundary=X"}}
@@ -364,6 +423,7 @@ def test_request_headers_that_ask_are_refused(app: FastAPI) -> None:
         {"Persona": "alice"},
         {"X-Persona-Id": "alice"},
         {"X-Palign-Scope": "all"},
+        {"X-Palign-Persona-Id": "alice"},
         {"X-Amzn-SageMaker-Adapter-Identifier": "SmolLM2@alice"},
     ):
         assert ask(app, CHAT, {"messages": MESSAGES}, headers=headers)[0] == 400

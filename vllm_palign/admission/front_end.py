@@ -29,9 +29,9 @@ from vllm_palign.errors import (
 from vllm_palign.registry import Registry
 from vllm_palign.registry.configured import import_personas
 from vllm_palign.selection import (
-    ASKING,
     REQUEST_KEY,
     Selection,
+    asks,
     check_salt,
     fold,
     open_named,
@@ -194,7 +194,7 @@ class FrontEnd:
         if params is None or not params.extra_args:
             return PLAIN
         for name in params.extra_args:
-            if name != REQUEST_KEY and fold(str(name)) in ASKING:
+            if name != REQUEST_KEY and asks(fold(str(name))):
                 raise PersonaInvalid(
                     f'extra_args[{name!r}]: would not be applied; wanted extra_args=persona_args("alice", '
                     "strength=1.5)",

@@ -68,6 +68,8 @@ class Resolver:
         self.cache = PersonaCache(cache_bytes - cache_bytes // _EFFECTS_SHARE, registry.blob)
         self._effects = EffectCache(cache_bytes // _EFFECTS_SHARE)
         self._known: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+        self._changes = 0
+        """Of names, made through this process: what was looked up before one is not remembered after it."""
         self._lock = threading.Lock()
         self.outage = Outage(registry)
 
@@ -104,8 +106,20 @@ class Resolver:
         self.cache.drop(digests)
         self._effects.drop(digests)
         with self._lock:
+            self._changes += 1
             for name in [name for name, (_, digest) in self._known.items() if digest in digests]:
                 del self._known[name]
+
+    def changed(self, owner: str, name: str) -> None:
+        """``owner`` has registered other content as ``name``: an outage that begins now must not bring back what
+        the name meant before, to the owner or to whom it is shared with."""
+        with self._lock:
+            self._changes += 1
+            self._known.pop((owner, name), None)
+            for key in [
+                key for key, (held, _) in self._known.items() if key[1] == name and held == owner
+            ]:
+                del self._known[key]
 
     def _compose(self, parts: list[tuple[Persona, float]]) -> Effect:
         """Raises PersonaIncompatible for offsets beyond the model's dtype."""
@@ -137,6 +151,7 @@ class Resolver:
         """Name -> (owner, digest). Raises PersonaNotFound for the first name that is not visible."""
         if self.outage:
             return self._remembered(tenant, names)
+        changes = self._changes
         try:
             records = self.registry.lookup(tenant, names)
         except RegistryUnavailable as error:
@@ -147,7 +162,7 @@ class Resolver:
             for name in names:
                 key = tenant.name, name
                 self._known.pop(key, None)
-                if name in found:
+                if name in found and changes == self._changes:
                     self._known[key] = found[name]
             while len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)

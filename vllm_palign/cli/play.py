@@ -34,8 +34,13 @@ def play(
 
     The page is for this machine alone (127.0.0.1) and loads nothing from elsewhere. Ctrl-C ends it.
     """
-    address = urlsplit(server)
-    if address.scheme not in ("http", "https") or not address.netloc:
+    try:
+        address = urlsplit(server)
+        wrong = address.scheme not in ("http", "https") or not address.hostname
+        address.port  # noqa: B018  raises for a port that is no number
+    except ValueError:
+        wrong = True
+    if wrong:
         raise typer.BadParameter(
             f"got {server!r}, wanted an address such as http://127.0.0.1:8000",
             param_hint="--server",

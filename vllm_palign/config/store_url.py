@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+_PREFIX = "palign-"
+_LOCK = "lock"
 
 
 def private_store() -> str:
     """A URL for this server's own processes. The folder is removed when this process exits, not when one
-    forked from it does."""
-    folder = tempfile.mkdtemp(prefix="palign-")
+    forked from it does. Where a process was killed, the next one to make a store removes what it left."""
+    _sweep()
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        # Held as long as this process or one that it forked lives, however they end.
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / _LOCK).exists():
+            break
+        os.close(lock)  # another process swept it away before it was locked
     atexit.register(_remove, folder, os.getpid())
-    return f"sqlite:///{Path(folder) / 'registry.sqlite'}"
+    return f"sqlite:///{folder / 'registry.sqlite'}"
 
 
-def _remove(folder: str, owner: int) -> None:
+def _remove(folder: Path, owner: int) -> None:
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Remove the folders of processes that are gone."""
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):  # another user's, or another process is at it
+            lock = os.open(file, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(file.parent, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 class StoreUrl(str):

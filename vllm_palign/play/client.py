@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
+from vllm_palign.persona import is_persona_id
 from vllm_palign.play.words import no_answer, refusal
 
 HEADER = "x-palign-persona"
@@ -77,7 +78,10 @@ class Server:
     async def personas(self, key: str, *, after: str = "", limit: int = PAGE) -> Page:
         query = {"limit": limit, **({"after": after} if after else {})}
         reply = await self._json("GET", "/v1/personas", key, params=query, timeout=_QUICK)
-        return Page(reply["data"], bool(reply["has_more"]))
+        personas = reply.get("data")
+        if not isinstance(personas, list):
+            raise Trouble(_strange(f"{self.url}/v1/personas"))
+        return Page(personas, bool(reply.get("has_more")))
 
     async def persona(self, key: str, name: str) -> dict[str, Any]:
         return await self._json("GET", _path(name), key)
@@ -204,7 +208,12 @@ class Server:
 
 
 def _path(name: str) -> str:
-    return f"/v1/personas/{quote(name, safe='')}"
+    # What is no name may lead to another path, as ".." does.
+    if name != _NOBODY and not is_persona_id(name):
+        raise Trouble(
+            f"“{name[:40]}” cannot be a persona's name: letters (a to z), digits, or . _ -, beginning with a letter or digit."
+        )
+    return f"/v1/personas/{name}"
 
 
 def _strange(url: str) -> str:

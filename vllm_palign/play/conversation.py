@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -11,6 +12,8 @@ from typing import Any
 
 from vllm_palign.play.client import Server, Trouble
 from vllm_palign.play.words import applied
+
+_logger = logging.getLogger(__name__)
 
 FRAME = 0.08
 """Seconds between two looks at running answers: as often as eyes follow."""
@@ -75,7 +78,11 @@ class Turn:
         if self.trouble:
             return self.trouble
         if self.first is None:
-            return "stopped before the first token" if self.stopped else "waiting …"
+            if self.running:
+                return "waiting …"
+            if self.stopped:
+                return "stopped before the first token"
+            return f"{applied(self.header)} · answered without a word"
         parts = [applied(self.header), f"first token {1000 * self.first:.0f} ms"]
         if self.rate is not None:
             parts.append(f"{self.rate:.0f} tokens/s")
@@ -177,4 +184,8 @@ async def _fill(
                     turn.tokens += 1
     except Trouble as trouble:
         turn.trouble = trouble.sentence
+    except Exception as error:
+        # Nobody looks at this task's result: its column does.
+        _logger.exception("palign play: an answer could not be shown")
+        turn.trouble = f"The page could not read this answer ({type(error).__name__})."
     turn.running = False

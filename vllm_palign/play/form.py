@@ -18,7 +18,7 @@ _NO_ANSWER = ("", "0", "null", "none", "na", "nan")
 
 
 class FormError(ValueError):
-    """An answers file that says nothing to this questionnaire; the message is for its owner."""
+    """A questionnaire that is none, or an answers file that says nothing to it; the message is for people."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +32,22 @@ class Questionnaire:
 
     @classmethod
     def of(cls, reply: Mapping[str, Any]) -> Questionnaire:
-        return cls(
-            items={item["id"]: item for item in reply["data"]},
-            scale=reply["scale"],
-            short=reply.get("short") or {},
-            usual=reply.get("usual") or {},
-        )
+        """Raises FormError for what no palign server answers."""
+        try:
+            read = cls(
+                items={item["id"]: item for item in reply["data"]},
+                scale=dict(reply["scale"]),
+                short={str(int(n)): list(ids) for n, ids in (reply.get("short") or {}).items()},
+                usual=dict(reply.get("usual") or {}),
+            )
+            known = all(
+                item["text"] and item["trait"] and item["key"] for item in read.items.values()
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            known = False
+        if not known or any(name not in read.items for ids in read.short.values() for name in ids):
+            raise FormError("The server's questionnaire is not one that a palign server gives.")
+        return read
 
     @property
     def lengths(self) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -25,6 +26,15 @@ LARGEST_LINK = 1 << 20
 """Bytes of a file that a page can hold as a link."""
 
 Changes = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked about: to delete ``name`` with ``key``, or to replace it by ``data``."""
+
+    key: str
+    name: str
+    data: bytes | None
 
 
 class Look:
@@ -79,49 +89,78 @@ class Look:
                         self.keep = gr.Button("No, keep it", size="sm", elem_id="keep")
                 self.told = gr.HTML(elem_id="look-told")
         self.planned = gr.State(None)
+        self.shown_to = gr.State(None)
+        """The key that sees what is shown."""
         self._wire()
 
-    async def ready(self, key: str, search: str, starts: list[str], chosen: str | None) -> Changes:
-        """The page that is shown, once more; ``chosen`` stays so if it is still there."""
+    async def ready(
+        self, key: str, search: str, starts: list[str], chosen: str | None, shown_to: str | None
+    ) -> Changes:
+        """The page that is shown, once more; ``chosen`` stays so if it is still there. Another key sees nothing of
+        what this one saw."""
+        if key != shown_to:
+            return {**self.nothing(), **await self._page(key, search, [""]), self.shown_to: key}
         return await self._page(key, search, starts[:-1] or [""], chosen)
 
     @property
     def inputs(self) -> list[Any]:
         """All that ``ready`` wants to know beside the key."""
-        return [self.search, self.starts, self.list]
+        return [self.search, self.starts, self.list, self.shown_to]
 
-    async def _found(self, key: str, search: str) -> Changes:
-        return await self._page(key, search, [""])
+    def nothing(self) -> Changes:
+        """The view before anything was seen."""
+        return {
+            **self._no_card(), self.list: gr.update(choices=[], value=None), self.count: "",
+            self.planned: None, self.told: "",
+            self.shown_to: None,
+        }  # fmt: skip
+
+    async def _found(self, key: str, search: str, chosen: str | None) -> Changes:
+        return await self._page(key, search, [""], chosen)
 
     @property
     def outputs(self) -> list[Any]:
         """All that ``ready`` may change."""
+        return [*self._paged, *self._cards_parts, self.planned, self.shown_to]
+
+    @property
+    def _paged(self) -> list[Any]:
         return [self.list, self.count, self.earlier, self.later, self.starts]
+
+    @property
+    def _cards_parts(self) -> list[Any]:
+        return [self.card, self.other, self.manage, self.chosen, self.sure, self.told]
+
+    @property
+    def show(self) -> dict[str, Any]:
+        """An event's arguments: the cards of whom is chosen, as the server has them now."""
+        return {
+            "fn": self._cards, "inputs": [self._key, self.list, self.beside],
+            "outputs": self._cards_parts, "show_progress": "hidden", "api_visibility": "private",
+        }  # fmt: skip
 
     def _wire(self) -> None:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
-            [self.search.change], self._found, [self._key, self.search], self.outputs,
+            [self.search.change], self._found, [self._key, self.search, self.list], self._paged,
             trigger_mode="always_last", **quick,
         )  # fmt: skip
-        turn = {"inputs": [self._key, self.search, self.starts], "outputs": self.outputs, **quick}
+        turn = {"inputs": [self._key, self.search, self.starts], "outputs": self._paged, **quick}
         self.later.click(self._later, **turn)
         self.earlier.click(self._earlier, **turn)
-        cards = [self.card, self.other, self.manage, self.chosen, self.sure, self.told]
-        show: dict[str, Any] = {
-            "fn": self._cards, "inputs": [self._key, self.list, self.beside], "outputs": cards, **quick
-        }  # fmt: skip
-        self.list.change(**show)
-        self.beside.change(**show)
+        self.list.change(**self.show)
+        self.beside.change(**self.show)
         asks = [self.sure, self.question, self.planned, self.told]
-        self.delete.click(self._plan_delete, [self.chosen], asks, **quick)
-        self.replacement.upload(self._plan_replace, [self.chosen, self.replacement], asks, **quick)
+        self.delete.click(self._plan_delete, [self._key, self.chosen], asks, **quick)
+        self.replacement.upload(
+            self._plan_replace, [self._key, self.chosen, self.replacement], asks, **quick
+        )
         self.keep.click(
             lambda: (gr.update(visible=False), None), None, [self.sure, self.planned], **quick
         )
         self.do_it.click(
-            self._do, [self._key, self.chosen, self.planned, self.changed, self.beside],
-            [*cards, self.planned, self.changed, self.list], **quick,
+            self._do, [self._key, self.planned, self.changed, self.beside],
+            [*self._cards_parts, self.planned, self.changed, self.list], **quick,
         )  # fmt: skip
 
     async def _later(self, key: str, search: str, starts: list[str]) -> Changes:
@@ -199,13 +238,13 @@ class Look:
         except Trouble as trouble:
             return _told(trouble.sentence, "trouble"), None
 
-    def _plan_delete(self, name: str) -> Changes:
+    def _plan_delete(self, key: str, name: str) -> Changes:
         return self._sure(
             f"Delete {name}? Answers that are being written end with it; after that it is gone.",
-            ("delete", None),
+            Plan(key, name, None),
         )
 
-    def _plan_replace(self, name: str, path: str) -> Changes:
+    def _plan_replace(self, key: str, name: str, path: str) -> Changes:
         try:
             data = Path(path).read_bytes()
             inside = Persona.from_bytes(data, source=Path(path).name)
@@ -215,10 +254,10 @@ class Look:
             Path(path).unlink(missing_ok=True)
         return self._sure(
             f"Replace {name} by this file ({inside.name}, {len(inside.layers)} heads)? The old one is gone then.",
-            ("replace", data),
+            Plan(key, name, data),
         )
 
-    def _sure(self, question: str, planned: tuple[str, bytes | None]) -> Changes:
+    def _sure(self, question: str, planned: Plan) -> Changes:
         return {
             self.sure: gr.update(visible=True), self.question: _told(question, "said"),
             self.planned: planned, self.told: "",
@@ -227,26 +266,26 @@ class Look:
     async def _do(
         self,
         key: str,
-        name: str,
-        planned: tuple[str, bytes | None] | None,
+        planned: Plan | None,
         changed: int,
         beside: str | None,
     ) -> Changes:
-        if planned is None:
-            return {self.sure: gr.update(visible=False)}
-        what, data = planned
+        if planned is None or planned.key != key:
+            return {self.sure: gr.update(visible=False), self.planned: None}
+        name = planned.name
         try:
-            if data is None:
+            if planned.data is None:
                 await self._server.delete(key, name)
             else:
-                await self._server.put(key, name, data, replace=True)
+                await self._server.put(key, name, planned.data, replace=True)
         except Trouble as trouble:
             return {
                 self.sure: gr.update(visible=False), self.planned: None,
                 self.told: _told(trouble.sentence, "trouble"),
             }  # fmt: skip
-        changes = self._no_card() if what == "delete" else await self._cards(key, name, beside)
-        said = f"{name} is deleted." if what == "delete" else f"{name} is replaced."
+        gone = planned.data is None
+        changes = self._no_card() if gone else await self._cards(key, name, beside)
+        said = f"{name} is deleted." if gone else f"{name} is replaced."
         return {
             **changes,
             self.planned: None,
@@ -276,7 +315,11 @@ def card(persona: Mapping[str, Any], data: bytes | None) -> str:
         "By": f"{persona['method']}{', ' + str(fit['tool']) if fit.get('tool') else ''}",
         "Steered": f"{persona['steered_heads']} of {persona['num_layers'] * persona['num_heads']} heads",
         "At strength 1": f"alpha {number(persona['alpha'])}",
-        **({"At most": f"strength {number(fit['max_strength'])}"} if "max_strength" in fit else {}),
+        **(
+            {"At most": f"strength {number(fit['max_strength'])}"}
+            if fit.get("max_strength")
+            else {}
+        ),
         **dict(_figures(fit)),
         "File": f"{persona['bytes']:,} bytes".replace(",", " "),
         "Digest": persona["digest"],

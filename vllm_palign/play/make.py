@@ -66,6 +66,12 @@ class Make:
                             self.restart = gr.Button(
                                 "Begin again", size="sm", elem_id="restart", min_width=90
                             )
+                        with gr.Row(visible=False, elem_id="restart-sure") as self.sure:
+                            gr.HTML(_said("All answers of this tab are forgotten then."))
+                            self.forget = gr.Button(
+                                "Yes, forget them", size="sm", variant="stop", elem_id="forget"
+                            )
+                            self.stay = gr.Button("No, go on", size="sm", elem_id="stay")
                     with gr.Column(visible=False, elem_id="by-sliders") as self.by_sliders:
                         gr.HTML(
                             '<p class="hint">0 is the average person; 1 is further than five of six people.</p>'
@@ -122,6 +128,8 @@ class Make:
             questionnaire = Questionnaire.of(await self._server.questionnaire(key))
         except Trouble as trouble:
             notice = _said(trouble.sentence, "trouble")
+        except FormError as error:
+            notice = _said(str(error), "trouble")
         made_here = questionnaire is not None
         changes: Changes = {
             self.notice: notice,
@@ -169,7 +177,12 @@ class Make:
             button.click(self._tapping(_answering(value)), **tapped)
         self.back.click(self._tapping(lambda sheet, form: sheet.move(form, -1)), **tapped)
         self.skip.click(self._tapping(lambda sheet, form: sheet.move(form, 1)), **tapped)
-        self.restart.click(self._tapping(lambda sheet, form: Sheet(sheet.length)), **tapped)
+        self.forget.click(self._tapping(lambda sheet, form: Sheet(sheet.length)), **tapped)
+        self.restart.click(lambda: gr.update(visible=True), None, self.sure, **quick)
+        gr.on(
+            [self.forget.click, self.stay.click],
+            lambda: gr.update(visible=False), None, self.sure, **quick,
+        )  # fmt: skip
         self.length.input(
             self._resize, [self.length, self.known, self.sheet], self.sheet,
             trigger_mode="always_last", concurrency_id="tap", **quick,
@@ -182,14 +195,15 @@ class Make:
         )  # fmt: skip
         self.way.input(
             self._choose_way, [self.way, self.known, self.sheet, self.given, *self.traits],
-            [*self._rooms, self.radar, self.told, self.replace], trigger_mode="always_last", **quick,
+            [*self._rooms, self.radar, self.told, self.replace, self.description],
+            trigger_mode="always_last", **quick,
         )  # fmt: skip
         for trait in self.traits:
             trait.change(_of_sliders, self.traits, self.radar, trigger_mode="always_last", **quick)
         self.file.change(
             self._take,
             [self.file, self.known, self.name],
-            [self.given, self.read, self.radar, self.name],
+            [self.given, self.read, self.radar, self.name, self.description],
             **quick,
         )
         person = [
@@ -263,13 +277,16 @@ class Make:
         elif way == FILE:
             drawn = _of_given(given, known)
         return {
-            **self._ways(way), self.radar: drawn, self.told: "", self.replace: gr.update(visible=False)
+            **self._ways(way), self.radar: drawn, self.told: "", self.replace: gr.update(visible=False),
+            self.description: _describing(given if way == FILE else None),
         }  # fmt: skip
 
     def _take(self, path: str | None, known: Questionnaire | None, name: str) -> Changes:
         """Look at the file before anything is sent."""
         if path is None:
-            return {self.given: None, self.read: "", self.radar: ""}
+            return {
+                self.given: None, self.read: "", self.radar: "", self.description: _describing(None)
+            }  # fmt: skip
         try:
             inside, given, text = _read(Path(path), known)
         except (FormError, PersonaInvalid, OSError) as error:
@@ -281,6 +298,7 @@ class Make:
             self.given: given,
             self.read: _said(text),
             self.radar: _of_given(given, known),
+            self.description: _describing(given),
         }
         if not name and is_persona_id(inside):
             changes[self.name] = inside
@@ -416,6 +434,14 @@ def _of_given(given: Given | None, known: Questionnaire | None) -> str:
     if given.answers and known:
         return _of_answers(known, given.answers, list(known.items))
     return ""
+
+
+def _describing(given: Given | None) -> Any:
+    """The field for a description: a persona's file has one of its own."""
+    whole = given is not None and given.data is not None
+    if whole:
+        return gr.update(interactive=False, info="The file has its own.", value="")
+    return gr.update(interactive=True, info="May be left empty.")
 
 
 def _said(text: str, style: str = "said") -> str:

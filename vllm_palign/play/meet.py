@@ -22,6 +22,8 @@ SHOWN = 3
 """Columns there are before anybody adds one."""
 BLEND = 3
 """Personas of one blend that have a slider each."""
+WEIGHT = 0.5
+"""Of a persona that joins a blend."""
 STRONGEST = 3.0
 STEP = 0.1
 """Of a strength slider."""
@@ -77,11 +79,13 @@ class Column:
                     )  # fmt: skip
                     self.weights = [
                         gr.Slider(
-                            -1, 1, 0.5, step=0.05, label=f"Weight {part + 1}", visible=False, buttons=[],
+                            -1, 1, WEIGHT, step=0.05, label=f"Weight {part + 1}", visible=False, buttons=[],
                             elem_id=f"weight-{number}-{part}",
                         )
                         for part in range(BLEND)
                     ]  # fmt: skip
+                    self.weighed = gr.State([])
+                    """Whose the weights are."""
                     self.remove = gr.Button("Remove", size="sm", elem_id=f"remove-{number}")
             self.chat = gr.Chatbot(
                 label=f"Conversation with {name}", show_label=False, height=380, buttons=["copy"],
@@ -123,7 +127,7 @@ class Column:
 
 def strongest(persona: Mapping[str, Any]) -> float:
     """Where the strength slider of ``persona``, as the server shows it, ends: the last step that its file allows."""
-    most = float((persona.get("fit") or {}).get("max_strength", STRONGEST))
+    most = float((persona.get("fit") or {}).get("max_strength") or STRONGEST)
     steps = math.floor(min(most, STRONGEST) / STEP + 1e-6)
     return round(max(steps, 1) * STEP, 6)
 
@@ -250,8 +254,9 @@ class Meet:
             )
         for column in self.columns[1:]:
             column.who.change(
-                _name_weights, [column.who], column.weights, trigger_mode="always_last", **quick
-            )
+                _name_weights, [column.who, column.weighed, *column.weights],
+                [column.weighed, *column.weights], trigger_mode="always_last", **quick,
+            )  # fmt: skip
             column.who.change(
                 self._bound, [self._key, column.who, column.strength], [column.strength],
                 trigger_mode="always_last", **quick,
@@ -397,13 +402,16 @@ def _same(text: str) -> str:
     return text
 
 
-def _name_weights(who: list[str]) -> list[Any]:
-    """A slider for each persona of a blend."""
+def _name_weights(who: list[str] | None, before: list[str], *weights: float | None) -> list[Any]:
+    """A slider for each persona of a blend; whoever stays keeps its weight."""
     who = who or []
-    return [
+    kept = dict(zip(before, weights, strict=False))
+    sliders = [
         gr.update(
             visible=len(who) > 1 and part < len(who),
             label=f"Weight of {who[part]}" if part < len(who) else "",
+            value=kept.get(who[part], WEIGHT) if part < len(who) else WEIGHT,
         )
         for part in range(BLEND)
     ]
+    return [who, *sliders]

@@ -10,4 +10,8 @@ document.addEventListener("keydown", (event) => {
     button.click();
   }
 });
+// Gradio's dropdown opens its list once more when the Tab key has left it, over whatever lies below.
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Tab" && event.target.matches("#beside input")) event.stopImmediatePropagation();
+}, true);
 document.documentElement.lang = "en";

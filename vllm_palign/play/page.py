@@ -107,7 +107,9 @@ class PlayPage:
         everything = [
             self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
         ]  # fmt: skip
-        asked = [self.given, self.kept, self.make.sheet, self.there, *self.look.inputs]
+        asked = [
+            self.given, self.kept, self.make.sheet, self.there, self.model, *self.look.inputs
+        ]  # fmt: skip
         # In the tab itself: what somebody types while the server is asked is not written over.
         restored = [self.key, self.kept]
         self.blocks.load(
@@ -125,18 +127,19 @@ class PlayPage:
             enrolled.then(
                 self._introduce, [self.make.made, self.meet.visible],
                 [self.tabs, self.meet.welcome, self.meet.visible, first.box, first.who, first.strength], **quick,
-            ).then(self._connect, asked, everything, **alone)  # fmt: skip
+            ).then(self._connect, asked, everything, **alone).then(**self.look.show)  # fmt: skip
         self.look.changed.change(self._connect, asked, everything, **alone)
 
     async def _connect(
-        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *look: Any
+        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, _: str, *look: Any
     ) -> Changes:
         """Everything that the server decides."""
         try:
             model = await self._server.model(key)
             page = await self._server.personas(key)
         except Trouble as trouble:
-            return self._without(trouble, there)
+            gone = self.look.nothing() if trouble.status in (401, 403) else {}
+            return {**self._without(trouble, there), **gone}
         return {
             **self._with(model, page, first=there is None),
             **await self.make.ready(key, kept, sheet),
@@ -144,14 +147,16 @@ class PlayPage:
         }
 
     async def _watch(
-        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *look: Any
+        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, model: str, *look: Any
     ) -> Any:
-        """The server went away or came back. Else nothing changes."""
+        """The server went away, came back, or serves another model. Else nothing changes."""
         try:
-            await self._server.model(key)
+            now = await self._server.model(key)
         except Trouble as trouble:
             return self._without(trouble, there) if there else gr.skip()
-        return gr.skip() if there else await self._connect(key, kept, sheet, there, *look)
+        if there and now == model:
+            return gr.skip()
+        return await self._connect(key, kept, sheet, there, now, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""

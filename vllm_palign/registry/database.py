@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy
@@ -73,6 +74,7 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
             "--palign-store: PostgreSQL needs psycopg; pip install 'vllm-palign[postgres]'"
         ) from None
     if driver == "sqlite":
+        event.listen(engine, "do_connect", _create_private)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -113,6 +115,13 @@ def empty_log(engine: Engine) -> bool:
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(patience)}")
     return not busy
+
+
+def _create_private(dialect: Any, record: Any, arguments: list[Any], options: Any) -> None:
+    """A new SQLite file is its owner's alone, as its log beside it then is: a persona is its person's answers in
+    another form. One that is there keeps the rights it has. What is wrong with the path SQLite itself says."""
+    with suppress(OSError):
+        os.close(os.open(arguments[0], os.O_CREAT | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

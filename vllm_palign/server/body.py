@@ -1,9 +1,9 @@
 """What a request says about personas: the one place that knows the names of its fields.
 
-**The rule.** A name is read blind to case, ``_`` and ``-``. Where a request may speak of a persona, a name of
-``ASKING`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
-does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the request names
-a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
+**The rule.** Of a name only letters and digits are read, blind to case. Where a request may speak of a persona, a name
+that ``asks`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
+does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope and the like) is refused where the
+request names a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
 it and in one another, also as lists and as JSON in texts, the query, form fields, request headers, and messages of a
 WebSocket; no others. So a tool's
 schema, a template's variables, a prompt, and a client's own keys of ``metadata`` may use such words. ``null`` is not
@@ -12,7 +12,6 @@ there, in every place.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +21,9 @@ from typing import Any
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
 from vllm_palign.persona import Scope
 from vllm_palign.selection import (
-    ASKING,
     REQUEST_KEY,
     Selection,
+    asks,
     check_salt,
     describe,
     fold,
@@ -45,12 +44,13 @@ APPLIED = (
 )
 """What is applied, on a path that is steered."""
 
-_LOOSE = frozenset(("strength", "mix", "scope"))
+_LOOSE = frozenset(("strength", "mix", "scope", "alpha", "weight", "weights"))
 
 _PLACES = frozenset(
     (
         "metadata",
         "extrabody",
+        "extrajson",
         "extraquery",
         "extraheaders",
         "vllmxargs",
@@ -67,9 +67,9 @@ _WRITTEN_BY_HAND = frozenset(("vllmxargs", "extraargs", "samplingparams"))
 _TOP = frozenset(("model", "cachesalt", "usebeamsearch", "loraname"))
 """Further names that are looked at."""
 
-_ONCE = frozenset((*ASKING, "metadata", "model", "vllmxargs"))
+_ONCE = frozenset(("metadata", "model", "vllmxargs"))
 """A key given twice means its last value to us and perhaps its first to a proxy before us; and the value that
-is dropped may be the one that asked for a persona."""
+is dropped may be the one that asked for a persona. So it is with every name that asks."""
 
 _ADAPTER_HEADER = b"x-amzn-sagemaker-adapter-identifier"
 """The request header that ``/invocations`` takes its model from."""
@@ -190,19 +190,23 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
             )
         name = fold(member.name)
         place = name in _PLACES
-        if not (place or name in ASKING or name in _LOOSE or name in _TOP):
+        asking = asks(name)
+        if not (place or asking or name in _LOOSE or name in _TOP):
             continue
-        if member.name in seen and name in _ONCE:
+        if member.name in seen and (asking or name in _ONCE):
             raise PersonaInvalid(f"{'.'.join(here)}: the key is there twice", param=".".join(here))
         seen.add(member.name)
         at_top = None if path else member
         if place:
             yield Mention(here, b"", at_top)
-            if len(path) >= _DEEPEST:
-                continue
-            if text[member.value : member.value + 1] == b"{":
+            is_object = text[member.value : member.value + 1] == b"{"
+            if is_object and len(path) < _DEEPEST:
                 yield from _object_mentions(here, text, member.value)
             elif may_ask(text[member.value : member.end]):
+                if is_object:
+                    raise PersonaInvalid(
+                        f"{'.'.join(here)}: is nested too deeply", param=".".join(here)
+                    )
                 yield from _mentions_in_no_object(here, text[member.value : member.end])
         elif (value := text[member.value : member.end]) != b"null":
             yield Mention(here, value, at_top)
@@ -223,13 +227,13 @@ def _mentions_in_no_object(path: tuple[str, ...], value: bytes) -> Iterator[Ment
 
 def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
     """The same of a query or of form fields. ``metadata[persona]=alice`` is how clients write nested ones."""
-    for name, value in itertools.islice(pairs, _MOST_MEMBERS):
+    for name, value in pairs:
         path = [part for part in re.split(r"[\[\].]+", name) if part] or [""]
         for depth, part in enumerate(path, 1):
             here = (place, *path[:depth])
             folded = fold(part)
             if folded not in _PLACES:
-                if folded in ASKING or folded in _LOOSE or folded == "model":
+                if asks(folded) or folded in _LOOSE or folded == "model":
                     yield Mention(here, json.dumps(value).encode())
                 break
         else:
@@ -237,14 +241,24 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
 
 
 def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
-    """Of an object in a text, or of the objects, themselves or in texts, of a list in it."""
+    """Of an object in a text, or of the objects, themselves or in texts, of a list in it and of lists in that."""
     begin = value.lstrip()[:1]
     try:
         if begin == "{":
             yield from _object_mentions(path, value.encode("utf-8", "surrogatepass"), 0)
         elif begin == "[":
             inside = (*path[:-1], f"{path[-1]}[]")
-            for one in itertools.islice(json.loads(value), _MOST_MEMBERS):
+            waiting, count = [json.loads(value)], 0
+            while waiting:
+                one = waiting.pop()
+                count += 1
+                if count > _MOST_MEMBERS:
+                    raise PersonaInvalid(
+                        f"{'.'.join(path)}: more than {_MOST_MEMBERS} members", param=".".join(path)
+                    )
+                if isinstance(one, list):
+                    waiting += one
+                    continue
                 text = one if isinstance(one, str) else json.dumps(one)
                 if text.lstrip()[:1] == "{":
                     yield from _object_mentions(inside, text.encode("utf-8", "surrogatepass"), 0)
@@ -271,7 +285,7 @@ def _header_name(name: bytes) -> str:
     if b"persona" not in name and b"palign" not in name:
         return ""
     read = name.decode("latin-1")
-    return read if fold(read.removeprefix("x-")) in ASKING else ""
+    return read if asks(fold(read)) else ""
 
 
 def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, scope: Scope) -> Wish:
@@ -285,7 +299,7 @@ def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, sc
     for mention in found:
         if mention.path in APPLIED:
             applied[mention.path] = _once(mention)
-        elif mention.name in ASKING or (
+        elif asks(mention.name) or (
             mention.name == "model" and parse_model(mention.short, served, any_model=any_model)
         ):
             raise _not_applied(mention)
@@ -439,6 +453,12 @@ def parse_model(
     base, at, name = model.rpartition("@")
     if not at or not (base in served or any_model):
         return None
+    if base not in served and base.rpartition("@")[0] in served:
+        raise PersonaInvalid(
+            f"model: {ascii(model)[:80]} names two personas; blend them with the field "
+            '"persona": {"mix": {...}}',
+            param="model",
+        )
     return base, Selection(((parse_id(name, "model"), 1.0),))
 
 

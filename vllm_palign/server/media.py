@@ -13,14 +13,25 @@ from typing import Any
 
 from vllm_palign.errors import PersonaForbidden
 
-# A key of that name, its letters escaped or not. Inside a JSON string it cannot match:
+# A key of that name, its letters escaped or not, or a text of its own. Inside a JSON string it cannot match:
 # there a quote follows a backslash. What matches is read; nothing else has to be.
-_NAMED = re.compile(rb'[{,\s]"(?:u|\\u0075){2}(?:i|\\u0069)(?:d|\\u0064)"\s*:', re.IGNORECASE)
+_NAMED = re.compile(rb'[{,\s]"(?:u|\\u0075){2}(?:i|\\u0069)(?:d|\\u0064)"', re.IGNORECASE)
+_TRACES = (b'uuid"', b"\\u00")
+_WINDOW = 1 << 16
+"""Bytes that are searched without letting other threads go on."""
 
 
 def may_name_media(body: bytes) -> bool:
     """Whether ``refuse_named_media`` has to look; so for hardly any body."""
-    return b"\0" in body[:4] or _NAMED.search(body) is not None
+    if b"\0" in body[:4]:
+        return True
+    for at in range(0, len(body), _WINDOW):
+        # A key that a window cuts in two is in the overlap.
+        window = body[at : at + _WINDOW + 64]
+        lower = window.lower()
+        if any(trace in lower for trace in _TRACES) and _NAMED.search(window):
+            return True
+    return False
 
 
 def refuse_named_media(body: bytes) -> None:

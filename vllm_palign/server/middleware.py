@@ -53,8 +53,8 @@ class PersonaMiddleware:
         body = await self._beside_loop(sum(map(len, chunks)) <= _SMALL, lambda: b"".join(chunks))
         chunks.clear()
         try:
-            if scope["app"].state.palign.tenants is not None and may_name_media(body):
-                await self._beside_loop(len(body) <= _SMALL, lambda: refuse_named_media(body))
+            if scope["app"].state.palign.tenants is not None:
+                await self._beside_loop(len(body) <= _SMALL, lambda: _check_media(body))
             rewritten = await self._rewritten(body, scope)
         except PalignError as error:
             await send_error(send, error)
@@ -167,6 +167,11 @@ class PersonaMiddleware:
         except ValueError:
             return
         _refuse_any(await _wish(found, scope))
+
+
+def _check_media(body: bytes) -> None:
+    if may_name_media(body):
+        refuse_named_media(body)
 
 
 def _mentions(body: bytes, query: bytes, scope: Message) -> tuple[bytes, list[Mention]]:

@@ -248,6 +248,8 @@ def _register(
     resolver = front_end.resolver
     resolver.shape.check(persona, name)
     record, outcome = resolver.registry.put(tenant, name, persona, data, replace=replace)
+    if outcome is not Outcome.UNCHANGED:
+        resolver.changed(tenant.name, name)
     request.scope.update({"palign_digest": record.digest, "palign_outcome": outcome.value})
     return _whole(record, persona, data, tenant), outcome
 

@@ -281,7 +281,7 @@ def test_a_server_without_palign_is_never_taken_for_a_persona(stub: Stub, people
     """Such a server ignores the field ``persona`` and answers plainly."""
     result = judge(people, "unused", stub.url, "--server", stub.url, "--conditions", "palign")
     assert result.exit_code == 2 and "did not say that persona 'a' was applied" in result.stderr
-    assert stub.bodies[0]["persona"] == {"id": "a", "strength": 1.0, "scope": "all"}
+    assert stub.bodies[0]["persona"] == {"id": "a", "strength": 1.0, "scope": "answers"}
     assert stub.keys == {"Bearer none"}
 
 

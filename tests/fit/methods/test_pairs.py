@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,13 @@ def test_a_large_file_is_sampled_and_it_is_said(tiny: Any, monkeypatch: pytest.M
     monkeypatch.setattr(pair_data, "MAX_USED", 20)
     lines, notes = usable(tiny, outgoing_pairs(48), 0)
     assert len(lines) == 20 and "20 of 48 pairs are used" in notes[0]
+    few = [
+        replace(pair, prompt=outgoing_pairs(3)[at % 3].prompt)
+        for at, pair in enumerate(outgoing_pairs(48))
+    ]
+    assert any(
+        "3 different prompts, too few to hold some out" in one for one in usable(tiny, few, 0)[1]
+    )
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,10 @@ def test_the_sample_answers_are_the_steered_models_own(tiny: Any, tmp_path: Path
     spoken = samples.speak(
         tiny, samples.chosen(found, tiny), lambda *_: nullcontext(lambda _: None)
     )
-    asked = [Speech(Setting(persona_id="ann", persona=strong), q.text) for q in samples.ASKED]
+    asked = [
+        Speech(Setting(persona_id="ann", persona=strong, scope="answers"), q.text)
+        for q in samples.ASKED
+    ]
     own = HuggingFaceBackend(tiny, 1.0).speak(asked, samples.MAX_TOKENS, lambda _: None)
     assert [one.steered for one in spoken["ann"].samples] == own
     assert own != [one.plain for one in spoken["ann"].samples]

@@ -29,9 +29,13 @@ class Estimate:
         return Estimate(self.mean - other.mean, self.draws - other.draws, min(self.n, other.n))
 
     def over(self, other: Estimate) -> Estimate:
-        """The ratio, undefined where ``other`` is not above 0."""
+        """The ratio, undefined where ``other`` is not above 0. If that is so in more than one of twenty resamples, an
+        interval of the rest would be of another figure, and there is none."""
         mean = self.mean / other.mean if other.mean > 0 else float("nan")
-        return Estimate(mean, _ratio(self.draws, other.draws), min(self.n, other.n))
+        draws = _ratio(self.draws, other.draws)
+        if np.isfinite(draws).mean() < LEVEL:
+            draws = np.full_like(draws, np.nan)
+        return Estimate(mean, draws, min(self.n, other.n))
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -47,6 +51,10 @@ class Estimate:
         low, high = self.interval or (None, None)
         bounds = {"mean": self.mean, "low": low, "high": high}
         return {**{name: known_number(value) for name, value in bounds.items()}, "n": self.n}
+
+
+UNKNOWN = Estimate(float("nan"), np.zeros(0), 0)
+"""Of what was not measured."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,10 @@ def _answers(
     plain = Setting()
     wanted: list[tuple[int, str, Question, Setting]] = []
     for name in plan.conditions:
-        own = settings(CONDITIONS[name], sheets, inventory, personas)
+        own = [
+            replace(one, scope="answers")  # as a server does by default
+            for one in settings(CONDITIONS[name], sheets, inventory, personas)
+        ]
         for subject in range(len(sheets)):
             setting = plain if name == PLAIN else own[subject]
             wanted += [(subject, name, question, setting) for question in QUESTIONS]

@@ -37,7 +37,7 @@ class Speaker:
     def answers(self, lines: Sequence[Line], max_tokens: int, tick: Tick) -> list[list[int]]:
         """The tokens of each line's answer, without what ends it."""
         answers: list[list[int]] = [[]] * len(lines)
-        for places in _batches(lines, max_tokens):
+        for places in _batches(lines, [max_tokens] * len(lines), [0] * len(lines)):
             batch = [lines[place] for place in places]
             rows, logits = self._asked(batch)
             for place, said in zip(places, greedy(rows, logits, max_tokens), strict=True):
@@ -100,28 +100,17 @@ def conversations(
     """The tokens of every answer of conversations that begin with ``firsts``; ``later``: what stands between an answer
     and the next. Whoever is steered is steered from the first line's last token on, later prompts too."""
     answers: list[list[list[int]]] = [[]] * len(firsts)
-    longest = max(
-        len(first.prompt) + sum(map(len, own)) + max_tokens * (len(own) + 1)
-        for first, own in zip(firsts, later, strict=True)
-    )
-    # Equal prompts beside one another, and conversations of one length.
-    order = sorted(
-        range(len(firsts)), key=lambda place: (firsts[place].whole, len(later[place]), place)
-    )
-    count = max(1, min(MAX_ROWS, MAX_CELLS // longest))
-    for kind in dict.fromkeys((firsts[place].whole, len(later[place])) for place in order):
-        alike = [one for one in order if (firsts[one].whole, len(later[one])) == kind]
-        for start in range(0, len(alike), count):
-            places = alike[start : start + count]
-            talked = _conversed(
-                model,
-                [firsts[one] for one in places],
-                [later[one] for one in places],
-                max_tokens,
-                tick,
-            )
-            for place, said in zip(places, talked, strict=True):
-                answers[place] = said
+    rooms = [sum(map(len, own)) + max_tokens * (len(own) + 1) for own in later]
+    for places in _batches(firsts, rooms, [len(own) for own in later]):
+        talked = _conversed(
+            model,
+            [firsts[one] for one in places],
+            [later[one] for one in places],
+            max_tokens,
+            tick,
+        )
+        for place, said in zip(places, talked, strict=True):
+            answers[place] = said
     return answers
 
 
@@ -169,20 +158,26 @@ def ending_tokens(model: OpenedModel) -> set[int]:
     return ends
 
 
-def _batches(lines: Sequence[Line], max_tokens: int) -> Iterator[list[int]]:
-    """Places of lines that are asked together: of one kind, equal prompts beside one another."""
+def _batches(
+    lines: Sequence[Line], rooms: Sequence[int], turns: Sequence[int]
+) -> Iterator[list[int]]:
+    """Places of lines that are asked together: of one kind and as many later ``turns``, equal prompts beside one
+    another. ``rooms``: tokens that each line needs after its prompt."""
+    kinds = [(line.whole, later) for line, later in zip(lines, turns, strict=True)]
     order = sorted(
         range(len(lines)),
-        key=lambda place: (lines[place].whole, len(lines[place].prompt), lines[place].prompt),
+        key=lambda place: (kinds[place], len(lines[place].prompt), lines[place].prompt),
     )
     batch: list[int] = []
+    widest = 0
     for place in order:
-        line = lines[place]
-        width = len(line.prompt) + max_tokens
-        other = bool(batch) and lines[batch[0]].whole != line.whole
-        if batch and (other or len(batch) == MAX_ROWS or (len(batch) + 1) * width > MAX_CELLS):
+        width = len(lines[place].prompt) + rooms[place]
+        cells = (len(batch) + 1) * max(widest, width)
+        other = bool(batch) and kinds[batch[0]] != kinds[place]
+        if batch and (other or len(batch) == MAX_ROWS or cells > MAX_CELLS):
             yield batch
-            batch = []
+            batch, widest = [], 0
         batch.append(place)
+        widest = max(widest, width)
     if batch:
         yield batch

@@ -89,7 +89,7 @@ def speak(model: OpenedModel, entries: Sequence[Entry], progress: Progress) -> d
             persona = load(entry.path)
             if persona.digest != entry.digest:
                 raise InputError(f"{entry.path}: was replaced while it was read; start again")
-            said = _answers(backend, Setting(persona_id=entry.id, persona=persona))
+            said = _answers(backend, Setting(persona_id=entry.id, persona=persona, scope="answers"))
             samples = tuple(
                 Sample(question.text, *pair)
                 for question, *pair in zip(ASKED, plain, said, strict=True)

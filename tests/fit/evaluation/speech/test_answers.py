@@ -20,6 +20,7 @@ from palign_fit.evaluation.speech.answers import machine, repeated, shares
         "Ich bin nur ein Computerprogramm.",
         "Ich habe keine persönlichen Gefühle, aber gern.",
         "As a machine, I do not sleep.",
+        "I don't have a physical body.",
     ],
 )
 def test_a_machine_is_heard(said: str) -> None:
@@ -39,6 +40,11 @@ def test_a_machine_is_heard(said: str) -> None:
         "I don't have the energy for parties.",
         "I aim to be on time.",
         "I'm a computer scientist, and I am a machine operator's son.",
+        "As a program manager, I would call the team.",
+        "As a computer science student I love it.",
+        "As a machine operator I know that noise.",
+        "I don't have personal space at home.",
+        "I do not feel physical pain often.",
     ],
 )
 def test_a_person_is_not_taken_for_one(said: str) -> None:

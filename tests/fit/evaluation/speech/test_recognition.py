@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palign_fit.evaluation.intervals import Bootstrap, average
+from palign_fit.evaluation.intervals import Bootstrap, Estimate, average
 from palign_fit.evaluation.speech import recognition as rec
 
-from vllm_palign.directions.traits import TRAITS, TYPICAL
+from vllm_palign.directions.norm import trait_scores
+from vllm_palign.directions.traits import ITEM_SPREAD, TRAITS, TYPICAL
 
 PEOPLE = 12
 
@@ -76,20 +77,26 @@ def test_pairs_are_told_apart_as_by_trying_both_ways() -> None:
 
 def test_the_right_person_stands_first_where_what_was_said_fits_and_anywhere_by_chance() -> None:
     rng = np.random.default_rng(4)
-    own = rec.norm_sample()[:40] + 0.001
-    scores = own * 0.55 + [TYPICAL[trait] for trait in TRAITS]
-    assert rec.ranks(own, scores).mean() < 0.01
-    strangers = rec.ranks(rng.permutation(own), scores)
-    assert 0.35 < strangers.mean() < 0.65
+    true = trait_scores(rng, 400)
+    for count in (3, 24):
+        items = np.full((400, 5), float(count))
+        # As people are measured: by means of few or many answers.
+        errors = rng.normal(size=true.shape) * ITEM_SPREAD / np.sqrt(count)
+        scores = true + errors + [TYPICAL[trait] for trait in TRAITS]
+        own = rec.standardised(scores)
+        assert rec.ranks(own, scores, items).mean() < 0.02
+        strangers = rec.ranks(rng.permutation(own), scores, items)
+        assert 0.46 < strangers.mean() < 0.54
 
 
 def test_all_figures_of_people_who_are_recognised(bootstrap: Bootstrap) -> None:
     rng = np.random.default_rng(5)
     scores = 3 + rng.normal(size=(PEOPLE, 5)) / 2
-    found = rec.Recognition.of(0.2 * scores + 7, scores, bootstrap)
+    items = np.full_like(scores, 12)
+    found = rec.Recognition.of(0.2 * scores + 7, scores, items, bootstrap)
     assert found.r.mean == pytest.approx(1) and found.identification.mean == 1
     assert set(found.traits) == set(TRAITS) and found.rank.mean < 0.05
-    nobody = rec.Recognition.of(np.zeros_like(scores), scores, bootstrap)
+    nobody = rec.Recognition.of(np.zeros_like(scores), scores, items, bootstrap)
     assert nobody.r.mean == 0 and nobody.identification.mean == 0.5
 
 
@@ -110,3 +117,11 @@ def test_dose_response_is_turned_round_where_a_trait_is_low() -> None:
     assert rec.dose_response(doses, more, scores).tolist() == pytest.approx([1, 1])
     less = [-dose * away for dose in doses]
     assert rec.dose_response(doses, less, scores).tolist() == pytest.approx([-1, -1])
+
+
+def test_a_ratio_whose_resamples_are_undefined_has_no_interval() -> None:
+    draws = np.linspace(-0.1, 0.2, 200)
+    first = Estimate(0.05, draws, PEOPLE)
+    assert first.over(first).interval is None
+    certain = Estimate(0.5, draws + 0.5, PEOPLE)
+    assert certain.over(certain).interval == (1, 1)

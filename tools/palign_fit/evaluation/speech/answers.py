@@ -22,16 +22,17 @@ from vllm_palign.directions.numbers import Reals
 _MACHINE = re.compile(
     r"""
     \bas\ an?\ (?:\w+\ ){0,2}(?:ai|a\.i\.|artificial\ intelligence|chat\s?bot|bot|(?:large\ )?language\ model
-        |(?:virtual|digital|ai)\ assistant|(?:computer|machine|program|software)\b)
+        |(?:virtual|digital|ai)\ assistant|(?:computer|machine|program|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|geek|nerd)\b))
     | \b(?:i\ am|i'm|i’m|me,|being|i\ was\ created\ as)\ (?:just\ |only\ |simply\ |merely\ )?an?\ (?:\w+[\ -]){0,3}?
         (?:ai\b|artificial\ intelligence|chat\s?bot|bot\b|language\ model|virtual\ assistant|digital\ assistant
         |(?:computer|machine)\ program)
-    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+[eo]r|science|geek|nerd)\b)
+    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|geek|nerd)\b)
     | \blanguage\ model\b | \bAI\ (?:assistant|model|language) | \b(?:trained|developed|created)\ by\ (?:openai|alibaba|
         anthropic|google|hugging\s?face|meta\ ai)
     | \bi\ (?:do\ not|don't|don’t|can't|can’t|cannot|can\ not)\ (?:\w+\ ){0,2}?(?:have|possess|experience|feel)\ (?:any\ |real\ |
-        human\ |the\ ability\ to\ have\ |a\ |an\ )*(?:personal|physical|feelings?\b|emotions?\b|consciousness|
-        body\b|human\ emotions?|subjective)
+        human\ |the\ ability\ to\ have\ |a\ |an\ )*(?:feelings?\b|emotions?\b|consciousness|body\b|human\ emotions?|subjective
+        |(?:personal|physical)\ (?:\w+\ )?(?:feelings?|emotions?|experiences?|opinions?|preferences?|beliefs?|thoughts?|desires?|needs
+            |interests?|memories|identity|history|life|body|form|presence|existence|sensations?|characteristics|capabilities)\b)
     | \bi\ (?:do\ not|don't|don’t)\ have\ (?:\w+\ ){0,2}(?:feelings|emotions|experiences|preferences|opinions)\b
     | \bals\ (?:eine?\ )?(?:\w+\ ){0,2}?(?:ki\b|k\.i\.|künstliche\ intelligenz|sprachmodell|ki-\w+|chatbot|
         (?:virtueller|digitaler)\ assistent|computerprogramm)
@@ -95,7 +96,7 @@ def measure_answers(
             for name, own in read[case].items()
         }
         figures[case] = {
-            name: Recognition.of(own, people.scores, people.bootstrap)
+            name: Recognition.of(own, people.scores, people.items, people.bootstrap)
             for name, own in found[case].items()
         }
     report = {

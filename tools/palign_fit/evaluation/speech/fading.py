@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from palign_fit.evaluation.intervals import as_json
+from palign_fit.evaluation.intervals import UNKNOWN, as_json
 from palign_fit.evaluation.speech.asking import Asker
 from palign_fit.evaluation.speech.plan import Case, People, SpeechPlan, cases
 from palign_fit.evaluation.speech.reader import Readings
@@ -87,7 +87,7 @@ def _curve(moved: Reals, turns: Sequence[int], people: People) -> dict[str, Any]
     """``moved`` [S, turns, answers, 5] from plain's answers at the same turns."""
     profiles = mean_known(moved, 2)
     found = [
-        Recognition.of(profiles[:, place], people.scores, people.bootstrap)
+        Recognition.of(profiles[:, place], people.scores, people.items, people.bootstrap)
         for place in range(len(turns))
     ]
     return {
@@ -95,5 +95,5 @@ def _curve(moved: Reals, turns: Sequence[int], people: People) -> dict[str, Any]
             {"turn": turn, **as_json(one.figures), "traits": as_json(one.traits)}
             for turn, one in zip(turns, found, strict=True)
         ],
-        "r_last_to_first": found[-1].r.over(found[0].r).as_json(),
+        "r_last_to_first": (found[-1].r.over(found[0].r) if len(found) > 1 else UNKNOWN).as_json(),
     }

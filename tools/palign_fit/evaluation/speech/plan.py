@@ -91,21 +91,27 @@ def cases(
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """S subjects; ``scores`` float64 [S, 5]: the questionnaire's held-out trait scores, NaN where missing."""
+    """S subjects; ``scores`` float64 [S, 5]: the questionnaire's held-out trait scores, NaN where missing; ``items``
+    float64 [S, 5]: of how many answers each is the mean."""
 
     sheets: Sequence[Sheet]
     inventory: Inventory
     personas: Personas
     scores: Reals
+    items: Reals
     bootstrap: Bootstrap
 
     @classmethod
     def of(
         cls, sheets: Sequence[Sheet], inventory: Inventory, personas: Personas, seed: int
     ) -> People:
-        means = [trait_means(sheet, inventory, sheet.held_out) for sheet in sheets]
+        means, counts = (
+            [trait_means(sheet, inventory, sheet.held_out, middle) for sheet in sheets]
+            for middle in (np.mean, len)
+        )
         scores = np.array([[own.get(trait, np.nan) for trait in TRAITS] for own in means])
-        return cls(sheets, inventory, personas, scores, Bootstrap.draw(len(sheets), seed))
+        items = np.array([[own.get(trait, 0.0) for trait in TRAITS] for own in counts])
+        return cls(sheets, inventory, personas, scores, items, Bootstrap.draw(len(sheets), seed))
 
     def name(self, place: int) -> str:
         return self.sheets[place].subject.id

@@ -10,7 +10,7 @@ import numpy as np
 from palign_fit.evaluation.intervals import Bootstrap, Estimate, average
 from vllm_palign.directions.norm import trait_scores
 from vllm_palign.directions.numbers import Reals
-from vllm_palign.directions.traits import TRAIT_SPREAD, TRAITS, TYPICAL
+from vllm_palign.directions.traits import ITEM_SPREAD, TRAIT_SPREAD, TRAITS, TYPICAL
 
 OTHERS = 999
 """Simulated people among whom the right one is looked for."""
@@ -44,8 +44,9 @@ class Recognition:
     rank: Estimate
 
     @classmethod
-    def of(cls, profile: Reals, scores: Reals, bootstrap: Bootstrap) -> Recognition:
-        """``profile`` [S, 5] by a reader; ``scores`` [S, 5] of the questionnaire, 1 to 5, NaN where missing."""
+    def of(cls, profile: Reals, scores: Reals, items: Reals, bootstrap: Bootstrap) -> Recognition:
+        """``profile`` [S, 5] by a reader; ``scores`` [S, 5] of the questionnaire, 1 to 5, NaN where missing, each the
+        mean of so many ``items`` [S, 5]."""
         traits = {
             trait: bootstrap.correlation(profile[:, place], scores[:, place])
             for place, trait in enumerate(TRAITS)
@@ -55,7 +56,7 @@ class Recognition:
             r=average(list(traits.values())),
             traits=traits,
             identification=bootstrap.pair_mean(told_apart(standing, standardised(scores))),
-            rank=bootstrap.mean(ranks(standing, scores)),
+            rank=bootstrap.mean(ranks(standing, scores, items)),
         )
 
     @property
@@ -85,31 +86,31 @@ def told_apart(profile: Reals, scores: Reals) -> Reals:
     return wins
 
 
-def ranks(profile: Reals, scores: Reals) -> Reals:
+def ranks(profile: Reals, scores: Reals, items: Reals) -> Reals:
     """Share of people, the right one among them, whose trait scores lie as near to the standardised ``profile`` as the
     right one's or nearer: float64 [S], small is good; NaN of a person alone.
 
     In standard deviations over people, from the mean of the other people measured: what all have in common is nobody's.
+    The others' scores are means of as many ``items`` [S, 5] as the person's: a mean of few lies further out, and would
+    look less like anything that was said.
     """
     known = np.isfinite(scores)
     others_known = known.sum(0) - known
     sums = np.where(known, scores, 0.0)
     usual = (sums.sum(0) - sums) / np.maximum(others_known, 1)
     own = np.where(others_known > 0, scores - usual, np.nan) / TRAIT_SPREAD
-    others = norm_sample()
+    rng = np.random.default_rng(0)
+    others = trait_scores(rng, OTHERS) / TRAIT_SPREAD
+    errors = rng.standard_normal(others.shape) * ITEM_SPREAD / TRAIT_SPREAD
     found = np.full(len(profile), np.nan)
     for place, (said, right) in enumerate(zip(profile, own, strict=True)):
         known = np.isfinite(said) & np.isfinite(right)
         if known.any():
-            distance = ((others - said)[:, known] ** 2).sum(1)
+            measured = others + errors / np.sqrt(np.maximum(items[place], 1))
+            distance = ((measured - said)[:, known] ** 2).sum(1)
             mine = ((right - said)[known] ** 2).sum()
             found[place] = (1 + (distance <= mine).sum()) / (1 + len(others))
     return found
-
-
-def norm_sample() -> Reals:
-    """Trait scores of simulated people, in standard deviations: float64 [P, 5], the same every time."""
-    return trait_scores(np.random.default_rng(0), OTHERS) / TRAIT_SPREAD
 
 
 def dose_response(doses: Sequence[float], by_dose: Sequence[Reals], scores: Reals) -> Reals:

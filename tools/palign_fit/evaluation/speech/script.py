@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,10 @@ def _rows(name: str) -> Iterator[dict[str, str]]:
 
 
 def _value(number: str) -> float:
-    """Of a number as people write it; a comma before three digits groups thousands."""
+    """Of a number as people write it; a comma before three digits groups thousands. NaN of what is none: a date, a
+    list."""
     text = re.sub(r",(?=\d{3}(?!\d))", "", number).rstrip(".,")
-    return float(text.replace(",", "."))
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return math.nan

@@ -129,6 +129,12 @@ def usable(
             f"{len(kept)} usable pairs, wanted at least {MIN_PAIRS}, and 50 or more for a fit worth "
             f"having{'; ' if notes else ''}{'; '.join(notes)}"
         )
+    prompts = len({one.prefix for one in kept})
+    if prompts < MIN_PAIRS:
+        notes.append(
+            f"{prompts} different prompts, too few to hold some out: pairs of one prompt were both learned from and "
+            "held out, and the held-out figures flatter"
+        )
     cut = sum(max(len(one.chosen), len(one.rejected)) == MAX_ANSWER for one in kept)
     if cut:
         notes.append(f"{cut} pairs have answers of which only {MAX_ANSWER} tokens are read")
