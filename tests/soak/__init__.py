@@ -1,1 +1,1 @@
-"""Everything at once for an hour (``make soak``), or for two minutes (``tests/soak/test_soak.py``)."""
+"""Everything at once for an hour (``make soak``), or for a minute or two (``tests/soak/test_soak.py``)."""

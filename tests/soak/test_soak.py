@@ -1,4 +1,4 @@
-"""Two minutes, on a slow machine more, of what ``make soak`` does for an hour."""
+"""A minute, and as much more as it takes to see everything, of what ``make soak`` does for an hour."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.soak.wishes import Wish
 from vllm_palign import Persona
 
 
-def test_two_minutes_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
+def test_a_minute_or_two_of_everything_at_once_leave_nothing_wrong(demo_model: Path) -> None:
     """Every answer is the reference's, whatever was put, replaced, removed, broken off, attacked, revoked and
     killed meanwhile; and the server's memory stays flat."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.soak", "--minutes", "2", "--json"],
+        [sys.executable, "-m", "tests.soak", "--minutes", "1", "--json"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
