@@ -110,8 +110,8 @@ def main() -> int:
         return 0
     if options.port and taken(options.port):
         fail(
-            f"port {options.port} is in use by another program; end it, or take another port: "
-            "make serve PORT=8001"
+            f"port {options.port} is in use by another program; end it (make stop ends a demo server), or take "
+            "another port: make serve PORT=8001"
         )
     count = len(demo.model.parts)
     step(

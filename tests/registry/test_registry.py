@@ -120,6 +120,15 @@ def test_bytes_stay_as_long_as_a_name_needs_them(registry: Registry) -> None:
     assert count(registry, "blobs") == count(registry, "personas") == 0
 
 
+def test_a_purge_takes_all_of_one_owner_and_no_bytes_of_another(registry: Registry) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 2)):
+        put(registry, name, seed, ACME)
+    put(registry, "a", 2, ALL)
+    assert registry.purge("acme") == 3
+    assert registry.counts() == {"": 1} and registry.purge("acme") == 0
+    assert registry.registered({persona(1).digest, persona(2).digest}) == {persona(2).digest}
+
+
 def test_a_tenant_sees_its_own_and_what_is_shared_with_it(registry: Registry) -> None:
     for seed, name in enumerate("abc"):
         put(registry, name, seed)

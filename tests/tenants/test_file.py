@@ -15,9 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.conftest import TINY
+from tests.personas import random_persona
+from vllm_palign.admission.front_end import _warn_of_leftovers
 from vllm_palign.cli.main import app
 from vllm_palign.errors import KeyInvalid, PalignStartupError, PersonaForbidden
 from vllm_palign.plugin.refusals import refuse_beside_tenants
+from vllm_palign.registry import Registry
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
 from vllm_palign.tenants.file import (
@@ -40,6 +44,37 @@ def palign(*arguments: str | Path) -> tuple[int, str, str]:
 
 def bearer(key: str, scheme: str = "Bearer") -> list[tuple[bytes, bytes]]:
     return [(b"host", b"x"), (b"authorization", f"{scheme} {key}".encode())]
+
+
+def test_purging_a_tenant_takes_its_personas_and_asks_first(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'r.sqlite'}"
+    registry = Registry(store)
+    registry.migrate()
+    content = random_persona(1, **TINY)
+    for owner in ("acme", "globex"):
+        registry.put(Tenant(owner), "alice", content, content.to_bytes())
+    assert palign("tenants", "purge", "acme", "--store", store)[0] == 1, "nobody said yes"
+    assert registry.counts() == {"acme": 1, "globex": 1}
+    code, out, _ = palign("tenants", "purge", "acme", "--store", store, "--yes", "--json")
+    assert (code, json.loads(out)) == (0, {"tenant": "acme", "deleted": 1})
+    assert registry.counts() == {"globex": 1}
+    for wrong in (("operator", store), ("acme", f"{store}.typo"), ("acme", "mysql://x")):
+        code, _, err = palign("tenants", "purge", wrong[0], "--store", wrong[1], "--yes")
+        assert code == 2 and err.startswith("palign: ")
+    assert [one.name for one in tmp_path.glob("*typo*")] == []
+
+
+def test_personas_of_who_is_no_tenant_any_more_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    caplog.set_level("WARNING", "vllm.palign")
+    file = tmp_path / "tenants.yaml"
+    palign("tenants", "new-key", "acme", "--file", file)
+    _warn_of_leftovers({"": 3, "acme": 2}, str(file))
+    assert not caplog.records
+    _warn_of_leftovers({"": 3, "acme": 2, "gone": 7}, str(file))
+    assert "gone (7); palign tenants purge NAME deletes them" in caplog.text
 
 
 def test_the_command_makes_a_key_that_opens_only_its_tenant(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -40,8 +40,8 @@ from vllm_palign.selection import (
 from vllm_palign.shape import ModelShape
 from vllm_palign.tenants import caller
 from vllm_palign.tenants.authenticator import Authenticator
-from vllm_palign.tenants.file import TenantsError
-from vllm_palign.tenants.tenant import Tenant
+from vllm_palign.tenants.file import TenantsError, TenantsFile
+from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 RESOLVERS = 6
 """Threads of one front-end process that look personas up for requests."""
@@ -248,6 +248,7 @@ def open_front_end(
     try:
         registry.migrate()
         import_personas(registry, shape, config.personas, str(model_config.model))
+        owners = registry.counts() if config.tenants is not None else {}
     except (RegistryUnavailable, RegistryFull) as error:
         raise PalignStartupError(f"--palign-store: {error.message}: {error.__cause__}") from error
     finally:
@@ -272,7 +273,21 @@ def open_front_end(
         front_end.directions = open_directions(config.directions, shape, front_end.model)
     if config.tenants is not None:
         front_end.tenants = _open_authenticator(config.tenants, over_http=over_http)
+        _warn_of_leftovers(owners, config.tenants)
     return front_end
+
+
+def _warn_of_leftovers(owners: Mapping[str, int], tenants: str) -> None:
+    """Personas of who is no tenant any more: whoever is given the name later would have them."""
+    known = {OPERATOR, *TenantsFile.read(tenants).tenants}
+    left = {name: count for name, count in sorted(owners.items()) if name not in known}
+    if left:
+        _logger.warning(
+            "palign: the registry holds personas of %d that are not in %s: %s; palign tenants purge NAME deletes them",
+            len(left),
+            tenants,
+            ", ".join(f"{name} ({count})" for name, count in list(left.items())[:10]),
+        )
 
 
 def _open_authenticator(path: str, *, over_http: bool) -> Authenticator:

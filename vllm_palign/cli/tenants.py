@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from vllm_palign.errors import PalignError
 from vllm_palign.files import write_bytes
-from vllm_palign.tenants.file import TenantsError, TenantsFile, new_key
+from vllm_palign.tenants.file import OPERATOR_ENTRY, TenantsError, TenantsFile, new_key
 from vllm_palign.tenants.tenant import Role
 
 tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=True)
@@ -115,6 +115,37 @@ def check(file: FileOption, as_json: JsonOption = False) -> None:
         typer.echo("  ".join((name, *filter(None, bounds))))
         for key in entry.keys:
             typer.echo(f"  key {key.id}  {', '.join(key.roles)}  {key.created or ''}".rstrip())
+
+
+@tenants.command(
+    epilog="Example: palign tenants purge acme --store postgresql://palign@db/palign --yes"
+)
+def purge(
+    tenant: Annotated[str, typer.Argument(help="Whose personas; it need not be in the file.")],
+    store: Annotated[str, typer.Option(help="The registry, as --palign-store names it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete all personas of a tenant from the registry. Running servers forget them within half a minute."""
+    from vllm_palign.registry import Registry
+
+    try:
+        if tenant in ("", OPERATOR_ENTRY):
+            raise TenantsError("wanted a tenant; the operator's personas are everybody's")
+        file = store.removeprefix("sqlite:///")
+        if file != store and not Path(file).exists():
+            raise TenantsError(f"--store: there is no file {file!r}")
+        registry = Registry(store)
+        count = registry.counts().get(tenant, 0)
+        if count and not yes:
+            typer.confirm(f"Delete {count} personas of {tenant}?", abort=True, err=True)
+        count = registry.purge(tenant)
+    except PalignError as error:
+        raise _fail(error) from None
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, "deleted": count}))
+    else:
+        typer.echo(f"{count} personas of {tenant} deleted", err=True)
 
 
 def _edit(file: Path, change: Callable[[dict[str, Any]], None], *, create: bool = False) -> None:

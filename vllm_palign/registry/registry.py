@@ -238,6 +238,19 @@ class Registry:
             )
         raise not_found(name)
 
+    def purge(self, owner: str) -> int:
+        """Remove everything that ``owner`` has registered, whether or not it is a tenant still. Returns how many
+        personas that were. Raises RegistryFull."""
+        mine = personas.c.tenant == owner
+        with self._writing() as connection:
+            digests = connection.scalars(select(personas.c.digest).where(mine)).all()
+            connection.execute(delete(personas).where(mine))
+            for digest in set(digests):
+                _drop_unused_blob(connection, digest)
+        if digests:
+            self._removed()
+        return len(digests)
+
     def counts(self) -> dict[str, int]:
         """Number of registered personas by owner."""
         query = select(personas.c.tenant, func.count()).group_by(personas.c.tenant)
