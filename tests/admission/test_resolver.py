@@ -177,7 +177,7 @@ def test_what_was_replaced_here_does_not_come_back_in_an_outage(
     for who in (operator, tenant):
         assert store.resolve(named("a"), who).digests == {"a": old}
     put(registry, "a", 2)
-    store.changed("", "a")
+    store.changed("", "a", replaced=True)
     registry.down = True
     for who in (operator, tenant):
         with pytest.raises(RegistryUnavailable):

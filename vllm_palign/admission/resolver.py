@@ -17,7 +17,7 @@ from vllm_palign.registry import Registry
 from vllm_palign.registry.registry import not_found
 from vllm_palign.selection import Selection, check_own_strength, check_strength
 from vllm_palign.shape import ModelShape
-from vllm_palign.tenants.tenant import Tenant
+from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 _EFFECTS_SHARE = 4
 """A quarter of the cache is for effects: they are as large as their personas, and fewer are asked for."""
@@ -110,16 +110,20 @@ class Resolver:
             for name in [name for name, (_, digest) in self._known.items() if digest in digests]:
                 del self._known[name]
 
-    def changed(self, owner: str, name: str) -> None:
+    def changed(self, owner: str, name: str, *, replaced: bool) -> None:
         """``owner`` has registered other content as ``name``: an outage that begins now must not bring back what
         the name meant before, to the owner or to whom it is shared with."""
         with self._lock:
             self._changes += 1
             self._known.pop((owner, name), None)
-            for key in [
-                key for key, (held, _) in self._known.items() if key[1] == name and held == owner
-            ]:
-                del self._known[key]
+            # Only the operator lends, and what is new nobody was lent: no PUT of a tenant looks through all names.
+            if owner == OPERATOR and replaced:
+                for key in [
+                    key
+                    for key, (held, _) in self._known.items()
+                    if key[1] == name and held == owner
+                ]:
+                    del self._known[key]
 
     def _compose(self, parts: list[tuple[Persona, float]]) -> Effect:
         """Raises PersonaIncompatible for offsets beyond the model's dtype."""

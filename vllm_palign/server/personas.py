@@ -249,7 +249,7 @@ def _register(
     resolver.shape.check(persona, name)
     record, outcome = resolver.registry.put(tenant, name, persona, data, replace=replace)
     if outcome is not Outcome.UNCHANGED:
-        resolver.changed(tenant.name, name)
+        resolver.changed(tenant.name, name, replaced=outcome is Outcome.REPLACED)
     request.scope.update({"palign_digest": record.digest, "palign_outcome": outcome.value})
     return _whole(record, persona, data, tenant), outcome
 

@@ -42,6 +42,7 @@ def test_a_machine_is_heard(said: str) -> None:
         "I'm a computer scientist, and I am a machine operator's son.",
         "As a program manager, I would call the team.",
         "As a computer science student I love it.",
+        "As a machine learning engineer, I would ask the team.",
         "As a machine operator I know that noise.",
         "I don't have personal space at home.",
         "I do not feel physical pain often.",

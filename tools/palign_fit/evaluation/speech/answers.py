@@ -22,11 +22,11 @@ from vllm_palign.directions.numbers import Reals
 _MACHINE = re.compile(
     r"""
     \bas\ an?\ (?:\w+\ ){0,2}(?:ai|a\.i\.|artificial\ intelligence|chat\s?bot|bot|(?:large\ )?language\ model
-        |(?:virtual|digital|ai)\ assistant|(?:computer|machine|program|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|geek|nerd)\b))
+        |(?:virtual|digital|ai)\ assistant|(?:computer|machine|program|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|learning|geek|nerd)\b))
     | \b(?:i\ am|i'm|i’m|me,|being|i\ was\ created\ as)\ (?:just\ |only\ |simply\ |merely\ )?an?\ (?:\w+[\ -]){0,3}?
         (?:ai\b|artificial\ intelligence|chat\s?bot|bot\b|language\ model|virtual\ assistant|digital\ assistant
         |(?:computer|machine)\ program)
-    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|geek|nerd)\b)
+    | \b(?:i\ am|i'm|i’m)\ (?:just\ |only\ |simply\ |merely\ )?a\ (?:\w+\ )?(?:computer|machine|robot|software)\b(?!\ (?:\w+ist|\w+[eo]r|student|science|learning|geek|nerd)\b)
     | \blanguage\ model\b | \bAI\ (?:assistant|model|language) | \b(?:trained|developed|created)\ by\ (?:openai|alibaba|
         anthropic|google|hugging\s?face|meta\ ai)
     | \bi\ (?:do\ not|don't|don’t|can't|can’t|cannot|can\ not)\ (?:\w+\ ){0,2}?(?:have|possess|experience|feel)\ (?:any\ |real\ |
