@@ -19,6 +19,8 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.personas import SMOLLM2, random_persona
+from tests.warm import Forked
+from tests.warm import warm as warm_process
 from vllm_palign import Persona, save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,32 +178,42 @@ class Server:
     url: str
     model: str
     log: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
+    options: tuple[str, ...]
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return httpx.post(self.url + path, json={"model": self.model, **body}, timeout=120)
 
 
-def start_server(model: Path, log: Path, *options: str, **environment: str) -> Server:
-    """Start the real command line on a free port and wait until it answers."""
+def start_server(
+    model: Path, log: Path, *options: str, warm: bool = True, **environment: str
+) -> Server:
+    """Start the real command line on a free port and wait until it answers.
+
+    A ``warm`` server's processes begin with vLLM imported, which alone takes each of them ten seconds; others start
+    as a user's do.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        Path(sys.executable).with_name("vllm"), "serve", model, "--served-model-name", "base",
+        str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", "base",
         "--host", "127.0.0.1", "--port", str(port), "--kv-cache-memory-bytes", "256M", *options,
     ]  # fmt: skip
     environment = {**os.environ, **environment}
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would overrule the option
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    server = Server(f"http://127.0.0.1:{port}", "base", log, process)
+    process: subprocess.Popen[bytes] | Forked
+    if warm:
+        folder = log.with_suffix(".started")
+        folder.mkdir()
+        log.symlink_to(folder / "log.txt")
+        process = warm_process("server").start(Path(command[0]), command[1:], folder, environment)
+    else:
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+    server = Server(f"http://127.0.0.1:{port}", "base", log, process, options)
     for _ in range(600):
         if process.poll() is not None:
             raise AssertionError(f"vllm serve ended early:\n{log.read_text()[-4000:]}")

@@ -1,10 +1,12 @@
-"""Processes that begin with vLLM imported: ``engine/warm_process.py``, one for each of vLLM's model runners."""
+"""Processes that begin with vLLM imported: ``engine/warm_process.py``, one for each of vLLM's model runners and one for
+servers."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ LONGEST = 400
 RUNNERS: dict[str, dict[str, str]] = {
     "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
     "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
+    "server": {},
 }
 
 
@@ -27,6 +30,26 @@ def variables(changes: dict[str, str | None]) -> dict[str, str]:
     """The environment with these changes; a variable that is None is unset."""
     changed = {**os.environ, **changes}
     return {name: value for name, value in changed.items() if value is not None}
+
+
+class Forked:
+    """As much of ``subprocess.Popen`` as servers need, for a process that is another one's child."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """0 if it has ended, however it did."""
+        return 0 if select.select([self._handle], [], [], 0)[0] else None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not select.select([self._handle], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return 0
+
+    def send_signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self._handle, number)
 
 
 class Warm:
@@ -50,23 +73,42 @@ class Warm:
         stdin: str = "",
     ) -> tuple[int, str]:
         """The script's exit code and what it printed."""
-        (folder / "stdin.txt").write_text(stdin)
-        job = {
-            "script": str(script),
-            "arguments": arguments,
-            "folder": str(folder),
-            "environment": variables(environment),
-        }
-        assert self.process.stdin
-        print(json.dumps(job), file=self.process.stdin)
+        self._ask(script, arguments, folder, variables(environment), stdin)
         too_long = threading.Timer(LONGEST, os.killpg, (self._answer(), signal.SIGKILL))
         too_long.start()
         code = self._answer()
         too_long.cancel()
         return code, (folder / "log.txt").read_text(errors="replace")
 
+    def start(
+        self, script: Path, arguments: list[str], folder: Path, environment: dict[str, str]
+    ) -> Forked:
+        """The same, not waited for, with exactly these variables; what it prints is in the folder's log.txt."""
+        self._ask(script, arguments, folder, environment, server=True)
+        return Forked(self._answer())
+
     def end(self) -> None:
         self.process.communicate()
+
+    def _ask(
+        self,
+        script: Path,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        stdin: str = "",
+        server: bool = False,
+    ) -> None:
+        (folder / "stdin.txt").write_text(stdin)
+        job = {
+            "script": str(script),
+            "arguments": arguments,
+            "folder": str(folder),
+            "environment": environment,
+            "server": server,
+        }
+        assert self.process.stdin
+        print(json.dumps(job), file=self.process.stdin)
 
     def _answer(self) -> int:
         assert self.process.stdout

@@ -1,40 +1,107 @@
 """Runs scripts in processes of their own that begin with vLLM imported, which alone takes ten seconds: ``python
-warm_process.py v1``, or ``v2`` for vLLM's V2 model runner.
+warm_process.py v1``, or ``v2`` for vLLM's V2 model runner, or ``server`` for the command ``vllm``.
 
 A line of JSON a script: its file, ``arguments``, ``environment`` (all variables) and the ``folder`` where it runs,
 with stdin.txt for its input and log.txt for all it prints. The answers are two lines: the number of the process
 that was forked for it, and, when that is over, its exit code.
+
+A server is a script that is not waited for, and whose processes begin with vLLM imported too.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import runpy
+import signal
+import socket
 import sys
 import tempfile
 import traceback
+from multiprocessing import forkserver, spawn
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import values
 
-def prepare(runner: str) -> None:
+MODULES = {
+    "v1": ("entrypoints.llm", "v1.engine.async_llm", "v1.worker.cpu_worker"),
+    "v2": ("entrypoints.llm", "v1.engine.async_llm", "v1.worker.cpu_worker"),
+    "server": (
+        "entrypoints.cli.main", "entrypoints.cli.serve", "entrypoints.openai.api_server",
+        "entrypoints.launchers.api_server.entry", "v1.engine.async_llm", "v1.engine.core", "v1.engine.coordinator",
+        "v1.worker.cpu_worker", "v1.executor.multiproc_executor", "model_executor.models.llama",
+    ),
+}  # fmt: skip
+
+
+def prepare(kind: str) -> None:
     """What all jobs would begin with. No engine, no plugin, no thread: nothing that a fork would break."""
-    if runner == "v2":
+    if kind == "v2":
         import v2_driver
 
         v2_driver.pretend()
-    for module in ("entrypoints.llm", "v1.engine.async_llm", "v1.worker.cpu_worker"):
+    for module in MODULES[kind]:
         importlib.import_module(f"vllm.{module}")
+    gc.freeze()  # a collection would copy what the forks share
 
 
-def run(script: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def spawn_as_now() -> None:
+    """Processes that this one spawns begin as it is now, and with its variables as they are then:
+    multiprocessing's server of forks, itself forked in place of started."""
+    address = multiprocessing.connection.arbitrary_address("AF_UNIX")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        ended, alive = os.pipe()
+        process = os.fork()
+        if not process:
+            os.close(alive)
+            try:
+                forkserver.main(listener.fileno(), ended, [])
+            finally:
+                os._exit(0)
+    os.close(ended)
+    known: Any = forkserver._forkserver
+    known._forkserver_address = address
+    known._forkserver_alive_fd = alive
+    known._forkserver_pid = process
+    contexts: Any = multiprocessing.context._concrete_contexts
+    contexts["spawn"] = contexts["forkserver"]
+
+
+def begin_with(environment: dict[str, str]) -> None:
+    """Has these variables, and whatever was imported knows it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    values.ValueClass = values.get_value_class()
+
+
+def hand_on_the_environment() -> None:
+    """multiprocessing's server of forks gives each the variables that it was itself started with."""
+    described, begin = spawn.get_preparation_data, spawn.prepare
+
+    def describe(name: str) -> dict[str, Any]:
+        return {**described(name), "environment": dict(os.environ)}
+
+    def prepare(data: dict[str, Any]) -> None:
+        begin_with(data["environment"])
+        begin(data)
+
+    spawn.get_preparation_data, spawn.prepare = describe, prepare  # type: ignore[assignment]
+
+
+def run(
+    script: str, arguments: list[str], folder: str, environment: dict[str, str], server: bool
+) -> None:
     """The forked process: as if it had been started so."""
     os.setsid()  # what ends it ends its engines too
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
+    begin_with(environment)
     tempfile.tempdir = None
     os.dup2(os.open("stdin.txt", os.O_RDONLY), 0)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT)
@@ -42,7 +109,10 @@ def run(script: str, arguments: list[str], folder: str, environment: dict[str, s
     os.dup2(log, 2)
     sys.stdin = os.fdopen(0)  # the old one has read ahead
     sys.argv = [script, *arguments]
-    sys.path[0] = str(Path(script).parent)
+    path = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    sys.path[:1] = [str(Path(script).parent), *path]
+    if server:
+        spawn_as_now()
     runpy.run_path(script, run_name="__main__")
 
 
@@ -67,11 +137,20 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # where vLLM logs
     prepare(sys.argv[1])
+    hand_on_the_environment()
+    servers: list[int] = []
     for line in sys.stdin:
-        process = fork(json.loads(line))
+        servers = [one for one in servers if not os.waitpid(one, os.WNOHANG)[0]]
+        job = json.loads(line)
+        process = fork(job)
         print(process, file=answers)
+        if job["server"]:
+            servers.append(process)
+            continue
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=answers)
+    for one in servers:
+        os.killpg(one, signal.SIGKILL)
     os._exit(0)  # Python would take seconds to tidy up
 
 

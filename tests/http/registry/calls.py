@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 
 from tests.conftest import TINY, Server
 from tests.oracle import logprobs
@@ -70,5 +69,4 @@ def error_of(reply: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def store_of(server: Server) -> str:
-    arguments = psutil.Process(server.process.pid).cmdline()
-    return arguments[arguments.index("--palign-store") + 1]
+    return server.options[server.options.index("--palign-store") + 1]
