@@ -111,8 +111,7 @@ def run(
     sys.argv = [script, *arguments]
     path = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
     sys.path[:1] = [str(Path(script).parent), *path]
-    if server:
-        spawn_as_now()
+    spawn_as_now()
     runpy.run_path(script, run_name="__main__")
 
 
