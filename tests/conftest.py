@@ -211,7 +211,11 @@ def start_server(
     else:
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
     server = Server(f"http://127.0.0.1:{port}", "base", log, process, options)
     for _ in range(600):

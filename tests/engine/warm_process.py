@@ -26,6 +26,7 @@ from multiprocessing import forkserver, spawn
 from pathlib import Path
 from typing import Any
 
+import setproctitle
 from prometheus_client import values
 
 MODULES = {
@@ -47,6 +48,7 @@ def prepare(kind: str) -> None:
         v2_driver.pretend()
     for module in MODULES[kind]:
         importlib.import_module(f"vllm.{module}")
+    setproctitle.getproctitle()  # it looks for its place among the variables, and finds it before they change
     gc.freeze()  # a collection would copy what the forks share
 
 
@@ -99,6 +101,7 @@ def run(
     script: str, arguments: list[str], folder: str, environment: dict[str, str], server: bool
 ) -> None:
     """The forked process: as if it had been started so."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # what ends it ends its engines too
     os.chdir(folder)
     begin_with(environment)
@@ -137,18 +140,23 @@ def main() -> None:
     os.dup2(2, 1)  # where vLLM logs
     prepare(sys.argv[1])
     hand_on_the_environment()
-    servers: list[int] = []
+    servers: set[int] = set()
+
+    def bury(*_: object) -> None:  # who waits for a server's end would take a dead one for alive
+        for one in [one for one in servers if os.waitpid(one, os.WNOHANG)[0]]:
+            servers.remove(one)
+
+    signal.signal(signal.SIGCHLD, bury)
     for line in sys.stdin:
-        servers = [one for one in servers if not os.waitpid(one, os.WNOHANG)[0]]
         job = json.loads(line)
         process = fork(job)
         print(process, file=answers)
         if job["server"]:
-            servers.append(process)
+            servers.add(process)
             continue
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=answers)
-    for one in servers:
+    for one in list(servers):
         os.killpg(one, signal.SIGKILL)
     os._exit(0)  # Python would take seconds to tidy up
 
