@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -304,9 +305,33 @@ def test_a_private_registry_of_a_killed_process_goes_with_the_next(tmp_path: Pat
     killed = run_python(code + "os._exit(0)", TMPDIR=str(tmp_path))
     left = Path(killed.removeprefix("sqlite:///")).parent
     assert left.exists()
-    (tmp_path / "palign-of-another-program").mkdir()
+    foreign = tmp_path / "palign-registry-of-mine"
+    foreign.mkdir()
+    for name in (".palign-lock", "results.csv"):
+        (foreign / name).touch()
     run_python(code, TMPDIR=str(tmp_path))
-    assert [one.name for one in tmp_path.iterdir()] == ["palign-of-another-program"]
+    assert list(tmp_path.iterdir()) == [foreign]
+    assert (foreign / "results.csv").exists()
+
+
+def test_another_process_that_leaves_does_not_take_the_log_with_it(tmp_path: Path) -> None:
+    """As an API server, ``palign tenants purge`` or a rolling restart does, while this process has several connections."""
+    url = f"sqlite:///{tmp_path / 'r.sqlite'}"
+    registry = Registry(url)
+    registry.migrate()
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(registry._engine.connect())
+    other = (
+        "import json\nfrom vllm_palign.registry import Registry\n"
+        f"registry = Registry({url!r}); counts = registry.counts(); registry.close()\n"
+        "print('RESULT ' + json.dumps(counts))"
+    )
+    for count in (1, 2):
+        put(registry, f"p{count}", count, ACME)
+        assert run_python(other) == {"acme": count}
+    registry.close()
+    assert Registry(url).counts() == {"acme": 2}
 
 
 def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:

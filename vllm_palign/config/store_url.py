@@ -6,13 +6,13 @@ import atexit
 import fcntl
 import os
 import re
-import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX = "palign-"
-_LOCK = "lock"
+_PREFIX = "palign-registry-"
+_LOCK = ".palign-lock"
+_FILE = "registry.sqlite"
 
 
 def private_store() -> str:
@@ -23,27 +23,38 @@ def private_store() -> str:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
         # Held as long as this process or one that it forked lives, however they end.
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: then nobody sweeps there either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / _LOCK).exists():
             break
         os.close(lock)  # another process swept it away before it was locked
-    atexit.register(_remove, folder, os.getpid())
-    return f"sqlite:///{folder / 'registry.sqlite'}"
+    atexit.register(_remove_own, folder, os.getpid())
+    return f"sqlite:///{folder / _FILE}"
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove_own(folder: Path, owner: int) -> None:
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """What a store consists of, and the folder if it held nothing else."""
+    with suppress(OSError):
+        for name in (_FILE, f"{_FILE}-wal", f"{_FILE}-shm", f"{_FILE}-journal", _LOCK):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _sweep() -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the stores of this user's processes that are gone."""
     for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError):  # another user's, or another process is at it
+            if file.lstat().st_uid != os.getuid():
+                continue
             lock = os.open(file, os.O_WRONLY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(file.parent, ignore_errors=True)
+                _remove(file.parent)
             finally:
                 os.close(lock)
 

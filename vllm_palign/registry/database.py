@@ -27,7 +27,7 @@ _FULL = re.compile(r"database or disk is full|No space left|could not extend fil
 
 
 def connect(url: str, *, timeout: float, connections: int) -> Engine:
-    """An engine for ``sqlite:///FILE`` or ``postgresql://...``; nothing is connected yet.
+    """An engine for ``sqlite:///FILE`` or ``postgresql://...``; nothing is connected yet, and of SQLite there is a file.
 
     Raises PalignStartupError for any other URL, without its password.
     """
@@ -46,6 +46,7 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
                 f"--palign-store: {StoreUrl(url)!r} names no file; all processes of a "
                 "server, and those after a restart, must find the same one"
             )
+        _create_private(parsed.database)
         arguments: dict[str, Any] = {"timeout": timeout}
     else:
         # The server's own limits are the shorter ones: they leave the connection usable.
@@ -74,7 +75,6 @@ def connect(url: str, *, timeout: float, connections: int) -> Engine:
             "--palign-store: PostgreSQL needs psycopg; pip install 'vllm-palign[postgres]'"
         ) from None
     if driver == "sqlite":
-        event.listen(engine, "do_connect", _create_private)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -117,11 +117,16 @@ def empty_log(engine: Engine) -> bool:
     return not busy
 
 
-def _create_private(dialect: Any, record: Any, arguments: list[Any], options: Any) -> None:
+def _create_private(file: str) -> None:
     """A new SQLite file is its owner's alone, as its log beside it then is: a persona is its person's answers in
-    another form. One that is there keeps the rights it has. What is wrong with the path SQLite itself says."""
+    another form. What is wrong with the path SQLite itself says.
+
+    A file that is there keeps the rights it has, and is not opened: to close it would take the locks of all this
+    process's connections to it (https://sqlite.org/howtocorrupt.html, section 2.2), and the next process to leave
+    would remove the log that they write to.
+    """
     with suppress(OSError):
-        os.close(os.open(arguments[0], os.O_CREAT | os.O_WRONLY, 0o600))
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
