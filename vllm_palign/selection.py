@@ -34,11 +34,26 @@ _WANTED = (
 _KEYS = {"id", "mix", "strength", "scope"}
 
 
+PLACES = frozenset(
+    (
+        "metadata",
+        "extrabody",
+        "extrajson",
+        "extraquery",
+        "extraheaders",
+        "vllmxargs",
+        "extraargs",
+        "samplingparams",
+        "session",
+    )
+)
+"""Objects in which clients are known to write further fields, folded."""
+
 _ASKING = re.compile(
-    r"x?(?:metadata|extrabody|extraargs|vllmxargs)*(?:palign(?:personas?)?|personas?)"
+    rf"x?(?:{'|'.join(sorted(PLACES))})*(?:palign(?:personas?)?|personas?)"
     r"(?:ids?|names?|strengths?|scopes?|mix|weights?|alphas?|scales?|digests?)?"
 )
-_MARKS = re.compile(r"[^a-z0-9]+")
+_MARKS = re.compile(r"[\W_]+")
 
 
 def fold(name: str) -> str:

@@ -227,6 +227,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "five deep": (CHAT, {"extra_body": {"extra_body": {"extra_body": {"extra_body": {"extra_body": {"persona": "alice"}}}}}},
                   "extra_body.extra_body.extra_body.extra_body.extra_body"),
     "behind a thousand of a query": (f"{CHAT}?persona=alice" + "&a=1" * 1000, {}, "query"),
+    "per_sona": (CHAT, {"per_sona": "alice"}, "per_sona"),
+    "sampling_params.persona in one": (CHAT, {"sampling_params.persona": "alice"}, "sampling_params.persona"),
+    "extra_json[persona] in one": (CHAT, {"extra_json[persona]": "alice"}, "extra_json[persona]"),
+    "a text in a text": (CHAT, {"metadata": json.dumps(json.dumps({"persona": "alice"}))}, "metadata (text).persona"),
+    "a list of texts in a list of texts": (
+        CHAT, {"metadata": json.dumps([json.dumps([json.dumps({"persona": "alice"})])])}, "metadata (text)[].persona",
+    ),
+    "behind what is no JSON": (CHAT, {"metadata": ['{"a', '{"persona": "alice"}']}, "metadata[].persona"),
+    "weight in a query": (f"{CHAT}?weight=2", {"persona": "alice"}, "query.weight"),
     "a persona of a megabyte": (CHAT, {"persona": ["x" * (1 << 20)]}, "persona"),
     "a persona too deep": (CHAT, {"persona": json.loads("[" * 900 + "]" * 900)}, "persona"),
 }  # fmt: skip
@@ -300,6 +309,22 @@ def test_everything_else_reaches_vllm_byte_for_byte(app: FastAPI, case: str) -> 
     assert status == 200
     assert "x-palign-persona" not in headers
     assert app.state.received == [body]
+
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "a logits processor's alpha": {"vllm_xargs": {"alpha": 0.3}},
+    "a client's own weight": {"metadata": {"weight": "72"}},
+    "another script": {"重量weight": 1},
+    "an address five deep": {"extra_body": {"extra_body": {"extra_body": {"extra_body": {"metadata": {"mail": "a@b.c"}}}}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_words_of_others_may_stand_beside_a_persona(app: FastAPI, case: str) -> None:
+    body = {"model": "SmolLM2", "messages": MESSAGES, "persona": "alice", **BESIDE[case]}
+    status, headers, reply = ask(app, CHAT, body)
+    assert status == 200, reply
+    assert headers["x-palign-persona"].startswith("alice@")
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/messages/count_tokens"])
@@ -385,8 +410,9 @@ def part(disposition: bytes, value: bytes = b"alice") -> bytes:
         part(b"\r\n name=persona"),
         part(b"name=a") * 999 + part(b"name=b") + part(b"name=persona"),
         part(b"x=" + b"y" * (1 << 16) + b"; name=persona"),
+        part(b"name=metadata", b'{"a": "' + b"x" * (1 << 16) + b'", "persona": "alice"}'),
     ],
-    ids=["case", "quoted", "escaped", "RFC 2231", "folded", "after a thousand", "far away"],
+    ids=["case", "quoted", "escaped", "RFC 2231", "folded", "after a thousand", "far away", "cut off"],
 )  # fmt: skip
 def test_a_form_hides_no_persona(app: FastAPI, parts: bytes) -> None:
     body = parts + b"--X--\r\n"

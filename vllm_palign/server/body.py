@@ -2,8 +2,8 @@
 
 **The rule.** Of a name only letters and digits are read, blind to case. Where a request may speak of a persona, a name
 that ``asks`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
-does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope and the like) is refused where the
-request names a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``_PLACES`` in
+does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the
+request names a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``PLACES`` in
 it and in one another, also as lists and as JSON in texts, the query, form fields, request headers, and messages of a
 WebSocket; no others. So a tool's
 schema, a template's variables, a prompt, and a client's own keys of ``metadata`` may use such words. ``null`` is not
@@ -21,6 +21,7 @@ from typing import Any
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
 from vllm_palign.persona import Scope
 from vllm_palign.selection import (
+    PLACES,
     REQUEST_KEY,
     Selection,
     asks,
@@ -44,22 +45,9 @@ APPLIED = (
 )
 """What is applied, on a path that is steered."""
 
-_LOOSE = frozenset(("strength", "mix", "scope", "alpha", "weight", "weights"))
-
-_PLACES = frozenset(
-    (
-        "metadata",
-        "extrabody",
-        "extrajson",
-        "extraquery",
-        "extraheaders",
-        "vllmxargs",
-        "extraargs",
-        "samplingparams",
-        "session",
-    )
-)
-"""Objects in which clients are known to write further fields, folded."""
+_LOOSE = frozenset(("strength", "mix", "scope"))
+_LOOSE_AT_TOP = _LOOSE | {"alpha", "weight", "weights"}
+"""Further down the latter are words of others: of a logits processor in vllm_xargs, of a client in metadata."""
 
 _WRITTEN_BY_HAND = frozenset(("vllmxargs", "extraargs", "samplingparams"))
 """The places from which vLLM would take the reserved key."""
@@ -78,9 +66,12 @@ _DEEPEST = 4
 _MOST_MEMBERS = 4096
 _LARGEST_VALUE = 1 << 16
 
-# A request without any of these bytes, in any case, cannot ask for a persona: no name of ours, no model
-# suffix, no JSON escape that could spell one, and no NUL (UTF-16 and UTF-32, which json.loads reads too).
-_TRACES = (b"ersona", b"palign", b"@", b"\\u", b"\0")
+# A request without any of these bytes, in any case and whatever marks stand between them, cannot ask for a persona: no
+# name of ours, no JSON escape that could spell one, no NUL (UTF-16 and UTF-32, which json.loads reads too), no model
+# suffix.
+_NAMES = (b"ersona", b"palign", b"\\u", b"\0")
+_TRACES = (*_NAMES, b"@")
+_BETWEEN = b"!\"#$%&'()*+,-./:;<=>?[]^_`{|}~"
 _WINDOW = 1 << 18
 
 
@@ -163,10 +154,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def may_ask(text: bytes) -> bool:
     """Whether ``text`` holds what a request for a persona cannot do without."""
+    return _holds(text, _TRACES)
+
+
+def _holds(text: bytes, traces: Iterable[bytes]) -> bool:
     for at in range(0, len(text), _WINDOW):
         # A trace that a window cuts in two is in the overlap.
-        window = text[at : at + _WINDOW + 16].lower()
-        if any(trace in window for trace in _TRACES):
+        window = text[at : at + _WINDOW + 64].lower().translate(None, _BETWEEN)
+        if any(trace in window for trace in traces):
             return True
     return False
 
@@ -189,9 +184,10 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
                 param=".".join(path) or None,
             )
         name = fold(member.name)
-        place = name in _PLACES
+        place = name in PLACES
         asking = asks(name)
-        if not (place or asking or name in _LOOSE or name in _TOP):
+        loose = name in (_LOOSE if path else _LOOSE_AT_TOP)
+        if not (place or asking or loose or name in _TOP):
             continue
         if member.name in seen and (asking or name in _ONCE):
             raise PersonaInvalid(f"{'.'.join(here)}: the key is there twice", param=".".join(here))
@@ -202,11 +198,12 @@ def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator
             is_object = text[member.value : member.value + 1] == b"{"
             if is_object and len(path) < _DEEPEST:
                 yield from _object_mentions(here, text, member.value)
-            elif may_ask(text[member.value : member.end]):
-                if is_object:
+            elif is_object:
+                if _holds(text[member.value : member.end], _NAMES):
                     raise PersonaInvalid(
                         f"{'.'.join(here)}: is nested too deeply", param=".".join(here)
                     )
+            elif may_ask(text[member.value : member.end]):
                 yield from _mentions_in_no_object(here, text[member.value : member.end])
         elif (value := text[member.value : member.end]) != b"null":
             yield Mention(here, value, at_top)
@@ -232,8 +229,9 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
         for depth, part in enumerate(path, 1):
             here = (place, *path[:depth])
             folded = fold(part)
-            if folded not in _PLACES:
-                if asks(folded) or folded in _LOOSE or folded == "model":
+            if folded not in PLACES:
+                loose = _LOOSE if depth > 1 else _LOOSE_AT_TOP
+                if asks(folded) or folded in loose or folded == "model":
                     yield Mention(here, json.dumps(value).encode())
                 break
         else:
@@ -241,31 +239,31 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
 
 
 def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
-    """Of an object in a text, or of the objects, themselves or in texts, of a list in it and of lists in that."""
-    begin = value.lstrip()[:1]
-    try:
-        if begin == "{":
-            yield from _object_mentions(path, value.encode("utf-8", "surrogatepass"), 0)
-        elif begin == "[":
-            inside = (*path[:-1], f"{path[-1]}[]")
-            waiting, count = [json.loads(value)], 0
-            while waiting:
-                one = waiting.pop()
-                count += 1
-                if count > _MOST_MEMBERS:
-                    raise PersonaInvalid(
-                        f"{'.'.join(path)}: more than {_MOST_MEMBERS} members", param=".".join(path)
-                    )
-                if isinstance(one, list):
-                    waiting += one
-                    continue
-                text = one if isinstance(one, str) else json.dumps(one)
-                if text.lstrip()[:1] == "{":
-                    yield from _object_mentions(inside, text.encode("utf-8", "surrogatepass"), 0)
-    except PersonaInvalid:
-        raise
-    except (ValueError, RecursionError):
-        return
+    """Of an object in a text, or of what a list in it holds, itself or in texts, and of lists and texts in those."""
+    inside = (*path[:-1], f"{path[-1]}[]")
+    waiting: list[tuple[tuple[str, ...], Any]] = [(path, value)]
+    count = 0
+    while waiting:
+        here, one = waiting.pop()
+        count += 1
+        if count > _MOST_MEMBERS:
+            raise PersonaInvalid(
+                f"{'.'.join(path)}: more than {_MOST_MEMBERS} members", param=".".join(path)
+            )
+        try:
+            if isinstance(one, list):
+                waiting += [(inside, held) for held in one]
+            elif isinstance(one, dict):
+                yield from _object_mentions(here, json.dumps(one).encode(), 0)
+            elif isinstance(one, str) and (begin := one.lstrip()[:1]):
+                if begin == "{":
+                    yield from _object_mentions(here, one.encode("utf-8", "surrogatepass"), 0)
+                elif begin in '["':
+                    waiting.append((here, json.loads(one)))
+        except PersonaInvalid:
+            raise
+        except (ValueError, RecursionError):
+            continue
 
 
 def mentions_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Mention]:
@@ -282,7 +280,8 @@ def _header_name(name: bytes) -> str:
     """What a request header asks for, such as our reply's own or ``X-Persona``; empty for all others."""
     if name == _ADAPTER_HEADER:
         return "model"
-    if b"persona" not in name and b"palign" not in name:
+    bare = name.translate(None, _BETWEEN)
+    if b"persona" not in bare and b"palign" not in bare:
         return ""
     read = name.decode("latin-1")
     return read if asks(fold(read)) else ""
@@ -318,7 +317,7 @@ def wish(found: Sequence[Mention], served: Sequence[str], *, any_model: bool, sc
     if selection is None:
         return Wish()
     for mention in found:
-        if mention.name in _LOOSE:
+        if mention.name in _LOOSE_AT_TOP:
             raise PersonaInvalid(
                 f"{mention.param}: stands beside the persona and would not be applied; write it into the persona, "
                 '"persona": {"id": "alice", "strength": 1.5}, or as persona_strength or persona_scope into metadata',

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from vllm_palign.errors import PersonaInvalid
+from vllm_palign.selection import PLACES, fold
 
 _LONGEST = 1 << 16
 """Bytes of a field, and of what stands before it, that are looked at."""
@@ -28,10 +29,11 @@ def is_quoted(content_type: bytes) -> bool:
 def fields(body: bytes, content_type: bytes) -> list[tuple[str, str]] | None:
     """(name, value) of every field, files as empty values, or None if the content type is not a form's.
 
-    Raises PersonaInvalid for more fields, or more before a field, than are looked at.
+    Raises PersonaInvalid for more fields, more before a field, or more in one that may speak of a persona, than are
+    looked at.
     """
     if is_quoted(content_type):
-        return query(body)
+        return query(body, "form")
     if _kind(content_type) != b"multipart/form-data":
         return None
     boundary = _parameter(content_type, b"boundary")
@@ -58,18 +60,25 @@ def fields(body: bytes, content_type: bytes) -> list[tuple[str, str]] | None:
                 continue
             if len(found) == _MOST:
                 raise _too_many("form")
+            field, start = name.decode("utf-8", "replace"), head_end + 4
             is_file = _parameter(disposition, b"filename") is not None
-            content = b"" if is_file else body[head_end + 4 : min(end, head_end + 4 + _LONGEST)]
-            found.append((name.decode("utf-8", "replace"), content.decode("utf-8", "replace")))
+            if not is_file and end - start > _LONGEST and fold(field) in PLACES:
+                raise PersonaInvalid(
+                    f"{field[:40]}: a form's field of {end - start} bytes, wanted at most {_LONGEST}, among which a "
+                    "persona would be found",
+                    param=field[:40],
+                )
+            content = b"" if is_file else body[start : min(end, start + _LONGEST)]
+            found.append((field, content.decode("utf-8", "replace")))
     return found
 
 
-def query(text: bytes) -> list[tuple[str, str]]:
-    """The fields of a query string, those without a value too. Raises PersonaInvalid for too many."""
+def query(text: bytes, place: str = "query") -> list[tuple[str, str]]:
+    """The fields of a query string, those without a value too. Raises PersonaInvalid for too many, in ``place``."""
     try:
         return parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST)
     except ValueError:
-        raise _too_many("query") from None
+        raise _too_many(place) from None
 
 
 def _too_many(place: str) -> PersonaInvalid:

@@ -13,9 +13,10 @@ from typing import Any
 
 from vllm_palign.errors import PersonaForbidden
 
-# A key of that name, its letters escaped or not, or a text of its own. Inside a JSON string it cannot match:
-# there a quote follows a backslash. What matches is read; nothing else has to be.
+# A key of that name, its letters escaped or not. Inside a JSON string it cannot match: there a quote follows a
+# backslash. What matches is read; nothing else has to be.
 _NAMED = re.compile(rb'[{,\s]"(?:u|\\u0075){2}(?:i|\\u0069)(?:d|\\u0064)"', re.IGNORECASE)
+_OF_A_KEY = re.compile(rb"\s*:")
 _TRACES = (b'uuid"', b"\\u00")
 _WINDOW = 1 << 16
 """Bytes that are searched without letting other threads go on."""
@@ -29,7 +30,9 @@ def may_name_media(body: bytes) -> bool:
         # A key that a window cuts in two is in the overlap.
         window = body[at : at + _WINDOW + 64]
         lower = window.lower()
-        if any(trace in lower for trace in _TRACES) and _NAMED.search(window):
+        if any(trace in lower for trace in _TRACES) and any(
+            _OF_A_KEY.match(body, at + name.end()) for name in _NAMED.finditer(window)
+        ):
             return True
     return False
 
