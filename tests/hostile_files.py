@@ -95,6 +95,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 6321\n",
         "a Git LFS pointer, not the file it stands for",
     ),
+    "answers": (b' {"answers": {"q1": 5}}', "JSON, not safetensors"),
     "web page": (b"\n<!DOCTYPE html><html><title>Sign in</title>", "a web page"),
     "large web page": (b"<!DOCTYPE html>" + b"a:" * 300_000, "a web page"),
     "web page without a doctype": (b"<html lang='en'>", "a web page"),

@@ -149,6 +149,11 @@ def _known_content(data: bytes) -> str | None:
         return "a gzip file; unpack it first (gunzip)"
     if start.startswith(b"version https://git-lfs.github.com/"):
         return "a Git LFS pointer, not the file it stands for; fetch that with git lfs pull"
+    if start.startswith(b"{"):
+        return (
+            "JSON, not safetensors; answers or trait values for a server are sent with the header "
+            "Content-Type: application/json (curl --json)"
+        )
     if start.startswith((b"<!doctype html", b"<html")):
         return (
             "a web page, such as a login or error page that was saved in place of the download; "

@@ -66,6 +66,7 @@ def _gauges(engine_client: Any, front_end: FrontEnd) -> ScrapedGauges:
         return dict(first)
 
     async def registered() -> int:
-        return sum((await front_end.manage(front_end.resolver.registry.counts, Tenant())).values())
+        counts = front_end.resolver.registry.counts
+        return sum((await front_end.manage(counts, Tenant(), queue="gauges")).values())
 
     return ScrapedGauges(slots, registered)

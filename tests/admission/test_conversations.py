@@ -187,7 +187,8 @@ def test_a_first_turn_that_took_too_long_is_tried_again_and_one_that_cannot_be_i
     from vllm.renderers.params import ChatParams
 
     messages, params = said("system: Never rendered.", USER, ANSWER, AGAIN), ChatParams()
-    for error, wanted in ((TimeoutError(), 2), (ValueError("a user first"), 1)):
+    gone = RuntimeError("cannot schedule new futures after shutdown")
+    for error, wanted in ((TimeoutError(), 2), (gone, 2), (ValueError("a user first"), 1)):
         calls = 0
 
         async def failing(*_: Any, error: Exception = error) -> Any:

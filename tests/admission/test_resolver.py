@@ -302,6 +302,56 @@ def test_the_cache_keeps_no_texts_of_a_file() -> None:
     assert len(json.dumps(kept.header)) < 300
 
 
+def test_what_is_deleted_while_it_comes_is_given_to_who_waits_and_not_kept() -> None:
+    one = persona(1)
+
+    def fetch(digest: str) -> bytes:
+        cache.drop({digest})
+        return one.to_bytes()
+
+    cache = PersonaCache(1 << 20, fetch)
+    assert cache.get(one.digest).digest == one.digest
+    assert one.digest not in cache
+    cache._fetch = lambda _: one.to_bytes()
+    cache.get(one.digest)
+    assert one.digest in cache
+
+
+def test_the_sum_of_a_persona_that_was_deleted_meanwhile_is_not_kept(
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = persona(5)
+    registry.put(ALL, "e", content, content.to_bytes())
+    compose = Effect.compose
+
+    def deleting(parts: list[tuple[Persona, float]]) -> Effect:
+        registry.delete(ALL, "e")
+        store.forget({content.digest})
+        return compose(parts)
+
+    monkeypatch.setattr(Effect, "compose", deleting)
+    assert store.resolve(named("e"), ALL).effect is not None
+    assert content.digest not in store.held()
+
+
+def test_a_change_of_another_name_takes_nobody_out_of_memory(
+    store: Resolver, registry: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.resolve(named("a"), ALL)
+    looked = registry.lookup
+
+    def busy(tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
+        found = looked(tenant, names)
+        store.changed("", "other", replaced=False)
+        return found
+
+    monkeypatch.setattr(registry, "lookup", busy)
+    store.resolve(named("a"), ALL)
+    registry.down = True
+    monkeypatch.undo()
+    assert store.resolve(named("a"), ALL).effect is not None
+
+
 def test_one_fetch_serves_all_who_wait_and_so_does_its_failure() -> None:
     wanted = persona(1)
     asked: list[str] = []

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.directions import tiny_directions
 from vllm_palign.directions import Directions
 from vllm_palign.directions.basis import relative_size
@@ -29,6 +33,45 @@ def made() -> Directions:
 def answers(made: Directions, seed: int = 0, count: int = 40) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     return {item.id: int(rng.integers(1, 6)) for item in made.inventory.items[:count]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"E": 1.5, "extraversion": None}, {"extraversion": None, "E": 1.5}, {"E": 1.5, "O": 0}],
+)
+def test_null_is_no_value_wherever_it_stands(values: dict[str, Any]) -> None:
+    assert trait_values(values) == {"E": 1.5}
+
+
+@pytest.mark.parametrize("values", [{"E": 0, "extraversion": 1.5}, {"extraversion": 1.5, "E": 0}])
+def test_a_trait_given_twice_is_refused_in_either_order(values: dict[str, Any]) -> None:
+    with pytest.raises(PersonaInvalid, match="E is there twice"):
+        trait_values(values)
+
+
+_DIGESTS = """
+import numpy as np
+from tests.directions import tiny_directions
+made = tiny_directions(3, 16, 64, heads=24, items=120)
+rng = np.random.default_rng(0)
+print([
+    made.from_answers("x", {item.id: int(rng.integers(1, 6)) for item in made.inventory.items}).digest
+    for _ in range(40)
+])
+"""
+
+
+def test_processors_that_add_up_in_another_order_make_the_same_bytes() -> None:
+    """OpenBLAS has kernels of its own for each; ``Nehalem`` runs on every x86, and elsewhere the variable is nothing."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", _DIGESTS],
+            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for variables in ({}, {"OPENBLAS_CORETYPE": "Nehalem"})
+    ]  # fmt: skip
+    assert said[0] == said[1]
 
 
 def test_a_persona_of_answers_is_a_file_like_any_other(made: Directions) -> None:

@@ -121,10 +121,13 @@ def test_bytes_stay_as_long_as_a_name_needs_them(registry: Registry) -> None:
     assert count(registry, "blobs") == count(registry, "personas") == 0
 
 
-def test_a_purge_takes_all_of_one_owner_and_no_bytes_of_another(registry: Registry) -> None:
+def test_a_purge_takes_all_of_one_owner_and_no_bytes_of_another(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, seed in (("a", 1), ("b", 2), ("c", 2)):
         put(registry, name, seed, ACME)
     put(registry, "a", 2, ALL)
+    monkeypatch.setattr("vllm_palign.registry.registry._PURGED_AT_ONCE", 2)
     assert registry.purge("acme") == 3
     assert registry.counts() == {"": 1} and registry.purge("acme") == 0
     assert registry.registered({persona(1).digest, persona(2).digest}) == {persona(2).digest}

@@ -117,6 +117,17 @@ def test_trait_values_become_a_persona_by_name_or_letter(app: FastAPI) -> None:
     assert named.json()["fit"]["sliders"]
 
 
+def test_a_description_is_ordinary_text_of_any_language(app: FastAPI) -> None:
+    text = "Alice\N{NO-BREAK SPACE}: soft\N{SOFT HYPHEN}ly \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}"
+    reply = put(app, "alice", {"answers": ANSWERS, "description": text})
+    assert (reply.status_code, reply.json()["description"]) == (201, text)
+
+
+def test_json_that_is_sent_as_a_file_is_told_how_it_is_sent(app: FastAPI) -> None:
+    reply = put(app, "alice", {"answers": ANSWERS}, headers={"content-type": "text/plain"})
+    assert "Content-Type: application/json" in refused(reply)
+
+
 @pytest.mark.parametrize(
     "kind", ["application/json; charset=utf-8", "Application/JSON", " application/json ;x=y"]
 )
@@ -145,14 +156,14 @@ WRONG: dict[str, tuple[Any, list[str]]] = {
     "a number of 5,000 digits": (b'{"traits": {"E": ' + b"1" * 5000 + b"}}", ["not JSON"]),
     "everything around the answers": (
         {"answers": [1], "traits": 7, "alpha": 3, "name": "x", "description": "a\nb"},
-        ["'alpha'", "'name'", "both", "answers is a list", "traits is a number", "3 characters"],
+        ["'alpha'", "'name'", "both", "answers is a list", "traits is a number", "description holds '\\n'"],
     ),
     "a long description": (
         {"answers": ANSWERS, "description": "x" * (MAX_DESCRIPTION + 1)},
         ["1001 characters, wanted at most 1000"],
     ),
     "a description with half a character": (
-        b'{"traits": {"E": 1}, "description": "\\ud800"}', ["printable"],
+        b'{"traits": {"E": 1}, "description": "\\ud800"}', [r"holds '\ud800', wanted text"],
     ),
     "no answers": ({"answers": {}}, []),
     "answers that are all missing": ({"answers": dict.fromkeys(ITEMS)}, []),

@@ -67,7 +67,9 @@ def test_the_word_elsewhere_is_nobodys_business(what: str) -> None:
 
 def test_bodies_without_such_a_key_are_not_read() -> None:
     assert not may_name_media(b'{"messages": [{"content": "a \\"uuid\\": \\"x\\" and \\u00fc"}]}')
-    assert not may_name_media(b'{"tools": [{"type": "string", "format": "uuid"}, {"format" : "uuid" }]}')
+    assert not may_name_media(
+        b'{"tools": [{"type": "string", "format": "uuid"}, {"format" : "uuid" }]}'
+    )
     assert not may_name_media(b"x" * (1 << 20))
 
 

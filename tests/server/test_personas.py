@@ -37,5 +37,15 @@ def test_the_reply_holds_the_fit_of_the_file_as_it_is_written_there(fit: dict[st
     assert whole.description == 'fit":{}'
     assert whole.id == "alice"
     assert list(json.loads(reply)) == list(personas.PersonaObject.model_fields)
+    assert personas._without_sliders(reply) == reply
     text = json.dumps(fit, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert text.encode() in reply
+
+
+@pytest.mark.parametrize("others", [{}, {"a": 1}, {"z": {"sliders": 2}}, {"a": 1, "z": 2}])
+def test_trait_values_are_left_out_for_whoever_may_not_have_the_file(
+    others: dict[str, object],
+) -> None:
+    whole = json.dumps({"name": '"fit":{"sliders":', "fit": {**others, "sliders": {"E": 1}}})
+    left = json.loads(personas._without_sliders(whole.encode()))
+    assert left == {"name": '"fit":{"sliders":', "fit": others}

@@ -30,6 +30,8 @@ class PersonaCache:
         self._held: OrderedDict[str, Persona] = OrderedDict()
         self._bytes = 0
         self._coming: dict[str, Future[Persona]] = {}
+        self._unwanted: set[str] = set()
+        """Digests that were dropped while they came."""
         self._lock = threading.Lock()
 
     def __contains__(self, digest: str) -> bool:
@@ -66,6 +68,7 @@ class PersonaCache:
     def drop(self, digests: Set[str]) -> None:
         """Forget the content of ``digests``."""
         with self._lock:
+            self._unwanted |= digests & self._coming.keys()
             for digest in digests & self._held.keys():
                 self._bytes -= _size(self._held.pop(digest))
             metrics.host_cache(size=self._bytes, personas=len(self._held))
@@ -84,13 +87,20 @@ class PersonaCache:
             )
         except BaseException as error:
             with self._lock:
-                del self._coming[digest]
+                self._came(digest)
             coming.set_exception(error)
             return
         with self._lock:
-            del self._coming[digest]
-            self._keep(persona)
+            if self._came(digest):
+                self._keep(persona)
         coming.set_result(persona)
+
+    def _came(self, digest: str) -> bool:
+        """Whether it is wanted still."""
+        del self._coming[digest]
+        wanted = digest not in self._unwanted
+        self._unwanted.discard(digest)
+        return wanted
 
     def _keep(self, persona: Persona) -> None:
         self._held[persona.digest] = persona

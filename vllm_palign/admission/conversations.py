@@ -102,8 +102,8 @@ async def note_first_turn(
         try:
             _, (first,) = await render([opening], chat_params, tok_params)
             turn = _Turn.of(first)
-        except TimeoutError:
-            return  # the machine was busy; the next turn asks again
+        except (TimeoutError, RuntimeError):
+            return  # the machine was busy, or vLLM was changing threads; the next turn asks again
         except Exception:
             # A template may refuse to begin without a user's message: then there was no such turn.
             turn = None
@@ -132,6 +132,8 @@ def note_first_turn_later(
             try:
                 _, (first,) = render([opening], chat_params, tok_params)
                 found = _Turn.of(first)
+            except (TimeoutError, RuntimeError):
+                return None
             except Exception:
                 found = None
             turns.put(key, found)

@@ -9,6 +9,7 @@ import signal
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from vllm_palign.admission import armed, conversations
@@ -130,15 +131,21 @@ class FrontEnd:
                 os.kill(os.getpid(), signal.SIGTERM)
             raise
 
-    async def manage(self, work: Callable[[], T], tenant: Tenant) -> T:
+    async def manage(self, work: Callable[[], T], tenant: Tenant, *, queue: str = "") -> T:
         """Run what may block beside the event loop, for ``tenant``, of whom only as much waits for a thread as there
-        are threads. Raises RegistryUnavailable when it takes too long; it may be done all the same."""
-
-        async def in_turn() -> T:
-            async with self._turns.of(tenant.name):
-                return await _off_loop(self._managers, work)
-
-        return await self._in_time(in_turn())
+        are threads, in every ``queue``. Raises RegistryUnavailable when it takes too long, and then it may be done all
+        the same, or when what is before it does."""
+        waiting = AsyncExitStack()
+        async with waiting:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await waiting.enter_async_context(self._turns.of((tenant.name, queue)))
+            except TimeoutError:
+                raise RegistryUnavailable(
+                    "too many of your own calls to the persona registry are waiting; send fewer at once, and this one "
+                    "again"
+                ) from None
+            return await self._in_time(_off_loop(self._managers, work))
 
     async def grant(self, selection: Selection, tenant: Tenant) -> tuple[Chosen, str]:
         """Resolve ``selection`` and hand it to admission. Raises what ``Resolver.resolve`` raises, and
@@ -150,10 +157,14 @@ class FrontEnd:
         )
         return chosen, self.handoff.put(_granted(chosen, tenant))
 
-    async def _in_time(self, answer: Awaitable[T]) -> T:
+    @property
+    def _patience(self) -> float:
         # A connection found dead and one tried in its place wait ``timeout`` seconds each.
+        return 3 * self.resolver.registry.timeout
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(3 * self.resolver.registry.timeout):
+            async with asyncio.timeout(self._patience):
                 return await answer
         except TimeoutError:
             raise RegistryUnavailable("the persona registry takes too long; try again") from None

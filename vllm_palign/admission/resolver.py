@@ -134,6 +134,8 @@ class Resolver:
             self.shape.check_range(effect)
             if single:
                 self._effects.put(*single, effect)
+                if single[0] not in self.cache:  # forgotten meanwhile: it must not come back so
+                    self._effects.drop({single[0]})
         return effect
 
     def _look_up(
@@ -165,8 +167,8 @@ class Resolver:
         with self._lock:
             for name in names:
                 key = tenant.name, name
-                self._known.pop(key, None)
-                if name in found and changes == self._changes:
+                known = self._known.pop(key, None)
+                if name in found and (changes == self._changes or known == found[name]):
                     self._known[key] = found[name]
             while len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)

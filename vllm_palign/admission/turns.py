@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 
@@ -13,14 +13,14 @@ class Turns:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._gates: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._gates: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}
         """Caller -> its gate, and how many of its calls are here. Nothing is kept of a caller who has none."""
 
     def __len__(self) -> int:
         return len(self._gates)
 
     @asynccontextmanager
-    async def of(self, who: str) -> AsyncIterator[None]:
+    async def of(self, who: Hashable) -> AsyncIterator[None]:
         """Begins when it is the turn of this call of ``who``."""
         gate, here = self._gates.get(who) or (asyncio.Semaphore(self._at_once), 0)
         self._gates[who] = gate, here + 1

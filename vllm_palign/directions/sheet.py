@@ -51,21 +51,24 @@ def trait_values(values: Mapping[str, Any]) -> dict[str, float]:
     Raises PersonaInvalid, naming everything at fault, and where every trait is 0.
     """
     given: dict[str, float] = {}
+    seen: set[str] = set()
     problems = []
     for name, value in values.items():
         letter = letter_of(name)
         if letter is None:
             problems.append(f"{name[:40]!r} is no trait")
-        elif letter in given:
-            problems.append(f"{letter} is there twice")
         elif value is None:
             continue
+        elif letter in seen:
+            problems.append(f"{letter} is there twice")
         elif type(value) not in (int, float) or not abs(_number(value)) <= MAX_VALUE:
             problems.append(
                 f"{name!r} is {str(value)[:40]!r}, wanted -{MAX_VALUE:g} to {MAX_VALUE:g}"
             )
         elif abs(value) >= NOTHING:
             given[letter] = float(value)
+        if letter is not None and value is not None:
+            seen.add(letter)
     if not problems and not any(given.values()):
         problems.append("every trait is 0: there is nothing to steer towards")
     if problems:

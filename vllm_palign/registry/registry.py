@@ -43,6 +43,7 @@ from vllm_palign.tenants.tenant import OPERATOR, Tenant
 
 _MIGRATION_PATIENCE = 60.0
 _DIGESTS_AT_ONCE = 500
+_PURGED_AT_ONCE = 200
 
 # Built once: to build a statement takes longer than to run it. First what requests and their first use look up.
 _IS_OWN = and_(
@@ -240,16 +241,24 @@ class Registry:
 
     def purge(self, owner: str) -> int:
         """Remove everything that ``owner`` has registered, whether or not it is a tenant still. Returns how many
-        personas that were. Raises RegistryFull."""
-        mine = personas.c.tenant == owner
-        with self._writing() as connection:
-            digests = connection.scalars(select(personas.c.digest).where(mine)).all()
-            connection.execute(delete(personas).where(mine))
-            for digest in set(digests):
-                _drop_unused_blob(connection, digest)
-        if digests:
+        personas that were. Raises RegistryFull.
+
+        Not in one transaction: the others' writes would wait for it.
+        """
+        mine, count = personas.c.tenant == owner, 0
+        while True:
+            with self._writing() as connection:
+                rows = connection.execute(
+                    select(personas.c.name, personas.c.digest).where(mine).limit(_PURGED_AT_ONCE)
+                ).all()
+                names, digests = [row.name for row in rows], {row.digest for row in rows}
+                connection.execute(delete(personas).where(mine, personas.c.name.in_(names)))
+                for digest in digests:
+                    _drop_unused_blob(connection, digest)
+            if not rows:
+                return count
+            count += len(rows)
             self._removed()
-        return len(digests)
 
     def counts(self) -> dict[str, int]:
         """Number of registered personas by owner."""

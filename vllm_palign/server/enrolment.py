@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ _AROUND, _FOR_ITEM = 16 * 1024, 64
 """Bytes for a description, fields and blanks; and, beside twice its id, for an item's answer."""
 MAX_DESCRIPTION = 1000
 """Characters."""
+
+# Controls, ends of lines and paragraphs, halves of a character, and what turns the direction of the text around it.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _FIELDS = ("answers", "traits", "description")
 
@@ -118,9 +122,13 @@ class Enrolment:
         description = given.get("description", "")
         if not isinstance(description, str):
             problems.append(f"description is {_kind(description)}, wanted a text")
-        elif len(description) > MAX_DESCRIPTION or not description.isprintable():
+        elif len(description) > MAX_DESCRIPTION:
             problems.append(
-                f"description holds {len(description)} characters, wanted at most {MAX_DESCRIPTION}, all of them printable"
+                f"description holds {len(description)} characters, wanted at most {MAX_DESCRIPTION}"
+            )
+        elif odd := _UNPRINTABLE.search(description):
+            problems.append(
+                f"description holds {odd[0]!a}, wanted text without control characters and line breaks"
             )
         if problems:
             raise PersonaInvalid("; ".join(problems))

@@ -42,7 +42,9 @@ async def _usable(front_end: FrontEnd) -> tuple[Record, ...]:
         return ()
     try:
         page = await front_end.manage(
-            lambda: resolver.registry.page(tenant, limit=MAX_LISTED, shape=resolver.shape), tenant
+            lambda: resolver.registry.page(tenant, limit=MAX_LISTED, shape=resolver.shape),
+            tenant,
+            queue="models",
         )
     except RegistryUnavailable as error:
         logging.getLogger("vllm.palign").warning(
