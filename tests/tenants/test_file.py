@@ -58,9 +58,18 @@ def test_purging_a_tenant_takes_its_personas_and_asks_first(tmp_path: Path) -> N
     code, out, _ = palign("tenants", "purge", "acme", "--store", store, "--yes", "--json")
     assert (code, json.loads(out)) == (0, {"tenant": "acme", "deleted": 1})
     assert registry.counts() == {"globex": 1}
-    for wrong in (("operator", store), ("acme", f"{store}.typo"), ("acme", "mysql://x")):
-        code, _, err = palign("tenants", "purge", wrong[0], "--store", wrong[1], "--yes")
-        assert code == 2 and err.startswith("palign: ")
+    (tmp_path / "empty.sqlite").touch()
+    for tenant, place, why in (
+        ("operator", store, "wanted a tenant"),
+        ("acme", f"{store}.typo", "there is no file"),
+        ("acme", f"sqlite:///{tmp_path}", "there is no file"),
+        ("acme", f"sqlite:///{tmp_path / 'empty.sqlite'}", "is no registry of this release"),
+        ("acme", "mysql://x", "wanted sqlite"),
+    ):
+        code, _, err = palign("tenants", "purge", tenant, "--store", place, "--yes")
+        assert code == 2 and err.startswith("palign: ") and why in err
+    assert palign("tenants", "purge", "globex", "--store", f"{store}?timeout=3", "--yes")[0] == 0
+    assert registry.counts() == {}
     assert [one.name for one in tmp_path.glob("*typo*")] == []
 
 

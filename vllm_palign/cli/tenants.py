@@ -7,11 +7,11 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from ruamel.yaml import YAML
@@ -20,6 +20,9 @@ from vllm_palign.errors import PalignError
 from vllm_palign.files import write_bytes
 from vllm_palign.tenants.file import OPERATOR_ENTRY, TenantsError, TenantsFile, new_key
 from vllm_palign.tenants.tenant import Role
+
+if TYPE_CHECKING:
+    from vllm_palign.registry import Registry
 
 tenants = typer.Typer(help="API keys and rights of tenants.", no_args_is_help=True)
 
@@ -117,6 +120,26 @@ def check(file: FileOption, as_json: JsonOption = False) -> None:
             typer.echo(f"  key {key.id}  {', '.join(key.roles)}  {key.created or ''}".rstrip())
 
 
+def _opened(store: str) -> Registry:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    from vllm_palign.registry import Registry
+
+    file = None
+    with suppress(ArgumentError, ValueError):  # which the registry says better
+        url = make_url(store)
+        file = url.database if url.drivername == "sqlite" else None
+    if file and not Path(file).is_file():
+        raise TenantsError(f"--store: there is no file {file!r}")
+    registry = Registry(store)
+    if not registry.is_current():
+        raise TenantsError(
+            "--store: is no registry of this release; a server that starts with it makes one of it"
+        )
+    return registry
+
+
 @tenants.command(
     epilog="Example: palign tenants purge acme --store postgresql://palign@db/palign --yes"
 )
@@ -127,15 +150,10 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Delete all personas of a tenant from the registry. Running servers forget them within half a minute."""
-    from vllm_palign.registry import Registry
-
     try:
         if tenant in ("", OPERATOR_ENTRY):
             raise TenantsError("wanted a tenant; the operator's personas are everybody's")
-        file = store.removeprefix("sqlite:///")
-        if file != store and not Path(file).exists():
-            raise TenantsError(f"--store: there is no file {file!r}")
-        registry = Registry(store)
+        registry = _opened(store)
         count = registry.counts().get(tenant, 0)
         if count and not yes:
             typer.confirm(f"Delete {count} personas of {tenant}?", abort=True, err=True)

@@ -23,18 +23,28 @@ def migrate(engine: Engine, *, patience: float) -> None:
     Raises PalignStartupError for a schema of a newer release, RegistryUnavailable when the lock is not
     free within ``patience`` seconds.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    script = ScriptDirectory.from_config(config)
-    with reading(engine) as connection:
-        if _version(connection, script) == script.get_current_head():
-            return
+    if is_current(engine):
+        return
+    config, script = _scripts()
     if engine.dialect.name == "sqlite":
         _use_wal(engine, patience)
     with writing(engine) as connection:
         if _version(connection, script) != script.get_current_head():
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def is_current(engine: Engine) -> bool:
+    """Whether the database is a registry of this release's version. Raises as ``migrate`` does."""
+    _, script = _scripts()
+    with reading(engine) as connection:
+        return _version(connection, script) == script.get_current_head()
+
+
+def _scripts() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config, ScriptDirectory.from_config(config)
 
 
 def _version(connection: Connection, script: ScriptDirectory) -> str | None:

@@ -35,7 +35,7 @@ from vllm_palign.errors import (
 )
 from vllm_palign.persona import Persona
 from vllm_palign.registry import database
-from vllm_palign.registry.migrate import migrate
+from vllm_palign.registry.migrate import is_current, migrate
 from vllm_palign.registry.records import MAX_TEXT, Outcome, Page, Record, metadata_of
 from vllm_palign.registry.schema import blobs, personas
 from vllm_palign.shape import ModelShape
@@ -87,6 +87,10 @@ class Registry:
     def migrate(self) -> None:
         """Bring the schema up to date under a lock. Raises PalignStartupError for a newer schema."""
         migrate(self._engine, patience=_MIGRATION_PATIENCE)
+
+    def is_current(self) -> bool:
+        """Whether the database is a registry of this release, so that nothing needs to be migrated."""
+        return is_current(self._engine)
 
     def lookup(self, tenant: Tenant, names: Iterable[str]) -> dict[str, Record]:
         """The visible records of ``names``; missing ones are left out. One indexed query."""
