@@ -235,6 +235,20 @@ def test_a_server_that_goes_away_is_said_to_and_comes_back_by_itself(
     assert len(answers(page, 0)) >= 1 and "first token" in figures(page, 0)
 
 
+def test_a_page_that_was_there_before_its_server_asks_for_the_key_when_it_comes(
+    open_tab: OpenTab, world: World
+) -> None:
+    world.line.cut()
+    try:
+        page = open_tab(None)
+        page.wait_for_selector(".status.gone")
+    finally:
+        world.line.mend()
+    page.locator("#key input").fill(world.keys["manage"])
+    page.locator("#key input").press("Enter")
+    page.wait_for_selector(".status.there")
+
+
 def test_a_server_that_comes_back_with_another_model_is_noticed() -> None:
     def reply(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
@@ -245,9 +259,9 @@ def test_a_server_that_comes_back_with_another_model_is_noticed() -> None:
     server._http = httpx.AsyncClient(base_url=server.url, transport=httpx.MockTransport(reply))
     page = PlayPage(server)
     look = ("", [""], None, "")
-    changes = in_thread(page._watch("", "", None, True, "first", *look))
+    changes = in_thread(page._watch("", "", None, True, "", "first", *look))
     assert changes[page.model] == "second" and "second at" in changes[page.status]
-    assert in_thread(page._watch("", "", None, True, "second", *look)) == gr.skip()
+    assert in_thread(page._watch("", "", None, True, "", "second", *look)) == gr.skip()
 
 
 def test_the_first_paint_takes_less_than_two_seconds(open_tab: OpenTab) -> None:

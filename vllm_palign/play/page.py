@@ -74,6 +74,8 @@ class PlayPage:
             self.model = gr.State("")
             # None until the server has answered once.
             self.there = gr.State(None)
+            # What is said to be wrong with it.
+            self.trouble = gr.State("")
             gr.HTML("<h1>Meet personas</h1>", elem_id="title")
             self.status = gr.HTML(
                 '<p class="status">Looking for the server …</p>', elem_id="status"
@@ -105,10 +107,11 @@ class PlayPage:
         alone: dict[str, Any] = {"concurrency_id": "connect", "concurrency_limit": 1, **quick}
         people = [*(column.who for column in self.meet.columns[1:]), self.look.beside]
         everything = [
-            self.status, self.access, self.model, self.there, *people, *self.make.outputs, *self.look.outputs
+            self.status, self.access, self.model, self.there, self.trouble, *people, *self.make.outputs,
+            *self.look.outputs,
         ]  # fmt: skip
         asked = [
-            self.given, self.kept, self.make.sheet, self.there, self.model, *self.look.inputs
+            self.given, self.kept, self.make.sheet, self.there, self.trouble, self.model, *self.look.inputs
         ]  # fmt: skip
         # In the tab itself: what somebody types while the server is asked is not written over.
         restored = [self.key, self.kept]
@@ -131,32 +134,38 @@ class PlayPage:
         self.look.changed.change(self._connect, asked, everything, **alone)
 
     async def _connect(
-        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, _: str, *look: Any
+        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *rest: Any
     ) -> Changes:
         """Everything that the server decides."""
         try:
             model = await self._server.model(key)
             page = await self._server.personas(key)
         except Trouble as trouble:
-            gone = self.look.nothing() if trouble.status in (401, 403) else {}
-            return {**self._without(trouble, there), **gone}
+            return self._without(trouble, there)
         return {
             **self._with(model, page, first=there is None),
             **await self.make.ready(key, kept, sheet),
-            **await self.look.ready(key, *look),
+            **await self.look.ready(key, *rest[2:]),
         }
 
     async def _watch(
-        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, model: str, *look: Any
+        self,
+        key: str,
+        kept: str,
+        sheet: Sheet | None,
+        there: bool | None,
+        said: str,
+        model: str,
+        *look: Any,
     ) -> Any:
-        """The server went away, came back, or serves another model. Else nothing changes."""
+        """The server went away, came back, wants a key by now, or serves another model. Else nothing changes."""
         try:
             now = await self._server.model(key)
         except Trouble as trouble:
-            return self._without(trouble, there) if there else gr.skip()
+            return gr.skip() if trouble.sentence == said else self._without(trouble, there)
         if there and now == model:
             return gr.skip()
-        return await self._connect(key, kept, sheet, there, now, *look)
+        return await self._connect(key, kept, sheet, there, said, now, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""
@@ -167,6 +176,7 @@ class PlayPage:
             self.status: f'<p class="status there">{escape(text)}</p>',
             self.model: model,
             self.there: True,
+            self.trouble: "",
             self.look.beside: gr.update(choices=names),
             **{
                 column.who: gr.update(choices=names, value=[name])
@@ -180,7 +190,9 @@ class PlayPage:
         return {
             self.status: f'<p class="status gone" role="alert">{escape(trouble.sentence)}</p>',
             self.there: None if there is None else False,
+            self.trouble: trouble.sentence,
             self.access: gr.update(open=True) if trouble.status == 401 else gr.skip(),
+            **(self.look.nothing() if trouble.status in (401, 403) else {}),
         }
 
     def _introduce(self, made: dict[str, Any] | None, visible: list[bool]) -> Any:
