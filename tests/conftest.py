@@ -204,10 +204,7 @@ def start_server(
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB, and it would overrule the option
     process: subprocess.Popen[bytes] | Forked
     if warm:
-        folder = log.with_suffix(".started")
-        folder.mkdir()
-        log.symlink_to(folder / "log.txt")
-        process = warm_process("server").start(Path(command[0]), command[1:], folder, environment)
+        process = start_warm(command, log, environment)
     else:
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -228,6 +225,14 @@ def start_server(
             time.sleep(0.5)
     stop_server(server)
     raise AssertionError(f"vllm serve did not come up:\n{log.read_text()[-4000:]}")
+
+
+def start_warm(command: list[str], log: Path, environment: dict[str, str]) -> Forked:
+    """A script's command line with exactly these variables, in a process that begins with vLLM imported."""
+    folder = log.with_suffix(".started")
+    folder.mkdir()
+    log.symlink_to(folder / "log.txt")
+    return warm_process().start(Path(command[0]), command[1:], folder, environment)
 
 
 def stop_server(server: Server) -> None:

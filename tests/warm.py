@@ -1,5 +1,5 @@
-"""Processes that begin with vLLM imported: ``engine/warm_process.py``, one for each of vLLM's model runners and one for
-servers."""
+"""Processes that begin with vLLM imported: ``engine/warm_process.py``, one for each of vLLM's model runners. Servers
+have the first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ LONGEST = 400
 RUNNERS: dict[str, dict[str, str]] = {
     "v1": {"VLLM_USE_V2_MODEL_RUNNER": "0"},
     "v2": {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"},
-    "server": {},
 }
 
 

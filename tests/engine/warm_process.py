@@ -1,11 +1,11 @@
 """Runs scripts in processes of their own that begin with vLLM imported, which alone takes ten seconds: ``python
-warm_process.py v1``, or ``v2`` for vLLM's V2 model runner, or ``server`` for the command ``vllm``.
+warm_process.py v1``, or ``v2`` for vLLM's V2 model runner.
 
 A line of JSON a script: its file, ``arguments``, ``environment`` (all variables) and the ``folder`` where it runs,
 with stdin.txt for its input and log.txt for all it prints. The answers are two lines: the number of the process
 that was forked for it, and, when that is over, its exit code.
 
-A server is a script that is not waited for, and whose processes begin with vLLM imported too.
+A server is a script that is not waited for. What a script spawns begins with vLLM imported too.
 """
 
 from __future__ import annotations
@@ -29,24 +29,20 @@ from typing import Any
 import setproctitle
 from prometheus_client import values
 
-MODULES = {
-    "v1": ("entrypoints.llm", "v1.engine.async_llm", "v1.worker.cpu_worker"),
-    "v2": ("entrypoints.llm", "v1.engine.async_llm", "v1.worker.cpu_worker"),
-    "server": (
-        "entrypoints.cli.main", "entrypoints.cli.serve", "entrypoints.openai.api_server",
-        "entrypoints.launchers.api_server.entry", "v1.engine.async_llm", "v1.engine.core", "v1.engine.coordinator",
-        "v1.worker.cpu_worker", "v1.executor.multiproc_executor", "model_executor.models.llama",
-    ),
-}  # fmt: skip
+MODULES = (
+    "entrypoints.llm", "entrypoints.cli.main", "entrypoints.cli.serve", "entrypoints.openai.api_server",
+    "entrypoints.launchers.api_server.entry", "v1.engine.async_llm", "v1.engine.core", "v1.engine.coordinator",
+    "v1.worker.cpu_worker", "v1.executor.multiproc_executor", "model_executor.models.llama",
+)  # fmt: skip
 
 
-def prepare(kind: str) -> None:
+def prepare(runner: str) -> None:
     """What all jobs would begin with. No engine, no plugin, no thread: nothing that a fork would break."""
-    if kind == "v2":
+    if runner == "v2":
         import v2_driver
 
         v2_driver.pretend()
-    for module in MODULES[kind]:
+    for module in MODULES:
         importlib.import_module(f"vllm.{module}")
     setproctitle.getproctitle()  # it looks for its place among the variables, and finds it before they change
     gc.freeze()  # a collection would copy what the forks share

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import TINY_SERVER, Server, start_server, stop_server
+from tests.conftest import TINY_SERVER, Server, start_server, start_warm, stop_server
 from vllm_palign import Persona
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -40,14 +39,8 @@ def served(personas: Path) -> list[str]:
 def headless_node(model: Path, log: Path, options: list[str], plugins: str) -> Iterator[None]:
     environment = {**os.environ, "VLLM_PLUGINS": plugins}
     environment.pop("VLLM_CPU_KVCACHE_SPACE", None)
-    with log.open("wb") as out:
-        node = subprocess.Popen(
-            [VLLM, "serve", model, "--headless", "--data-parallel-start-rank", "1", *options],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+    command = [str(VLLM), "serve", str(model), "--headless", "--data-parallel-start-rank", "1"]
+    node = start_warm([*command, *options], log, environment)
     try:
         yield
     finally:
