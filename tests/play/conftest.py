@@ -277,6 +277,10 @@ def finish(page: Page) -> None:
 def _answered(page: Page) -> None:
     # Three long answers are there in seconds, and in a minute where the CPU has no instructions for bfloat16.
     page.wait_for_selector("#ask:enabled", timeout=180_000)
+    # What a column says may be drawn a moment after the buttons.
+    page.wait_for_function(
+        "[...document.querySelectorAll('[id^=figures-]')].every(said => !said.innerText.includes('waiting'))"
+    )
 
 
 def answers(page: Page, column: int) -> list[str]:
