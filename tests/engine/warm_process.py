@@ -146,9 +146,10 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         process = fork(job)
-        print(process, file=answers)
         if job["server"]:
             servers.add(process)
+        print(process, file=answers)
+        if job["server"]:
             continue
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=answers)

@@ -21,14 +21,14 @@ def server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """SmolLM2, torch.compile and prefix caching on, 8 personas, made-up directions; in float32, which every CPU is quick
-    at."""
+    at. It starts as a user's does."""
     log = tmp_path_factory.mktemp("server") / "server.log"
     directions = log.with_name("directions.safetensors")
     directions.write_bytes(to_bytes(tiny_directions(**SMOLLM2)))
     running = start_server(
         demo_model, log, "--plugin", "palign", "--palign-personas", str(smol_personas[0]),
         "--palign-directions", str(directions), "--max-model-len", "1024", "--max-num-seqs", "16",
-        "--dtype", "float32", *ONE_PROCESS,
+        "--dtype", "float32", *ONE_PROCESS, warm=False,
     )  # fmt: skip
     yield running
     stop_server(running)

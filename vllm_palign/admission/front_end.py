@@ -135,8 +135,7 @@ class FrontEnd:
         """Run what may block beside the event loop, for ``tenant``, of whom only as much waits for a thread as there
         are threads, in every ``queue``. Raises RegistryUnavailable when it takes too long, and then it may be done all
         the same, or when what is before it does."""
-        waiting = AsyncExitStack()
-        async with waiting:
+        async with AsyncExitStack() as waiting:
             try:
                 async with asyncio.timeout(self._patience):
                     await waiting.enter_async_context(self._turns.of((tenant.name, queue)))

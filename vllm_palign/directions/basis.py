@@ -75,20 +75,20 @@ class Basis:
         zeros, and 0, where there is nothing to steer towards.
         """
         raw = self._raw(weights)
-        scale = relative_size(raw, self._covariance)
+        scale = relative_size(raw, self.wide_covariance)
         return (raw / scale if scale > 0 else raw * 0), scale
 
     def _raw(self, weights: Reals) -> Reals:
         known = np.flatnonzero(weights)
         # Few answers leave most of it unread; to pick all but a few would be a copy.
         few = 2 * len(known) < len(weights)
-        flat = weights[known] @ self._basis[known] if few else weights @ self._basis
+        flat = weights[known] @ self.wide_basis[known] if few else weights @ self.wide_basis
         return np.asarray(flat.reshape(self.basis.shape[1:]))
 
     def size(self, weights: Reals) -> float:
         """What ``offsets`` divides by: in float64, because figures are in the file, whose bytes every processor makes
         alike."""
-        return relative_size(self._raw(weights), self._covariance)
+        return relative_size(self._raw(weights), self.wide_covariance)
 
     def steering(self, weights: Reals) -> tuple[SteeredHeads, float]:
         """As ``offsets``, rounded as a persona keeps them, with their heads."""
@@ -116,11 +116,13 @@ class Basis:
 
     # Widened once: a server makes a thousand personas from one basis.
     @cached_property
-    def _basis(self) -> Reals:
+    def wide_basis(self) -> Reals:
+        """``basis`` in float64, [W, K x D]."""
         return self.basis.reshape(len(self.basis), -1).astype(np.float64)
 
     @cached_property
-    def _covariance(self) -> Reals:
+    def wide_covariance(self) -> Reals:
+        """``covariance`` in float64."""
         return self.covariance.astype(np.float64)
 
     @cached_property

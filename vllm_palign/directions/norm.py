@@ -37,19 +37,24 @@ class NormSample:
 
         Whoever is no more to ``own`` than anybody has any rank with the same chance.
         """
-        used, count = rows.astype(np.float32), max(int(rows.sum()), 1)
+        # In float64: who stands just beside the one measured is the same on every processor.
+        used, count = rows.astype(np.float64), max(int(rows.sum()), 1)
         moved = np.where(rows, own, 0.0)
         moved -= np.where(rows, moved.sum() / count, 0.0)
         # The others need no centring where what they are multiplied with has a mean of 0.
-        shared = self.values @ moved.astype(np.float32)
-        spread = self._squares @ used - (self.values @ used) ** 2 / count
+        shared = self._wide @ moved
+        spread = self._squares @ used - (self._wide @ used) ** 2 / count
         scale = np.sqrt(np.maximum(spread, 0.0) * float(moved @ moved))
         others = np.where(scale > TINY, shared / np.maximum(scale, TINY), 0.0)
         return (1 + int((others >= alignment).sum())) / (1 + len(others))
 
     @cached_property
-    def _squares(self) -> npt.NDArray[np.float32]:
-        return self.values**2
+    def _wide(self) -> Reals:
+        return self.values.astype(np.float64)
+
+    @cached_property
+    def _squares(self) -> Reals:
+        return np.asarray(self._wide**2)
 
 
 def answered(of_trait: Mask, signs: Reals, facets: Sequence[tuple[str, str]]) -> NormSample:

@@ -32,10 +32,9 @@ def changes(blind: Sequence[Basis], folds: npt.NDArray[np.int32]) -> NormSample:
 
 def _sizes(basis: Basis, weights: Reals) -> Reals:
     """``Basis.size`` of many people's ``weights`` [P, W] at once: float64 [P]."""
-    flat = basis.basis.reshape(len(basis.basis), -1)
-    parts = (weights.astype(np.float32) @ flat).reshape(len(weights), *basis.basis.shape[1:])
+    parts = (weights @ basis.wide_basis).reshape(len(weights), *basis.basis.shape[1:])
     squares = np.einsum("pkd,pkd->pk", parts, parts)
     units = parts / np.sqrt(np.maximum(squares, TINY))[:, :, None]
-    turned = np.matmul(units.swapaxes(0, 1), basis.covariance)  # [K, P, D]
+    turned = np.matmul(units.swapaxes(0, 1), basis.wide_covariance)  # [K, P, D]
     variances = np.einsum("kpd,pkd->p", turned, units)
     return np.asarray(np.sqrt(squares.sum(1) / np.maximum(variances, TINY)), dtype=np.float64)

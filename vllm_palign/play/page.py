@@ -72,9 +72,8 @@ class PlayPage:
             title="palign play", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
         ) as self.blocks:
             self.model = gr.State("")
-            # None until the server has answered once.
-            self.there = gr.State(None)
-            # What is said to be wrong with it.
+            # Whether the server has answered once, and what is said to be wrong with it.
+            self.met = gr.State(False)
             self.trouble = gr.State("")
             gr.HTML("<h1>Meet personas</h1>", elem_id="title")
             self.status = gr.HTML(
@@ -107,11 +106,11 @@ class PlayPage:
         alone: dict[str, Any] = {"concurrency_id": "connect", "concurrency_limit": 1, **quick}
         people = [*(column.who for column in self.meet.columns[1:]), self.look.beside]
         everything = [
-            self.status, self.access, self.model, self.there, self.trouble, *people, *self.make.outputs,
+            self.status, self.access, self.model, self.met, self.trouble, *people, *self.make.outputs,
             *self.look.outputs,
         ]  # fmt: skip
         asked = [
-            self.given, self.kept, self.make.sheet, self.there, self.trouble, self.model, *self.look.inputs
+            self.given, self.kept, self.make.sheet, self.met, self.trouble, self.model, *self.look.inputs
         ]  # fmt: skip
         # In the tab itself: what somebody types while the server is asked is not written over.
         restored = [self.key, self.kept]
@@ -134,18 +133,25 @@ class PlayPage:
         self.look.changed.change(self._connect, asked, everything, **alone)
 
     async def _connect(
-        self, key: str, kept: str, sheet: Sheet | None, there: bool | None, *rest: Any
+        self,
+        key: str,
+        kept: str,
+        sheet: Sheet | None,
+        met: bool,
+        _said: str,
+        _model: str,
+        *look: Any,
     ) -> Changes:
         """Everything that the server decides."""
         try:
             model = await self._server.model(key)
             page = await self._server.personas(key)
         except Trouble as trouble:
-            return self._without(trouble, there)
+            return self._without(trouble)
         return {
-            **self._with(model, page, first=there is None),
+            **self._with(model, page, first=not met),
             **await self.make.ready(key, kept, sheet),
-            **await self.look.ready(key, *rest[2:]),
+            **await self.look.ready(key, *look),
         }
 
     async def _watch(
@@ -153,7 +159,7 @@ class PlayPage:
         key: str,
         kept: str,
         sheet: Sheet | None,
-        there: bool | None,
+        met: bool,
         said: str,
         model: str,
         *look: Any,
@@ -162,10 +168,10 @@ class PlayPage:
         try:
             now = await self._server.model(key)
         except Trouble as trouble:
-            return gr.skip() if trouble.sentence == said else self._without(trouble, there)
-        if there and now == model:
+            return gr.skip() if trouble.sentence == said else self._without(trouble)
+        if met and not said and now == model:
             return gr.skip()
-        return await self._connect(key, kept, sheet, there, said, now, *look)
+        return await self._connect(key, kept, sheet, met, said, now, *look)
 
     def _with(self, model: str, page: Page, *, first: bool) -> Changes:
         """``first``: nobody is chosen yet, so the first two are."""
@@ -175,7 +181,7 @@ class PlayPage:
         return {
             self.status: f'<p class="status there">{escape(text)}</p>',
             self.model: model,
-            self.there: True,
+            self.met: True,
             self.trouble: "",
             self.look.beside: gr.update(choices=names),
             **{
@@ -186,10 +192,9 @@ class PlayPage:
             },
         }
 
-    def _without(self, trouble: Trouble, there: bool | None) -> Changes:
+    def _without(self, trouble: Trouble) -> Changes:
         return {
             self.status: f'<p class="status gone" role="alert">{escape(trouble.sentence)}</p>',
-            self.there: None if there is None else False,
             self.trouble: trouble.sentence,
             self.access: gr.update(open=True) if trouble.status == 401 else gr.skip(),
             **(self.look.nothing() if trouble.status in (401, 403) else {}),

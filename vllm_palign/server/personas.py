@@ -157,8 +157,7 @@ async def get_persona(request: Request, persona_id: Id) -> Response:
         record, data = registry.read(tenant, persona_id)
         request.scope["palign_digest"] = record.digest
         if not whole_file:
-            whole = _whole(record, Persona.from_bytes(data), data, tenant)
-            return whole if tenant.may_manage and _owns(tenant, record) else _without_sliders(whole)
+            return _whole(record, Persona.from_bytes(data), data, tenant)
         if not _owns(tenant, record):
             raise PersonaForbidden(
                 f"persona {persona_id!r} is shared with you; only its owner gets the file"
@@ -329,28 +328,32 @@ def _facts(record: Record, tenant: Tenant) -> dict[str, Any]:
 
 def _whole(record: Record, persona: Persona, data: bytes, tenant: Tenant) -> bytes:
     """The JSON of a PersonaObject, with ``fit`` as it is written in the file ``data``: up to 16 MiB, which
-    would stop every other request while they are written again."""
+    would stop every other request while they are written again. Whoever may not have the file gets it without
+    the trait values that a persona was made of."""
     facts = _facts(record, tenant)
     short = ("name", "description", "base_model", "method")
     whole = PersonaObject(**facts | {field: getattr(persona, field) for field in short}, fit={})
     text = whole.model_dump_json().encode()
     place = next(member for member in members(text) if member.name == "fit")
-    return b"".join((text[: place.value], _fit(data), text[place.end :]))
+    fit = _fit(data)
+    if not (tenant.may_manage and _owns(tenant, record)):
+        fit = _without_sliders(fit)
+    return b"".join((text[: place.value], fit, text[place.end :]))
 
 
 def _owns(tenant: Tenant, record: Record) -> bool:
     return record.tenant == tenant.name
 
 
-def _without_sliders(whole: bytes) -> bytes:
-    """For whoever may not have the file: the trait values that a persona was made of are in ``fit.sliders``."""
-    fit = next(member for member in members(whole) if member.name == "fit")
-    within = [*members(whole, fit.value)]
-    for member in within:
-        if member.name == "sliders":
-            start, end = without(whole, member) if len(within) > 1 else (fit.value + 1, member.end)
-            return whole[:start] + whole[end:]
-    return whole
+def _without_sliders(fit: bytes) -> bytes:
+    found = [*members(fit)]
+    sliders = next((member for member in found if member.name == "sliders"), None)
+    if sliders is None:
+        return fit
+    if len(found) == 1:
+        return b"{}"
+    start, end = without(fit, sliders)
+    return fit[:start] + fit[end:]
 
 
 def _fit(data: bytes) -> bytes:
