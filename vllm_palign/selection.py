@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import string
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -53,12 +54,19 @@ _ASKING = re.compile(
     rf"x?(?:{'|'.join(sorted(PLACES))})*(?:palign(?:personas?)?|personas?)"
     r"(?:ids?|names?|strengths?|scopes?|mix|weights?|alphas?|scales?|digests?)?"
 )
-_MARKS = re.compile(r"[\W_]+")
+MARKS = string.punctuation.replace("@", "")
+"""What makes no other name of a name."""
+_FOLDED = str.maketrans("", "", MARKS)
 
 
 def fold(name: str) -> str:
     """``personaId``, ``persona_id``, ``persona[id]`` and ``PERSONA-ID`` are one name."""
-    return _MARKS.sub("", name.lower())
+    return name.lower().translate(_FOLDED).strip()
+
+
+def steps(field: str) -> list[str]:
+    """The names on the way to a form's or a query's field, at least one: ``metadata[persona]``, ``metadata.persona``."""
+    return [name for name in re.split(r"[\[\].]+", field) if name] or [""]
 
 
 def asks(folded: str) -> bool:

@@ -52,7 +52,7 @@ def test_the_reply_holds_the_fit_of_the_file_as_it_is_written_there(fit: dict[st
 def test_trait_values_are_for_whoever_may_have_the_file(
     others: dict[str, object], tenant: Tenant
 ) -> None:
-    fit = {**others, "sliders": {"E": 1}}
+    fit = {**others, "effects": {"E": 0.2}, "sliders": {"E": 1}}
     reply = personas._whole(*registered(fit), tenant)
     owner = tenant == Tenant()
     assert json.loads(reply)["fit"] == (fit if owner else others)

@@ -1,6 +1,6 @@
 """What a request says about personas: the one place that knows the names of its fields.
 
-**The rule.** Of a name only letters and digits are read, blind to case. Where a request may speak of a persona, a name
+**The rule.** A name is read without its ASCII punctuation, blind to case. Where a request may speak of a persona, a name
 that ``asks`` either stands in ``APPLIED`` exactly as written there, and is applied, or the request is refused. So
 does ``model`` with a persona's suffix. A name of ``_LOOSE`` (strength, mix, scope) is refused where the
 request names a persona somewhere, because it stands beside it. The places are the top of the body, the objects of ``PLACES`` in
@@ -13,14 +13,14 @@ there, in every place.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vllm_palign.errors import PersonaConflict, PersonaInvalid
 from vllm_palign.persona import Scope
 from vllm_palign.selection import (
+    MARKS,
     PLACES,
     REQUEST_KEY,
     Selection,
@@ -33,6 +33,7 @@ from vllm_palign.selection import (
     parse_persona,
     parse_scope,
     reserved,
+    steps,
 )
 from vllm_palign.server.json_text import Member, first_member, members, without
 
@@ -69,9 +70,9 @@ _LARGEST_VALUE = 1 << 16
 # A request without any of these bytes, in any case and whatever marks stand between them, cannot ask for a persona: no
 # name of ours, no JSON escape that could spell one, no NUL (UTF-16 and UTF-32, which json.loads reads too), no model
 # suffix.
-_NAMES = (b"ersona", b"palign", b"\\u", b"\0")
-_TRACES = (*_NAMES, b"@")
-_BETWEEN = b"!\"#$%&'()*+,-./:;<=>?[]^_`{|}~"
+_NAMES = (b"ersona", b"palign")
+_SPELT = (b"\\u", b"\0")
+_BETWEEN = MARKS.encode()
 _WINDOW = 1 << 18
 
 
@@ -154,14 +155,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def may_ask(text: bytes) -> bool:
     """Whether ``text`` holds what a request for a persona cannot do without."""
-    return _holds(text, _TRACES)
+    return _speaks(text, b"@")
 
 
-def _holds(text: bytes, traces: Iterable[bytes]) -> bool:
+def _speaks(text: bytes, *traces: bytes) -> bool:
+    """Whether one of ``traces`` is in ``text``, or what may be a name that asks."""
     for at in range(0, len(text), _WINDOW):
         # A trace that a window cuts in two is in the overlap.
-        window = text[at : at + _WINDOW + 64].lower().translate(None, _BETWEEN)
-        if any(trace in window for trace in traces):
+        window = text[at : at + _WINDOW + 64].lower()
+        if any(trace in window for trace in (*_SPELT, *traces)):
+            return True
+        bare = window.translate(None, _BETWEEN)
+        if any(name in bare for name in _NAMES):
             return True
     return False
 
@@ -177,55 +182,131 @@ def mentions(body: bytes) -> list[Mention]:
 def _object_mentions(path: tuple[str, ...], text: bytes, begin: int) -> Iterator[Mention]:
     seen: set[str] = set()
     for count, member in enumerate(members(text, begin)):
-        here = (*path, member.name)
         if count == _MOST_MEMBERS:
-            raise PersonaInvalid(
-                f"{'.'.join(path) or 'the body'}: more than {_MOST_MEMBERS} members",
-                param=".".join(path) or None,
-            )
-        name = fold(member.name)
-        place = name in PLACES
-        asking = asks(name)
-        loose = name in (_LOOSE if path else _LOOSE_AT_TOP)
-        if not (place or asking or loose or name in _TOP):
+            raise _too_many(path)
+        kind = _kind(path, member.name, seen)
+        if kind is None:
             continue
-        if member.name in seen and (asking or name in _ONCE):
-            raise PersonaInvalid(f"{'.'.join(here)}: the key is there twice", param=".".join(here))
-        seen.add(member.name)
+        here, value = (*path, member.name), text[member.value : member.end]
         at_top = None if path else member
-        if place:
-            yield Mention(here, b"", at_top)
-            is_object = text[member.value : member.value + 1] == b"{"
-            if is_object and len(path) < _DEEPEST:
+        if kind == "name":
+            if value != b"null":
+                yield Mention(here, value, at_top)
+            continue
+        yield Mention(here, b"", at_top)
+        if value[:1] == b"{":
+            if len(path) < _DEEPEST:
                 yield from _object_mentions(here, text, member.value)
-            elif is_object:
-                if _holds(text[member.value : member.end], _NAMES):
-                    raise PersonaInvalid(
-                        f"{'.'.join(here)}: is nested too deeply", param=".".join(here)
-                    )
-            elif may_ask(text[member.value : member.end]):
-                yield from _mentions_in_no_object(here, text[member.value : member.end])
-        elif (value := text[member.value : member.end]) != b"null":
-            yield Mention(here, value, at_top)
+            elif _speaks(value):
+                raise _too_deep(here)
+        elif value[:1] in (b"[", b'"') and may_ask(value):
+            inside = (*path, f"{member.name} (text)") if value[:1] == b'"' else here
+            yield from _nested_in_text(inside, value.decode("utf-8", "surrogatepass"))
 
 
-def _mentions_in_no_object(path: tuple[str, ...], value: bytes) -> Iterator[Mention]:
-    """Of a place that holds an object as text, or a list of such. vLLM ignores it in most places, so that nothing of
-    it is applied: its names stand below no place of ``APPLIED``."""
-    if value[:1] == b'"':
-        try:
-            text = json.loads(value)
-        except ValueError:
-            return
-        yield from _nested_in_text((*path[:-1], f"{path[-1]} (text)"), text)
-    elif value[:1] == b"[":
-        yield from _nested_in_text(path, value.decode("utf-8", "surrogatepass"))
+def _kind(path: tuple[str, ...], name: str, seen: set[str]) -> Literal["place", "name"] | None:
+    """What a member of that name is in the object at ``path``, whose names so far are ``seen``; None: not ours.
+    Raises PersonaInvalid for one that may not be there twice."""
+    folded = fold(name)
+    asking = asks(folded)
+    loose = _LOOSE if path else _LOOSE_AT_TOP
+    if not (folded in PLACES or asking or folded in loose or folded in _TOP):
+        return None
+    if name in seen and (asking or folded in _ONCE):
+        param = ".".join((*path, name))
+        raise PersonaInvalid(f"{param}: the key is there twice", param=param)
+    seen.add(name)
+    return "place" if folded in PLACES else "name"
+
+
+class _Members(list[tuple[str, Any]]):
+    """A JSON object, as it is written."""
+
+
+def _nested_in_text(path: tuple[str, ...], text: str) -> Iterator[Mention]:
+    """Of a place that holds an object as text, or a list of such, or of texts, and of lists and texts in those. vLLM
+    ignores it in most places, so that nothing of it is applied: its names stand below no place of ``APPLIED``.
+
+    Raises PersonaInvalid if there may be one in what is too large, too deep or too broken to be read.
+    """
+    if len(text) > _LARGEST_VALUE:
+        if may_ask(text.encode("utf-8", "surrogatepass")):
+            raise PersonaInvalid(
+                f"{'.'.join(path)}: a list or text of {len(text)} characters, wanted at most {_LARGEST_VALUE}, among "
+                "which a persona would be found",
+                param=".".join(path),
+            )
+        return
+    waiting: list[tuple[tuple[str, ...], Any]] = [(path, text)]
+    count = 0
+    while waiting:
+        here, one = waiting.pop()
+        if isinstance(one, _Members):
+            found: list[tuple[tuple[str, ...], Any]] = []
+            yield from _members_mentions(here, one, found)
+        elif isinstance(one, list):
+            inside = here if here[-1].endswith("[]") else (*here[:-1], f"{here[-1]}[]")
+            found = [(inside, held) for held in one]
+        elif isinstance(one, str) and one.lstrip()[:1] in ("{", "[", '"'):
+            found = [(here, _read(here, one))]
+        else:
+            continue
+        count += len(found)
+        if count > _MOST_MEMBERS:
+            raise _too_many(path)
+        waiting += found
+
+
+def _members_mentions(
+    path: tuple[str, ...], of: _Members, within: list[tuple[tuple[str, ...], Any]]
+) -> Iterator[Mention]:
+    """The mentions of an object; what its places hold is added to ``within``."""
+    if len(of) > _MOST_MEMBERS:
+        raise _too_many(path)
+    seen: set[str] = set()
+    for name, value in of:
+        kind = _kind(path, name, seen)
+        here = (*path, name)
+        if kind == "place":
+            yield Mention(here, b"")
+            if len(path) < _DEEPEST:
+                within.append((here, value))
+            elif value and isinstance(value, list | str):
+                raise _too_deep(here)
+        elif kind == "name" and value is not None:
+            # Of a model alone the value matters.
+            yield Mention(here, json.dumps(value).encode() if isinstance(value, str) else b"{}")
+
+
+def _read(path: tuple[str, ...], text: str) -> Any:
+    """Raises PersonaInvalid if it cannot be read and may speak of a persona."""
+    try:
+        return json.loads(text, object_pairs_hook=_Members)
+    except (ValueError, RecursionError):
+        if not _speaks(text.encode("utf-8", "surrogatepass")):
+            return None
+        param = ".".join(path)
+        raise PersonaInvalid(
+            f"{param}: is no JSON that can be read, and seems to speak of a persona", param=param
+        ) from None
+
+
+def _too_many(path: tuple[str, ...]) -> PersonaInvalid:
+    param = ".".join(path)
+    return PersonaInvalid(
+        f"{param or 'the body'}: more than {_MOST_MEMBERS} members", param=param or None
+    )
+
+
+def _too_deep(path: tuple[str, ...]) -> PersonaInvalid:
+    param = ".".join(path)
+    return PersonaInvalid(f"{param}: is nested too deeply", param=param)
 
 
 def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
     """The same of a query or of form fields. ``metadata[persona]=alice`` is how clients write nested ones."""
     for name, value in pairs:
-        path = [part for part in re.split(r"[\[\].]+", name) if part] or [""]
+        path = steps(name)
         for depth, part in enumerate(path, 1):
             here = (place, *path[:depth])
             folded = fold(part)
@@ -236,34 +317,6 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
                 break
         else:
             yield from _nested_in_text((place, *path), value)
-
-
-def _nested_in_text(path: tuple[str, ...], value: str) -> Iterator[Mention]:
-    """Of an object in a text, or of what a list in it holds, itself or in texts, and of lists and texts in those."""
-    inside = (*path[:-1], f"{path[-1]}[]")
-    waiting: list[tuple[tuple[str, ...], Any]] = [(path, value)]
-    count = 0
-    while waiting:
-        here, one = waiting.pop()
-        count += 1
-        if count > _MOST_MEMBERS:
-            raise PersonaInvalid(
-                f"{'.'.join(path)}: more than {_MOST_MEMBERS} members", param=".".join(path)
-            )
-        try:
-            if isinstance(one, list):
-                waiting += [(inside, held) for held in one]
-            elif isinstance(one, dict):
-                yield from _object_mentions(here, json.dumps(one).encode(), 0)
-            elif isinstance(one, str) and (begin := one.lstrip()[:1]):
-                if begin == "{":
-                    yield from _object_mentions(here, one.encode("utf-8", "surrogatepass"), 0)
-                elif begin in '["':
-                    waiting.append((here, json.loads(one)))
-        except PersonaInvalid:
-            raise
-        except (ValueError, RecursionError):
-            continue
 
 
 def mentions_of_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Mention]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from vllm_palign.errors import PersonaInvalid
-from vllm_palign.selection import PLACES, fold
+from vllm_palign.selection import PLACES, fold, steps
 
 _LONGEST = 1 << 16
 """Bytes of a field, and of what stands before it, that are looked at."""
@@ -62,7 +62,11 @@ def fields(body: bytes, content_type: bytes) -> list[tuple[str, str]] | None:
                 raise _too_many("form")
             field, start = name.decode("utf-8", "replace"), head_end + 4
             is_file = _parameter(disposition, b"filename") is not None
-            if not is_file and end - start > _LONGEST and fold(field) in PLACES:
+            if (
+                not is_file
+                and end - start > _LONGEST
+                and all(fold(step) in PLACES for step in steps(field))
+            ):
                 raise PersonaInvalid(
                     f"{field[:40]}: a form's field of {end - start} bytes, wanted at most {_LONGEST}, among which a "
                     "persona would be found",

@@ -16,7 +16,8 @@ from vllm_palign.errors import PersonaForbidden
 # A key of that name, its letters escaped or not. Inside a JSON string it cannot match: there a quote follows a
 # backslash. What matches is read; nothing else has to be.
 _NAMED = re.compile(rb'[{,\s]"(?:u|\\u0075){2}(?:i|\\u0069)(?:d|\\u0064)"', re.IGNORECASE)
-_OF_A_KEY = re.compile(rb"\s*:")
+_MOST_BLANKS = 4096
+_BEFORE_COLON = re.compile(rb"[ \t\r\n]{,%d}+(:?)" % _MOST_BLANKS)
 _TRACES = (b'uuid"', b"\\u00")
 _WINDOW = 1 << 16
 """Bytes that are searched without letting other threads go on."""
@@ -31,10 +32,17 @@ def may_name_media(body: bytes) -> bool:
         window = body[at : at + _WINDOW + 64]
         lower = window.lower()
         if any(trace in lower for trace in _TRACES) and any(
-            _OF_A_KEY.match(body, at + name.end()) for name in _NAMED.finditer(window)
+            _is_key(body, at + name.end()) for name in _NAMED.finditer(window)
         ):
             return True
     return False
+
+
+def _is_key(body: bytes, end: int) -> bool:
+    """Whether the text that ends there is followed by a colon, or by more blanks than anybody writes."""
+    after = _BEFORE_COLON.match(body, end)
+    assert after is not None
+    return bool(after[1]) or after.end() - end == _MOST_BLANKS
 
 
 def refuse_named_media(body: bytes) -> None:

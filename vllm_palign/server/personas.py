@@ -22,7 +22,7 @@ from vllm_palign.persona import ID_PATTERN, MAX_FILE_BYTES, Persona, is_persona_
 from vllm_palign.registry import Outcome, Record
 from vllm_palign.server import enrolment
 from vllm_palign.server.enrolment import Enrolment
-from vllm_palign.server.json_text import members, without
+from vllm_palign.server.json_text import members
 from vllm_palign.server.routes import Route, errors, read_bounded, who
 from vllm_palign.shape import is_foreign, warn_foreign
 from vllm_palign.tenants.tenant import OPERATOR, Tenant
@@ -329,7 +329,7 @@ def _facts(record: Record, tenant: Tenant) -> dict[str, Any]:
 def _whole(record: Record, persona: Persona, data: bytes, tenant: Tenant) -> bytes:
     """The JSON of a PersonaObject, with ``fit`` as it is written in the file ``data``: up to 16 MiB, which
     would stop every other request while they are written again. Whoever may not have the file gets it without
-    the trait values that a persona was made of."""
+    what tells the trait values that a persona was made of."""
     facts = _facts(record, tenant)
     short = ("name", "description", "base_model", "method")
     whole = PersonaObject(**facts | {field: getattr(persona, field) for field in short}, fit={})
@@ -337,7 +337,7 @@ def _whole(record: Record, persona: Persona, data: bytes, tenant: Tenant) -> byt
     place = next(member for member in members(text) if member.name == "fit")
     fit = _fit(data)
     if not (tenant.may_manage and _owns(tenant, record)):
-        fit = _without_sliders(fit)
+        fit = _without_values(fit)
     return b"".join((text[: place.value], fit, text[place.end :]))
 
 
@@ -345,15 +345,13 @@ def _owns(tenant: Tenant, record: Record) -> bool:
     return record.tenant == tenant.name
 
 
-def _without_sliders(fit: bytes) -> bytes:
-    found = [*members(fit)]
-    sliders = next((member for member in found if member.name == "sliders"), None)
-    if sliders is None:
+def _without_values(fit: bytes) -> bytes:
+    """Without what tells the trait values: themselves, and what each of them does."""
+    within = [*members(fit)]
+    if all(member.name != "sliders" for member in within):
         return fit
-    if len(found) == 1:
-        return b"{}"
-    start, end = without(fit, sliders)
-    return fit[:start] + fit[end:]
+    kept = [fit[one.start : one.end] for one in within if one.name not in ("sliders", "effects")]
+    return b"{" + b",".join(kept) + b"}"
 
 
 def _fit(data: bytes) -> bytes:
