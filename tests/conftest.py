@@ -19,7 +19,7 @@ from filelock import FileLock
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.personas import SMOLLM2, random_persona
-from tests.warm import Forked
+from tests.warm import Forked, kill_group
 from tests.warm import warm as warm_process
 from vllm_palign import Persona, save
 
@@ -240,7 +240,7 @@ def stop_server(server: Server) -> None:
     try:
         server.process.wait(30)
     except subprocess.TimeoutExpired:
-        os.killpg(server.process.pid, signal.SIGKILL)
+        kill_group(server.process.pid)
         server.process.wait()
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,38 @@ def variables(changes: dict[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in changed.items() if value is not None}
 
 
+def kill_group(pid: int) -> None:
+    """Whether or not it has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 class Forked:
     """As much of ``subprocess.Popen`` as servers need, for a process that is another one's child."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._handle = os.pidfd_open(pid)
+        self._handle: int | None = None
+        with suppress(ProcessLookupError):
+            self._handle = os.pidfd_open(pid)
 
     def poll(self) -> int | None:
         """0 if it has ended, however it did."""
-        return 0 if select.select([self._handle], [], [], 0)[0] else None
+        return 0 if self._ends_within(0) else None
 
     def wait(self, timeout: float | None = None) -> int:
-        if not select.select([self._handle], [], [], timeout)[0]:
+        if not self._ends_within(timeout):
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         return 0
 
     def send_signal(self, number: int) -> None:
-        signal.pidfd_send_signal(self._handle, number)
+        """Nothing happens if it has ended, as with Popen."""
+        with suppress(ProcessLookupError):
+            if self._handle is not None:
+                signal.pidfd_send_signal(self._handle, number)
+
+    def _ends_within(self, seconds: float | None) -> bool:
+        return self._handle is None or bool(select.select([self._handle], [], [], seconds)[0])
 
 
 class Warm:
@@ -73,10 +88,13 @@ class Warm:
     ) -> tuple[int, str]:
         """The script's exit code and what it printed."""
         self._ask(script, arguments, folder, variables(environment), stdin)
-        too_long = threading.Timer(LONGEST, os.killpg, (self._answer(), signal.SIGKILL))
+        too_long = threading.Timer(LONGEST, kill_group, (self._answer(),))
+        too_long.daemon = True
         too_long.start()
-        code = self._answer()
-        too_long.cancel()
+        try:
+            code = self._answer()
+        finally:
+            too_long.cancel()
         return code, (folder / "log.txt").read_text(errors="replace")
 
     def start(

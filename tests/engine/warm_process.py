@@ -10,6 +10,7 @@ A server is a script that is not waited for. What a script spawns begins with vL
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -21,10 +22,12 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import traceback
+from contextlib import suppress
 from multiprocessing import forkserver, spawn
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import setproctitle
 from prometheus_client import values
@@ -114,11 +117,13 @@ def run(
     runpy.run_path(script, run_name="__main__")
 
 
-def fork(job: dict[str, Any]) -> int:
+def fork(job: dict[str, Any], answers: TextIO, interrupt: Any) -> int:
     sys.stdout.flush()
     process = os.fork()
     if process:
         return process
+    answers.close()  # or nobody would see that the one that answers has died
+    signal.signal(signal.SIGINT, interrupt)
     try:
         run(**job)
         code = 0
@@ -127,6 +132,10 @@ def fork(job: dict[str, Any]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    if job["server"]:
+        # As when Python ends: what is to be tidied up is, and what would hang does.
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(code)
 
@@ -139,13 +148,20 @@ def main() -> None:
     servers: set[int] = set()
 
     def bury(*_: object) -> None:  # who waits for a server's end would take a dead one for alive
-        for one in [one for one in servers if os.waitpid(one, os.WNOHANG)[0]]:
-            servers.remove(one)
+        for one in list(servers):
+            try:
+                gone = os.waitpid(one, os.WNOHANG)[0]
+            except ChildProcessError:  # another one died meanwhile, and both were buried
+                gone = one
+            if gone:
+                servers.discard(one)
 
     signal.signal(signal.SIGCHLD, bury)
+    # Ctrl-C is for pytest, which then closes stdin.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin:
         job = json.loads(line)
-        process = fork(job)
+        process = fork(job, answers, interrupt)
         if job["server"]:
             servers.add(process)
         print(process, file=answers)
@@ -154,7 +170,8 @@ def main() -> None:
         _, status = os.waitpid(process, 0)
         print(os.waitstatus_to_exitcode(status), file=answers)
     for one in list(servers):
-        os.killpg(one, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(one, signal.SIGKILL)
     os._exit(0)  # Python would take seconds to tidy up
 
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.conftest import TINY_SERVER, Server, start_server, start_warm, stop_server
+from tests.warm import kill_group
 from vllm_palign import Persona
 
 VLLM = Path(sys.executable).with_name("vllm")
@@ -44,7 +45,7 @@ def headless_node(model: Path, log: Path, options: list[str], plugins: str) -> I
     try:
         yield
     finally:
-        os.killpg(node.pid, 9)
+        kill_group(node.pid)
         node.wait()
 
 

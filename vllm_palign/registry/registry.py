@@ -245,9 +245,9 @@ class Registry:
 
     def purge(self, owner: str) -> int:
         """Remove everything that ``owner`` has registered, whether or not it is a tenant still. Returns how many
-        personas that were. Raises RegistryFull.
+        personas that were. Raises RegistryFull; what is removed until then stays removed.
 
-        Not in one transaction: the others' writes would wait for it.
+        Not in one transaction: the others' writes would wait for it. It ends although ``owner`` goes on uploading.
         """
         mine, count = personas.c.tenant == owner, 0
         while True:
@@ -259,10 +259,11 @@ class Registry:
                 connection.execute(delete(personas).where(mine, personas.c.name.in_(names)))
                 for digest in digests:
                     _drop_unused_blob(connection, digest)
-            if not rows:
-                return count
             count += len(rows)
-            self._removed()
+            if rows:
+                self._removed()
+            if len(rows) < _PURGED_AT_ONCE:
+                return count
 
     def counts(self) -> dict[str, int]:
         """Number of registered personas by owner."""
