@@ -236,8 +236,7 @@ def open_tab(
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(world.url)
         if key is not None:
-            page.locator("#key input").fill(world.keys[key])
-            page.locator("#key input").press("Enter")
+            give_key(page, world.keys[key])
             if wait:
                 page.wait_for_selector(".status.there")
                 page.wait_for_selector("#who-1 .token")
@@ -292,10 +291,25 @@ def figures(page: Page, column: int) -> str:
     return page.locator(f"#figures-{column}").inner_text()
 
 
+def drawn(page: Page, selector: str) -> None:
+    """Wait until it is there for good. Gradio draws what lay in a closed part of the page, and an animation frame later
+    writes what it knows of it once more, over what was typed meanwhile. Nobody types that fast."""
+    page.wait_for_selector(selector)
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+    )
+
+
+def give_key(page: Page, key: str) -> None:
+    drawn(page, "#key input")
+    page.locator("#key input").fill(key)
+    page.locator("#key input").press("Enter")
+
+
 def set_number(page: Page, selector: str, value: float) -> None:
-    """Of a slider, by its box. What is written into a box that was just drawn may not be heard: the slider beside it shows
-    what was."""
+    """Of a slider, by its box. What was heard is what the slider beside it shows."""
     box, slider = (page.locator(f"{selector} input[type={kind}]") for kind in ("number", "range"))
+    drawn(page, f"{selector} input[type=number]")
     for _ in range(50):
         box.fill(str(value))
         box.press("Tab")
@@ -311,11 +325,13 @@ def choose(page: Page, column: int, *names: str) -> None:
     box.click()
     for _ in page.locator(f"#who-{column} .token").all():
         box.press("Backspace")
-    for name in names:
-        box.fill(name)
-        box.press("Enter")
+    for count in range(len(names) + 1):
+        # What was written is taken away, and only then may more be.
+        page.wait_for_function(
+            "([at, n]) => document.querySelectorAll(`#who-${at} .token`).length == n",
+            arg=[column, count],
+        )
+        if count < len(names):
+            box.fill(names[count])
+            box.press("Enter")
     box.press("Tab")
-    page.wait_for_function(
-        "([at, n]) => document.querySelectorAll(`#who-${at} .token`).length == n",
-        arg=[column, len(names)],
-    )

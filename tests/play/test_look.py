@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from tests.personas import SMOLLM2, random_persona
-from tests.play.conftest import World
+from tests.play.conftest import World, drawn, give_key
 from vllm_palign import Persona
 from vllm_palign.play.look import card
 
@@ -18,7 +18,7 @@ HOSTILE = '<img src=http://192.0.2.1/x onerror=alert(1)> of "quotes" & $x$'
 
 def to_look(page: Page) -> Page:
     page.get_by_role("tab", name="Look").click()
-    page.wait_for_selector("#list label")
+    drawn(page, "#list label")
     return page
 
 
@@ -120,8 +120,7 @@ def test_another_key_sees_nothing_of_what_the_last_one_saw_and_does_nothing_it_a
     page.locator("#delete").click()
     page.wait_for_selector("#sure")
     for key in ("nobody's", world.keys["use"]):
-        page.locator("#key input").fill(key)
-        page.locator("#key input").press("Enter")
+        give_key(page, key)
         page.wait_for_selector("#sure", state="detached")
         page.wait_for_selector("#card article", state="detached")
     page.wait_for_selector("#list label")

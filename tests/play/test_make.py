@@ -10,7 +10,7 @@ import gradio as gr
 import httpx
 from playwright.sync_api import Page, Route
 
-from tests.play.conftest import World, answers, ask, figures, in_thread, set_number
+from tests.play.conftest import World, answers, ask, drawn, figures, in_thread, set_number
 from vllm_palign import Persona
 from vllm_palign.play.client import Server
 from vllm_palign.play.make import FILE, Make
@@ -20,7 +20,7 @@ OpenTab = Callable[..., Page]
 
 def to_make(page: Page) -> Page:
     page.get_by_role("tab", name="Make").click()
-    page.wait_for_selector("#make, #make-notice .trouble")
+    drawn(page, "#make, #make-notice .trouble")
     return page
 
 
@@ -99,6 +99,7 @@ def test_a_reply_that_was_overtaken_shows_nothing_old(open_tab: OpenTab) -> None
     page.wait_for_timeout(500)  # what the late reply would show
     wait_for_count(page, 2)
     assert "2 of 10 answered" in page.locator("#statement").inner_text()
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_sliders_make_a_persona_and_another_of_that_name_is_asked_about(

@@ -46,7 +46,8 @@ def test_a_slider_ends_at_the_last_step_that_the_file_allows(
 
 def test_whoever_stays_in_a_blend_keeps_its_weight() -> None:
     who, *sliders = _name_weights(["alice", "bob", "carol"], ["alice", "bob"], 0.9, 0.2, 0.1)
-    assert [one["value"] for one in sliders] == [0.9, 0.2, 0.5]
+    # Those in their place are not written: somebody may be moving them.
+    assert [one.get("value") for one in sliders] == [None, None, 0.5]
     who, *sliders = _name_weights(["bob", "carol"], who, 0.9, 0.2, 0.1)
     assert [one["value"] for one in sliders[:2]] == [0.2, 0.1] and not sliders[2]["visible"]
 
@@ -195,9 +196,10 @@ def test_a_blend_of_three_is_asked_for_with_each_ones_weight(
         page = open_tab()
         choose(page, 1, *weights)
         choose(page, 2)
-        for part, (name, weight) in enumerate(weights.items()):
-            # Named by the page's server, a moment after the choice.
+        # Named by the page's server, a moment after the choice.
+        for part, name in enumerate(weights):
             page.locator(f"#weight-1-{part}").get_by_text(f"Weight of {name}").wait_for()
+        for part, weight in enumerate(weights.values()):
             set_number(page, f"#weight-1-{part}", weight)
         set_number(page, "#strength-1", 1.5)
         ask(page, QUESTION)

@@ -18,7 +18,9 @@ from tests.play.conftest import (
     answers,
     ask,
     choose,
+    drawn,
     figures,
+    give_key,
     in_thread,
     set_number,
 )
@@ -104,7 +106,7 @@ def view_by_keyboard(page: Page, number: int, shown: str) -> None:
 
 def test_meeting_and_answering_need_a_keyboard_alone(open_tab: OpenTab, world: World) -> None:
     page = open_tab(None)
-    page.wait_for_selector("#key input")
+    drawn(page, "#key input")
     tab_to(page, "#key")
     page.keyboard.type(world.keys["manage"])
     page.keyboard.press("Enter")
@@ -165,9 +167,7 @@ def test_the_key_stays_in_its_tab(open_tab: OpenTab, world: World) -> None:
     page = open_tab(None)
     urls: list[str] = []
     page.on("request", lambda request: urls.append(request.url))
-    page.wait_for_selector("#key input")
-    page.locator("#key input").fill(world.keys["manage"])
-    page.locator("#key input").press("Enter")
+    give_key(page, world.keys["manage"])
     page.wait_for_selector(".status.there")
     ask(page, "Hello?")
     key = world.keys["manage"]
@@ -198,15 +198,12 @@ def test_two_tabs_do_not_see_each_others_conversations(open_tab: OpenTab) -> Non
 
 def test_a_wrong_key_is_a_sentence_and_so_is_one_that_is_no_key(open_tab: OpenTab) -> None:
     page = open_tab(None)
-    page.wait_for_selector("#key input")
     for key in ("palign_wrong", "schlüssel\u2028", "x" * 5000):
-        page.locator("#key input").fill(key)
-        page.locator("#key input").press("Enter")
+        give_key(page, key)
         page.wait_for_function(
             "document.querySelector('#status').innerText.includes('does not know this API key')"
         )
-        page.locator("#key input").fill("")
-        page.locator("#key input").press("Enter")
+        give_key(page, "")
         page.wait_for_function(
             "document.querySelector('#status').innerText.includes('wants an API key')"
         )
@@ -225,11 +222,11 @@ def test_a_server_that_goes_away_is_said_to_and_comes_back_by_itself(
         page.wait_for_selector("#ask:enabled")
         # What a column says may be drawn a moment after the buttons.
         page.get_by_text("broke off").first.wait_for()
-        page.wait_for_selector(".status.gone", timeout=15_000)
+        page.wait_for_selector(".status.gone")
         assert "does not answer" in page.locator("#status").inner_text()
     finally:
         world.line.mend()
-    page.wait_for_selector(".status.there", timeout=15_000)
+    page.wait_for_selector(".status.there")
     set_number(page, "#longest", 16)
     ask(page, "Hello?")
     assert len(answers(page, 0)) >= 1 and "first token" in figures(page, 0)
@@ -244,8 +241,7 @@ def test_a_page_that_was_there_before_its_server_asks_for_the_key_when_it_comes(
         page.wait_for_selector(".status.gone")
     finally:
         world.line.mend()
-    page.locator("#key input").fill(world.keys["manage"])
-    page.locator("#key input").press("Enter")
+    give_key(page, world.keys["manage"])
     page.wait_for_selector(".status.there")
 
 

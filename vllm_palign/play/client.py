@@ -97,7 +97,7 @@ class Server:
         return reply.content if reply.headers.get("content-type", "").startswith(_FILE) else None
 
     async def questionnaire(self, key: str) -> dict[str, Any]:
-        return await self._json("GET", "/v1/questionnaire", key)
+        return await self._json("GET", "/v1/questionnaire", key, timeout=_QUICK)
 
     async def may_make(self, key: str) -> None:
         """Raises the Trouble that making a persona from answers would end in, whoever it is. Nothing is made."""

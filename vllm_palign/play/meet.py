@@ -406,12 +406,13 @@ def _name_weights(who: list[str] | None, before: list[str], *weights: float | No
     """A slider for each persona of a blend; whoever stays keeps its weight."""
     who = who or []
     kept = dict(zip(before, weights, strict=False))
-    sliders = [
-        gr.update(
-            visible=len(who) > 1 and part < len(who),
-            label=f"Weight of {who[part]}" if part < len(who) else "",
-            value=kept.get(who[part], WEIGHT) if part < len(who) else WEIGHT,
-        )
-        for part in range(BLEND)
-    ]
+    sliders = []
+    for part in range(BLEND):
+        name = who[part] if part < len(who) else ""
+        label = f"Weight of {name}" if name else ""
+        update: dict[str, Any] = {"visible": len(who) > 1 and bool(name), "label": label}
+        # Where one stays in its place its weight is not written: it may have been moved meanwhile.
+        if before[part : part + 1] != [name]:
+            update["value"] = kept.get(name, WEIGHT)
+        sliders.append(gr.update(**update))
     return [who, *sliders]

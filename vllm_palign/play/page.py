@@ -118,8 +118,10 @@ class PlayPage:
             None, restored, restored, js=_RESTORE, show_progress="hidden", api_visibility="private"
         ).then(_same, self.key, self.given, **quick).then(self._connect, asked, everything, **alone)
         self.blocks.unload(self.meet.leave)
-        self.key.submit(_same, self.key, self.given, **quick).then(
-            self._connect, asked, everything, **alone
+        # A key that follows another at once is not dropped.
+        each: dict[str, Any] = {"trigger_mode": "multiple"}
+        self.key.submit(_same, self.key, self.given, **quick, **each).then(
+            self._connect, asked, everything, **alone, **each
         )
         self.key.change(None, [self.key], js=_KEEP_KEY, api_visibility="private")
         self.kept.change(None, [self.kept], js=_KEEP_ANSWERS, api_visibility="private")
@@ -284,5 +286,6 @@ def serve(server: Server, port: int) -> None:
         # Request lines are nobody's business. A tab that is left open must not keep the page from ending.
         uvicorn.run(
             application(server), host=HOST, port=port, log_level="warning", access_log=False,
-            timeout_graceful_shutdown=1,
+            # Longer than the page is ever silent: no request of its meets a connection that is being closed.
+            timeout_keep_alive=10 * SECONDS, timeout_graceful_shutdown=1,
         )  # fmt: skip
