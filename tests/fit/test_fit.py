@@ -330,7 +330,7 @@ def test_on_the_demo_model_outgoing_and_withdrawn_people_part(
     from palign_fit.model.steer import steered
 
     # A third of the shipped statements is enough to see it, and keeps the test short.
-    third = sentences.statements()[::3]
+    third = sentences.statements()[::6]
     monkeypatch.setattr(sentences, "statements", lambda: third)
     # As are the outgoing and the withdrawn one of the ten typical people by whom the model's bounds are found.
     typical = Basis.typical
