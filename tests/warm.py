@@ -34,6 +34,7 @@ def variables(changes: dict[str, str | None]) -> dict[str, str]:
 
 def kill_group(pid: int) -> None:
     """Whether or not it has ended."""
+    assert pid > 1
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -88,11 +89,15 @@ class Warm:
     ) -> tuple[int, str]:
         """The script's exit code and what it printed."""
         self._ask(script, arguments, folder, variables(environment), stdin)
-        too_long = threading.Timer(LONGEST, kill_group, (self._answer(),))
+        process = self._answer()
+        too_long = threading.Timer(LONGEST, kill_group, (process,))
         too_long.daemon = True
         too_long.start()
         try:
             code = self._answer()
+        except BaseException:
+            kill_group(process)
+            raise
         finally:
             too_long.cancel()
         return code, (folder / "log.txt").read_text(errors="replace")

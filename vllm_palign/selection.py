@@ -54,7 +54,7 @@ _ASKING = re.compile(
     rf"x?(?:{'|'.join(sorted(PLACES))})*(?:palign(?:personas?)?|personas?)"
     r"(?:ids?|names?|strengths?|scopes?|mix|weights?|alphas?|scales?|digests?)?"
 )
-MARKS = string.punctuation.replace("@", "")
+MARKS = string.punctuation
 """What makes no other name of a name."""
 _FOLDED = str.maketrans("", "", MARKS)
 
@@ -64,9 +64,14 @@ def fold(name: str) -> str:
     return name.lower().translate(_FOLDED).strip()
 
 
+MOST_STEPS = 16
+
+
 def steps(field: str) -> list[str]:
-    """The names on the way to a form's or a query's field, at least one: ``metadata[persona]``, ``metadata.persona``."""
-    return [name for name in re.split(r"[\[\].]+", field) if name] or [""]
+    """The names on the way to a form's or a query's field, at least one: ``metadata[persona]``, ``metadata.persona``,
+    ``metadata[0][persona]``. After ``MOST_STEPS`` what is left is one name."""
+    first, *others = re.split(r"[\[\].]+", field.lstrip("[]."), maxsplit=MOST_STEPS)
+    return [first, *(name for name in others if name and not name.isdecimal())]
 
 
 def asks(folded: str) -> bool:

@@ -319,7 +319,8 @@ def drawn(page: Page, selector: str) -> None:
     writes what it knows of it once more, over what was typed meanwhile. Nobody types that fast."""
     page.wait_for_selector(selector)
     page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+        "() => new Promise(done => { requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));"
+        " setTimeout(done, 5000) })"
     )
 
 

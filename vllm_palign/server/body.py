@@ -13,6 +13,7 @@ there, in every place.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +74,14 @@ _LARGEST_VALUE = 1 << 16
 _NAMES = (b"ersona", b"palign")
 _SPELT = (b"\\u", b"\0")
 _BETWEEN = MARKS.encode()
+
+_LONGEST_NAME = 64
+"""Characters of a name in text that is not quite JSON."""
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
+_BEFORE_VALUE = re.compile(
+    rf"[^\s'\"{{}}:=,]{{1,{_LONGEST_NAME}}}+(?=\s{{,16}}+['\"]?\s{{,16}}+[:=])"
+)
+"""A name there: ``{'persona': 'alice'}``, ``{persona: "alice"``."""
 _WINDOW = 1 << 18
 
 
@@ -162,7 +171,7 @@ def _speaks(text: bytes, *traces: bytes) -> bool:
     """Whether one of ``traces`` is in ``text``, or what may be a name that asks."""
     for at in range(0, len(text), _WINDOW):
         # A trace that a window cuts in two is in the overlap.
-        window = text[at : at + _WINDOW + 64].lower()
+        window = text[at : at + _WINDOW + 1024].lower()
         if any(trace in window for trace in (*_SPELT, *traces)):
             return True
         bare = window.translate(None, _BETWEEN)
@@ -247,8 +256,8 @@ def _nested_in_text(path: tuple[str, ...], text: str) -> Iterator[Mention]:
         elif isinstance(one, list):
             inside = here if here[-1].endswith("[]") else (*here[:-1], f"{here[-1]}[]")
             found = [(inside, held) for held in one]
-        elif isinstance(one, str) and one.lstrip()[:1] in ("{", "[", '"'):
-            found = [(here, _read(here, one))]
+        elif isinstance(one, str):
+            found = [(here, _read(here, one.lstrip().lstrip("\ufeff")))]
         else:
             continue
         count += len(found)
@@ -279,11 +288,19 @@ def _members_mentions(
 
 
 def _read(path: tuple[str, ...], text: str) -> Any:
-    """Raises PersonaInvalid if it cannot be read and may speak of a persona."""
+    """What a text holds, None if no object, list or text. Raises PersonaInvalid if it is one that cannot be read, and seems
+    to speak of a persona."""
+    if text[:1] not in ("{", "[", '"'):
+        return None
     try:
         return json.loads(text, object_pairs_hook=_Members)
-    except (ValueError, RecursionError):
+    except RecursionError:
         if not _speaks(text.encode("utf-8", "surrogatepass")):
+            return None
+        raise _too_deep(path) from None
+    except ValueError:
+        plain = _ESCAPED.sub(lambda code: chr(int(code[1], 16)), text)
+        if not any(asks(fold(name[0])) for name in _BEFORE_VALUE.finditer(plain)):
             return None
         param = ".".join(path)
         raise PersonaInvalid(
@@ -305,7 +322,8 @@ def _too_deep(path: tuple[str, ...]) -> PersonaInvalid:
 
 def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[Mention]:
     """The same of a query or of form fields. ``metadata[persona]=alice`` is how clients write nested ones."""
-    for name, value in pairs:
+    for whole, value in pairs:
+        name = whole[:_LARGEST_VALUE]
         path = steps(name)
         for depth, part in enumerate(path, 1):
             here = (place, *path[:depth])
@@ -314,6 +332,12 @@ def mentions_of_pairs(place: str, pairs: Iterable[tuple[str, str]]) -> Iterator[
                 loose = _LOOSE if depth > 1 else _LOOSE_AT_TOP
                 if asks(folded) or folded in loose or folded == "model":
                     yield Mention(here, json.dumps(value).encode())
+                elif asks(fold(name)):
+                    yield Mention((place, name[:80]), b"{}")
+                break
+            if depth > _DEEPEST:
+                if _speaks(f"{name} {value}".encode("utf-8", "surrogatepass")):
+                    raise _too_deep(here)
                 break
         else:
             yield from _nested_in_text((place, *path), value)
