@@ -78,10 +78,10 @@ _BETWEEN = MARKS.encode()
 _LONGEST_NAME = 64
 """Characters of a name in text that is not quite JSON."""
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
-_BEFORE_VALUE = re.compile(
-    rf"[^\s'\"{{}}:=,]{{1,{_LONGEST_NAME}}}+(?=\s{{,16}}+['\"]?\s{{,16}}+[:=])"
+_PAIR = re.compile(
+    rf"([^\s'\"{{}}:=,]{{1,{_LONGEST_NAME}}}+)['\"]?\s{{,16}}+[:=]\s{{,16}}+(?:['\"]([^'\"]{{1,256}}+))?"
 )
-"""A name there: ``{'persona': 'alice'}``, ``{persona: "alice"``."""
+"""A name there, and its value if that is a text: ``{'persona': 'alice'}``, ``{persona: alice``."""
 _WINDOW = 1 << 18
 
 
@@ -236,7 +236,7 @@ def _nested_in_text(path: tuple[str, ...], text: str) -> Iterator[Mention]:
     """Of a place that holds an object as text, or a list of such, or of texts, and of lists and texts in those. vLLM
     ignores it in most places, so that nothing of it is applied: its names stand below no place of ``APPLIED``.
 
-    Raises PersonaInvalid if there may be one in what is too large, too deep or too broken to be read.
+    Raises PersonaInvalid if there may be one in what is too large or too deep to be read.
     """
     if len(text) > _LARGEST_VALUE:
         if may_ask(text.encode("utf-8", "surrogatepass")):
@@ -288,8 +288,8 @@ def _members_mentions(
 
 
 def _read(path: tuple[str, ...], text: str) -> Any:
-    """What a text holds, None if no object, list or text. Raises PersonaInvalid if it is one that cannot be read, and seems
-    to speak of a persona."""
+    """What a text holds, None if no object, list or text; of one that is not quite JSON, what its names seem to ask for.
+    Raises PersonaInvalid if it is too deep and may speak of a persona."""
     if text[:1] not in ("{", "[", '"'):
         return None
     try:
@@ -300,12 +300,8 @@ def _read(path: tuple[str, ...], text: str) -> Any:
         raise _too_deep(path) from None
     except ValueError:
         plain = _ESCAPED.sub(lambda code: chr(int(code[1], 16)), text)
-        if not any(asks(fold(name[0])) for name in _BEFORE_VALUE.finditer(plain)):
-            return None
-        param = ".".join(path)
-        raise PersonaInvalid(
-            f"{param}: is no JSON that can be read, and seems to speak of a persona", param=param
-        ) from None
+        found = ((pair[1].strip("\\"), pair[2] or "") for pair in _PAIR.finditer(plain))
+        return _Members(one for one in found if asks(fold(one[0])) or fold(one[0]) == "model")
 
 
 def _too_many(path: tuple[str, ...]) -> PersonaInvalid:
